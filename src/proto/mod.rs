@@ -1,0 +1,15 @@
+//! Values that cross the border between host and guest, or are stored.
+//!
+//! Owns their fields and their bytes; does no I/O, knows no clock and no libc.
+//! Invariant: every type here round-trips through its bytes, and refuses bytes that were cut or altered.
+
+pub mod codec;
+pub mod cpuset;
+pub mod frame;
+pub mod hist;
+pub mod message;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod topology;
+pub mod work;

@@ -1,0 +1,125 @@
+//! The plan: all that the guest is told, as data.
+//!
+//! Owns the plan's fields; leaves making one to cli/ and scenario/, and carrying it out to guest/.
+//! Invariant: host and guest are the same binary, so a plan of another build is refused, not guessed at.
+
+use super::cpuset::CpuSet;
+use super::topology::Topology;
+use super::work::WorkType;
+use crate::{wire_enum, wire_struct};
+
+/// Version of the plan and of the messages; grows with every change of either.
+pub const PROTOCOL: u32 = 1;
+
+wire_enum! {
+    /// A scheduling class and its parameters, as sched_setattr(2) takes them.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub enum SchedPolicy {
+        #[default]
+        Normal = 0,
+        Batch = 1,
+        Idle = 2,
+        Fifo = 3 { priority: u32 },
+        RoundRobin = 4 { priority: u32 },
+        Deadline = 5 { runtime_ns: u64, deadline_ns: u64, period_ns: u64 },
+        /// SCHED_EXT.
+        Ext = 6,
+    }
+}
+
+wire_struct! {
+    /// A number of workers that do the same.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct WorkSpec {
+        pub work: WorkType,
+        pub workers: u32,
+        pub policy: SchedPolicy,
+        pub nice: i32,
+        /// CPUs that each worker is pinned to; none: as inherited.
+        pub affinity: Option<CpuSet>,
+    }
+}
+
+wire_struct! {
+    /// One cgroup and what works in it.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct GroupSpec {
+        pub name: String,
+        /// cpuset.cpus; none: the parent's.
+        pub cpuset: Option<CpuSet>,
+        pub works: Vec<WorkSpec>,
+    }
+}
+
+wire_struct! {
+    /// The scheduler under test.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct SchedSpec {
+        /// What the user called it.
+        pub name: String,
+        /// Program and arguments in the guest.
+        pub argv: Vec<String>,
+        /// How long it may take until the kernel says `enabled`.
+        pub enable_timeout_ns: u64,
+        /// How long it may take to go away after SIGINT.
+        pub stop_timeout_ns: u64,
+    }
+}
+
+wire_struct! {
+    /// What the guest is to do.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Plan {
+        pub protocol: u32,
+        /// Build id of the host's binary.
+        pub build: String,
+        pub seed: u64,
+        pub topology: Topology,
+        pub sched: Option<SchedSpec>,
+        pub groups: Vec<GroupSpec>,
+        /// How long the workers work.
+        pub duration_ns: u64,
+        /// Pause between scheduler enabled and workers started.
+        pub settle_ns: u64,
+        /// Kernel modules to load, in order, as paths in the guest.
+        pub modules: Vec<String>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+
+    #[test]
+    fn plan_round_trips_and_is_refused_when_cut() {
+        let work = WorkSpec {
+            work: WorkType::Bursty { burst_ns: 1, sleep_ns: 2 },
+            workers: 2,
+            policy: SchedPolicy::Fifo { priority: 3 },
+            nice: -1,
+            affinity: Some(CpuSet::first(2)),
+        };
+        let plan = Plan {
+            protocol: PROTOCOL,
+            build: "b".into(),
+            seed: 9,
+            topology: Topology::flat(2),
+            sched: Some(SchedSpec {
+                name: "x".into(),
+                argv: vec!["/x".into()],
+                enable_timeout_ns: 1,
+                stop_timeout_ns: 2,
+            }),
+            groups: vec![GroupSpec { name: "g0".into(), cpuset: None, works: vec![work] }],
+            duration_ns: 5,
+            settle_ns: 1,
+            modules: vec![],
+        };
+        let bytes = plan.to_bytes();
+        assert_eq!(Plan::from_bytes(&bytes).unwrap(), plan);
+        for cut in 0..bytes.len() {
+            assert!(Plan::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

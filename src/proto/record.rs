@@ -1,0 +1,235 @@
+//! The record of one run: every message, folded into one picture that a verdict can be given on.
+//!
+//! Owns the folding and the stored file's form; leaves reading and writing files to run/rundir, judging to verdict/.
+//! Invariant: the record is exactly the fold of its messages, so a stored one gives the same picture again.
+
+use super::codec::{DecodeError, Wire};
+use super::frame::{self, FrameError};
+use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage, VmEnd, VmStats};
+use super::plan::Plan;
+use super::report::WorkerReport;
+
+/// First bytes of a stored record.
+pub const FILE_MAGIC: &[u8; 8] = b"KTSTRR01";
+/// Console text kept in the record; the file console.log has its own, larger cap.
+pub const CONSOLE_CAP_BYTES: usize = 256 * 1024;
+/// Kernel log records kept; later ones are counted.
+pub const KLOG_CAP: usize = 20_000;
+
+/// One record of the guest's kernel log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KlogLine {
+    /// Syslog priority: facility * 8 + level.
+    pub priority: u32,
+    pub sequence: u64,
+    pub time_us: u64,
+    pub text: String,
+}
+
+/// The guest's first message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    pub kernel: String,
+    pub online_cpus: usize,
+    pub memory_kib: u64,
+    pub pid1_uptime_ns: u64,
+    pub channel: String,
+    pub missing: Vec<String>,
+}
+
+/// The scheduler was seen enabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enabled {
+    pub ops: String,
+    pub enable_seq: u64,
+    pub took_ns: u64,
+    pub pid: i32,
+}
+
+/// The scheduler went away during the scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Died {
+    pub after_ns: u64,
+    pub end: Option<ProcessEnd>,
+    pub state: String,
+}
+
+/// The scenario's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScenarioEnd {
+    pub elapsed_ns: u64,
+    pub early: Option<String>,
+}
+
+/// A thing the guest could not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestError {
+    pub stage: String,
+    pub text: String,
+    pub cannot_judge: bool,
+}
+
+/// Everything known about one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    pub host: Option<HostInfo>,
+    pub plan: Option<Plan>,
+    pub marks: Vec<(Stage, u64)>,
+    pub hello: Option<Hello>,
+    pub klog: Vec<KlogLine>,
+    /// Kernel log records beyond `KLOG_CAP`.
+    pub klog_cut: u64,
+    /// (forwarded, overwritten before they were read); none: the log was not read to its end.
+    pub klog_end: Option<(u64, u64)>,
+    pub sched_output: String,
+    pub sched_enabled: Option<Enabled>,
+    pub sched_failed: Option<(SchedFailure, String)>,
+    pub sched_died: Option<Died>,
+    pub sched_final: Option<SchedFinal>,
+    pub scenario_started: Option<String>,
+    pub reports: Vec<(String, WorkerReport)>,
+    pub scenario_end: Option<ScenarioEnd>,
+    pub guest_errors: Vec<GuestError>,
+    pub crash: Option<String>,
+    pub notes: Vec<String>,
+    pub host_notes: Vec<String>,
+    pub channel_damage: Vec<String>,
+    pub console: String,
+    pub vm_end: Option<VmEnd>,
+    pub stats: Option<VmStats>,
+    pub bye: bool,
+}
+
+impl Record {
+    /// Adds one message to the picture.
+    pub fn apply(&mut self, message: Msg) {
+        match message {
+            Msg::Hello { kernel, online, memory_kib, pid1_uptime_ns, channel, missing, .. } => {
+                let online_cpus = online.len();
+                self.hello = Some(Hello { kernel, online_cpus, memory_kib, pid1_uptime_ns, channel, missing });
+            }
+            Msg::Note { text } => self.notes.push(text),
+            Msg::Klog { priority, sequence, time_us, text } if self.klog.len() < KLOG_CAP => {
+                self.klog.push(KlogLine { priority, sequence, time_us, text });
+            }
+            Msg::Klog { .. } => self.klog_cut += 1,
+            Msg::SchedOutput { text } => push_capped(&mut self.sched_output, &text),
+            Msg::SchedEnabled { ops, enable_seq, took_ns, pid } => {
+                self.sched_enabled = Some(Enabled { ops, enable_seq, took_ns, pid });
+            }
+            Msg::SchedFailed { why, text } => self.sched_failed = Some((why, text)),
+            Msg::SchedDied { after_ns, end, state } => self.sched_died = Some(Died { after_ns, end, state }),
+            Msg::SchedStopped { last } => self.sched_final = Some(last),
+            Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
+            Msg::Report { group, report } => self.reports.push((group, report)),
+            Msg::ScenarioEnd { elapsed_ns, early, .. } => self.scenario_end = Some(ScenarioEnd { elapsed_ns, early }),
+            Msg::GuestError { stage, text, cannot_judge } => {
+                self.guest_errors.push(GuestError { stage, text, cannot_judge });
+            }
+            Msg::Crash { text } => self.crash = Some(text),
+            Msg::KlogEnd { records, lost } => self.klog_end = Some((records, lost)),
+            Msg::Bye { .. } => self.bye = true,
+            Msg::Host { info } => self.host = Some(info),
+            Msg::Planned { plan } => self.plan = Some(plan),
+            Msg::Mark { stage, at_ns } => self.marks.push((stage, at_ns)),
+            Msg::Console { text } => push_capped(&mut self.console, &text),
+            Msg::VmEnded { end } => self.vm_end = Some(end),
+            Msg::Stats { stats } => self.stats = Some(stats),
+            Msg::ChannelDamage { text } => self.channel_damage.push(text),
+            Msg::HostNote { text } => self.host_notes.push(text),
+            // Steps have no fold yet beyond their place in the file; commands are never stored.
+            Msg::Step { .. } | Msg::Coverage { .. } | Msg::Stop | Msg::Abort | Msg::Dump => {}
+        }
+    }
+
+    /// The time of a stage, nanoseconds after `Exec`.
+    pub fn mark(&self, stage: Stage) -> Option<u64> {
+        self.marks.iter().find(|(known, _)| *known == stage).map(|(_, at_ns)| *at_ns)
+    }
+
+    /// Reads a stored record. A file cut short (a killed run) gives what it holds, with `false`.
+    pub fn from_file_bytes(bytes: &[u8]) -> Result<(Self, bool), DecodeError> {
+        let error = |what: String, at: usize| DecodeError { what, at };
+        let mut rest =
+            bytes.strip_prefix(FILE_MAGIC.as_slice()).ok_or_else(|| error("this is no ktstr record".into(), 0))?;
+        let mut record = Self::default();
+        while !rest.is_empty() {
+            let at = bytes.len() - rest.len();
+            match frame::decode(rest) {
+                Ok((frame, used)) => {
+                    record.apply(Msg::from_bytes(&frame.payload).map_err(|inner| error(inner.what, at + inner.at))?);
+                    rest = &rest[used..];
+                }
+                Err(FrameError::Incomplete) => return Ok((record, false)),
+                Err(FrameError::Corrupt(what)) => return Err(error(what, at)),
+            }
+        }
+        Ok((record, true))
+    }
+}
+
+/// Ends a text that reached its cap.
+const CUT: &str = "\n[cut here: the record keeps no more]\n";
+
+/// Appends text up to the cap, on a character border, and says where it cut.
+fn push_capped(whole: &mut String, text: &str) {
+    if whole.ends_with(CUT) {
+        return;
+    }
+    let mut room = CONSOLE_CAP_BYTES.saturating_sub(whole.len()).min(text.len());
+    while !text.is_char_boundary(room) {
+        room -= 1;
+    }
+    whole.push_str(&text[..room]);
+    if room < text.len() {
+        whole.push_str(CUT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(messages: &[Msg]) -> Vec<u8> {
+        let mut bytes = FILE_MAGIC.to_vec();
+        for (sequence, message) in messages.iter().enumerate() {
+            bytes.extend(frame::encode(sequence as u32, &message.to_bytes()));
+        }
+        bytes
+    }
+
+    #[test]
+    fn stored_record_folds_to_the_same_picture() {
+        let messages = [
+            Msg::Mark { stage: Stage::Exec, at_ns: 0 },
+            Msg::Note { text: "n".into() },
+            Msg::SchedEnabled { ops: "x".into(), enable_seq: 1, took_ns: 2, pid: 3 },
+            Msg::Bye { uptime_ns: 9 },
+        ];
+        let mut folded = Record::default();
+        messages.iter().cloned().for_each(|message| folded.apply(message));
+        let bytes = file(&messages);
+        assert_eq!(Record::from_file_bytes(&bytes).unwrap(), (folded, true));
+        let (cut, complete) = Record::from_file_bytes(&bytes[..bytes.len() - 1]).unwrap();
+        assert!(!complete && !cut.bye && cut.sched_enabled.is_some());
+    }
+
+    #[test]
+    fn foreign_and_damaged_files_are_refused() {
+        assert!(Record::from_file_bytes(b"#!/bin/sh\n").is_err());
+        let mut bytes = file(&[Msg::Note { text: "abc".into() }]);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert!(Record::from_file_bytes(&bytes).unwrap_err().what.contains("CRC32"));
+    }
+
+    #[test]
+    fn console_is_capped_and_says_so() {
+        let mut record = Record::default();
+        for _ in 0..3 {
+            record.apply(Msg::Console { text: "é".repeat(CONSOLE_CAP_BYTES / 3) });
+        }
+        assert!(record.console.len() < CONSOLE_CAP_BYTES + 64);
+        assert!(record.console.ends_with("keeps no more]\n"));
+    }
+}

@@ -1,0 +1,160 @@
+//! What one worker measured about itself, and how it ended.
+//!
+//! Owns the report's fields and their units; leaves measuring to workload/ and judging to verdict/.
+//! Invariant: a number that could not be measured is `None`, never 0.
+
+use super::cpuset::CpuSet;
+use super::hist::Hist;
+use super::work::SampleKind;
+use crate::{wire_enum, wire_struct};
+
+wire_enum! {
+    /// Why a worker gave no report of its own.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub enum ExitInfo {
+        /// It left with this exit code before it reported.
+        Exited = 0 { code: i32 },
+        /// This signal ended it.
+        Signaled = 1 { signal: i32 },
+        /// It had not reported at the collection deadline, and was killed.
+        TimedOut = 2,
+        /// Waiting for it failed.
+        WaitFailed = 3 { text: String },
+        /// It panicked, with this message.
+        Panicked = 4 { text: String },
+    }
+}
+
+impl ExitInfo {
+    /// One phrase for a person.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Exited { code } => format!("exited with code {code} without a report"),
+            Self::Signaled { signal } => format!("was killed by signal {signal}"),
+            Self::TimedOut => "did not report before the collection deadline".into(),
+            Self::WaitFailed { text } => format!("could not be waited for: {text}"),
+            Self::Panicked { text } => format!("panicked: {text}"),
+        }
+    }
+}
+
+wire_struct! {
+    /// One change of CPU, seen at a checkpoint.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Migration { pub at_ns: u64, pub from_cpu: u32, pub to_cpu: u32 }
+}
+
+wire_struct! {
+    /// The samples of one kind: their histogram, and how many were offered to it.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Samples { pub kind: SampleKind, pub hist: Hist }
+}
+
+wire_struct! {
+    /// Everything one worker tells. Times are nanoseconds of CLOCK_MONOTONIC unless said otherwise.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct WorkerReport {
+        /// Kernel thread id.
+        pub tid: i32,
+        /// Index of the worker within its handle, from 0.
+        pub worker_idx: u32,
+        /// 0 for the primary group, 1.. for composed ones.
+        pub group_idx: u32,
+        /// Name of the work type.
+        pub work_type: String,
+        /// Position class within the group ("plain" where all are equal), so that fairness compares equals.
+        pub role: String,
+        /// Primitive steps done.
+        pub work_units: u64,
+        /// Outer loops done.
+        pub iterations: u64,
+        /// Length of the measured loop.
+        pub wall_time_ns: u64,
+        /// CLOCK_THREAD_CPUTIME_ID over the loop.
+        pub cpu_time_ns: u64,
+        /// Wall minus CPU time, at least 0.
+        pub off_cpu_ns: u64,
+        /// Time runnable but waiting: /proc/self/task/TID/schedstat field 2 over the loop.
+        pub schedstat_run_delay_ns: Option<u64>,
+        /// Times run: field 3.
+        pub schedstat_run_count: Option<u64>,
+        /// Time on CPU: field 1.
+        pub schedstat_cpu_time_ns: Option<u64>,
+        /// Largest growth of the run delay between two checkpoints.
+        pub max_run_delay_ns: Option<u64>,
+        /// CPU changes seen at checkpoints; the count is complete, the list is bounded.
+        pub migration_count: u64,
+        pub migrations: Vec<Migration>,
+        pub cpus_used: CpuSet,
+        /// Longest time without progress between two checkpoints, blocking calls left out.
+        pub max_gap_ns: u64,
+        /// The CPU before that gap.
+        pub max_gap_cpu: u32,
+        /// When it was noticed, from the start of the loop.
+        pub max_gap_at_ns: u64,
+        /// Latency samples by kind.
+        pub samples: Vec<Samples>,
+        /// Whether the worker reported for itself; false for a sentinel.
+        pub completed: bool,
+        /// How it ended, for a sentinel.
+        pub exit_info: Option<ExitInfo>,
+        /// What the kernel refused, with its errno in words.
+        pub affinity_error: Option<String>,
+        pub sched_policy_error: Option<String>,
+        pub nice_error: Option<String>,
+        pub mem_policy_error: Option<String>,
+        /// A set-up failure inside the worker (mapping, buffer, descriptor).
+        pub setup_error: Option<String>,
+    }
+}
+
+impl WorkerReport {
+    /// The report that stands for a worker which gave none.
+    pub fn sentinel(tid: i32, worker_idx: u32, group_idx: u32, work_type: &str, exit: ExitInfo) -> Self {
+        Self {
+            tid,
+            worker_idx,
+            group_idx,
+            work_type: work_type.into(),
+            role: "plain".into(),
+            exit_info: Some(exit),
+            ..Self::default()
+        }
+    }
+    /// The histogram of one kind, where the worker records it.
+    pub fn hist(&self, kind: SampleKind) -> Option<&Hist> {
+        self.samples.iter().find(|samples| samples.kind == kind).map(|samples| &samples.hist)
+    }
+    /// The settings that were asked for and refused, in words.
+    pub fn refusals(&self) -> Vec<String> {
+        let named = [
+            ("affinity", &self.affinity_error),
+            ("scheduling policy", &self.sched_policy_error),
+            ("nice", &self.nice_error),
+            ("memory policy", &self.mem_policy_error),
+            ("set-up", &self.setup_error),
+        ];
+        named.iter().filter_map(|(what, error)| error.as_ref().map(|text| format!("{what} refused: {text}"))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+
+    #[test]
+    fn report_round_trips_and_is_refused_when_cut() {
+        let mut report = WorkerReport::sentinel(12, 3, 1, "SpinWait", ExitInfo::Signaled { signal: 9 });
+        report.samples.push(Samples { kind: SampleKind::Wake, hist: Hist::from_counts([(5, 2)], 10, 5, 5) });
+        report.migrations.push(Migration { at_ns: 1, from_cpu: 0, to_cpu: 1 });
+        report.affinity_error = Some("invalid argument".into());
+        let bytes = report.to_bytes();
+        assert_eq!(WorkerReport::from_bytes(&bytes).unwrap(), report);
+        for cut in 0..bytes.len() {
+            assert!(WorkerReport::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(report.refusals(), ["affinity refused: invalid argument"]);
+        assert_eq!(report.hist(SampleKind::Wake).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,4 @@
+//! Runs on the host: one job from image to record, and the accelerators under it.
+//!
+//! Owns processes, deadlines and the run directory; leaves judging to verdict/ and printing to report/.
+//! Invariant: whatever happens, no process and no file outlives a run unasked.

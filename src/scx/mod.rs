@@ -1,0 +1,4 @@
+//! sched_ext: the scheduler under test, seen from both sides.
+//!
+//! Owns starting, watching and stopping it in the guest, and the built-in probe schedulers; leaves judging to verdict/.
+//! Invariant: a scheduler that misbehaves is a finding, never a hang.

@@ -1,0 +1,131 @@
+//! Descriptors: anonymous memory files, pipes, eventfds, flags.
+//!
+//! Owns making them and their flags; leaves reading and writing to std where it can.
+//! Invariant: every descriptor made here is close-on-exec until `inheritable` is called.
+
+use super::{c_string, check};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+fn owned(raw: RawFd) -> OwnedFd {
+    // SAFETY: every caller passes a descriptor that a successful call has just returned, owned by nobody else.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+/// An anonymous memory file of `bytes` bytes; its pages exist when they are touched.
+pub fn memfd(name: &str, bytes: u64) -> io::Result<File> {
+    let name = c_string(name)?;
+    // SAFETY: the name is a valid C string for the length of the call.
+    let raw = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    let file = File::from(owned(raw));
+    file.set_len(bytes)?;
+    Ok(file)
+}
+
+/// A pipe: (read end, write end).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two descriptors.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    Ok((owned(ends[0]), owned(ends[1])))
+}
+
+/// A connected pair of stream sockets.
+pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two descriptors.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) })?;
+    Ok((owned(ends[0]), owned(ends[1])))
+}
+
+/// An event counter, non-blocking.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let raw = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    Ok(owned(raw))
+}
+
+/// Reads and writes return at once from now on.
+pub fn set_nonblocking(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: fcntl with F_GETFL takes no memory.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: fcntl with F_SETFL takes no memory.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
+/// Keeps the descriptor open across exec.
+pub fn inheritable(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: fcntl with F_SETFD takes no memory.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
+    Ok(())
+}
+
+/// Takes over a descriptor that this process inherited under a number it was told; fails where the number is not open.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with F_SETFD takes no memory.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    Ok(owned(number))
+}
+
+/// Reads what is there: `Ok(None)` where nothing is yet, `Ok(Some(0))` at the end.
+pub fn read_available(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    // SAFETY: the buffer is valid for its length.
+    let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    if count >= 0 {
+        return Ok(Some(count as usize));
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        error => Err(error),
+    }
+}
+
+/// Closes every descriptor from `first` up, except those in `keep`.
+pub fn close_from(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= first).collect();
+    keep.sort_unstable();
+    let mut from = first as libc::c_uint;
+    for end in keep.iter().map(|fd| *fd as libc::c_uint).chain([libc::c_uint::MAX]) {
+        if from < end {
+            // SAFETY: close_range takes no memory; the caller gives up these descriptors.
+            super::check_long(unsafe {
+                libc::syscall(libc::SYS_close_range, from, end - u32::from(end != u32::MAX), 0)
+            })?;
+        }
+        from = end.saturating_add(1);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn pipe_carries_bytes_and_tells_empty_from_closed() {
+        let (read, write) = pipe().unwrap();
+        set_nonblocking(&read).unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(read_available(read.as_fd(), &mut buffer).unwrap(), None);
+        File::from(write).write_all(b"abc").unwrap();
+        assert_eq!(read_available(read.as_fd(), &mut buffer).unwrap(), Some(3));
+        assert_eq!(read_available(read.as_fd(), &mut buffer).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn memfd_has_its_size_and_reads_zero() {
+        let mut file = memfd("test", 4096).unwrap();
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).unwrap();
+        assert_eq!(content, vec![0; 4096]);
+    }
+
+    #[test]
+    fn adopting_a_closed_number_fails() {
+        assert_eq!(adopt(987_654).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

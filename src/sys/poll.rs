@@ -1,0 +1,33 @@
+//! Waiting for several descriptors at once, with a limit.
+//!
+//! Owns poll(2); leaves what readiness means to the callers.
+//! Invariant: an interrupted wait returns, so that a caller can look at its stop flag.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Waits until one of `fds` is readable (or closed, or broken), or `timeout_ms` passed. Returns which.
+pub fn readable(fds: &[BorrowedFd<'_>], timeout_ms: u64) -> io::Result<Vec<bool>> {
+    wait(fds, libc::POLLIN, timeout_ms)
+}
+
+/// The same for writing.
+pub fn writable(fds: &[BorrowedFd<'_>], timeout_ms: u64) -> io::Result<Vec<bool>> {
+    wait(fds, libc::POLLOUT, timeout_ms)
+}
+
+fn wait(fds: &[BorrowedFd<'_>], events: i16, timeout_ms: u64) -> io::Result<Vec<bool>> {
+    let mut entries: Vec<libc::pollfd> =
+        fds.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }).collect();
+    let timeout = timeout_ms.min(i32::MAX as u64) as i32;
+    // SAFETY: the array is valid for its stated length.
+    let ready = unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, timeout) };
+    if ready < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+        return Ok(vec![false; fds.len()]);
+    }
+    Ok(entries.iter().map(|entry| entry.revents != 0).collect())
+}

@@ -1,0 +1,189 @@
+//! Processes: fork, wait, kill, groups, descriptors of processes.
+//!
+//! Owns the calls; leaves who may fork when to the callers.
+//! Invariant: after `fork` in a child only what is async-signal-safe or written for it runs, and it leaves by `exit_now`.
+
+use super::{c_string, check, check_long};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    Child,
+    Parent(i32),
+}
+
+/// How a waited-for process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Exited(i32),
+    Signaled(i32),
+}
+
+/// Forks. The child has one thread: the caller must itself be single-threaded, or do only what is async-signal-safe.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: callers are single-threaded (PID 1, tests' children) or do only async-signal-safe work in the child.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// Leaves at once: no destructors, no flushing, as a forked child must.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit never returns and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// Waits for one process; with `block` false returns `None` where it still runs.
+pub fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, End)>> {
+    let mut status = 0;
+    let flags = if block { 0 } else { libc::WNOHANG };
+    let reaped = loop {
+        // SAFETY: `status` is valid for the call.
+        match check(unsafe { libc::waitpid(pid, &mut status, flags) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    if reaped == 0 {
+        return Ok(None);
+    }
+    let end = match libc::WIFSIGNALED(status) {
+        true => End::Signaled(libc::WTERMSIG(status)),
+        false => End::Exited(libc::WEXITSTATUS(status)),
+    };
+    Ok(Some((reaped, end)))
+}
+
+/// Sends a signal to a process, or to a process group where `pid` is negative.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes no memory.
+    check(unsafe { libc::kill(pid, signal) })?;
+    Ok(())
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes no memory.
+    let raw = check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the descriptor was just made and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as i32) })
+}
+
+/// Sends a signal through a descriptor of a process, which cannot hit a recycled pid.
+pub fn pidfd_signal(pidfd: &impl AsRawFd, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo asks for the default one.
+    let sent =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
+    check_long(sent)?;
+    Ok(())
+}
+
+/// Makes the process the leader of a group of its own (`0`: the caller).
+pub fn set_own_group(pid: i32) -> io::Result<()> {
+    // SAFETY: setpgid takes no memory.
+    check(unsafe { libc::setpgid(pid, pid) })?;
+    Ok(())
+}
+
+/// A new session, away from any terminal.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: setsid takes no memory.
+    check(unsafe { libc::setsid() })?;
+    Ok(())
+}
+
+/// The caller gets this signal when its parent ends. Fails with ESRCH where the parent is gone already.
+pub fn die_with_parent(signal: i32, parent: i32) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
+    if parent_id() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// Names the calling thread, as `ps` and the kernel log show it (at most 15 bytes are kept).
+pub fn set_name(name: &str) -> io::Result<()> {
+    let name = c_string(name)?;
+    // SAFETY: the name is a valid C string for the length of the call.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) })?;
+    Ok(())
+}
+
+pub fn id() -> i32 {
+    // SAFETY: getpid takes nothing and cannot fail.
+    unsafe { libc::getpid() }
+}
+pub fn parent_id() -> i32 {
+    // SAFETY: getppid takes nothing and cannot fail.
+    unsafe { libc::getppid() }
+}
+pub fn thread_id() -> i32 {
+    // SAFETY: gettid takes nothing and cannot fail.
+    unsafe { libc::gettid() }
+}
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Makes `fd` appear as `number` (0, 1 or 2), inheritable.
+pub fn redirect(fd: &impl AsRawFd, number: i32) -> io::Result<()> {
+    // SAFETY: dup2 takes no memory; the caller gives up what `number` was.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+    Ok(())
+}
+
+/// Replaces the program. Returns only where that failed.
+pub fn exec(argv: &[String], environment: &[(&str, &str)]) -> io::Error {
+    let strings = |items: Vec<String>| items.iter().map(c_string).collect::<io::Result<Vec<_>>>();
+    let prepared = strings(argv.to_vec())
+        .and_then(|arguments| Ok((arguments, strings(environment.iter().map(|(k, v)| format!("{k}={v}")).collect())?)));
+    let (arguments, environment) = match prepared {
+        Ok(both) if !both.0.is_empty() => both,
+        Ok(_) => return io::Error::from_raw_os_error(libc::EINVAL),
+        Err(error) => return error,
+    };
+    let pointers = |items: &[std::ffi::CString]| {
+        items.iter().map(|item| item.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+    };
+    let (argument_pointers, environment_pointers) = (pointers(&arguments), pointers(&environment));
+    // SAFETY: both arrays end with a null and their strings live until the call returns.
+    unsafe { libc::execve(arguments[0].as_ptr(), argument_pointers.as_ptr(), environment_pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child(body: impl FnOnce()) -> i32 {
+        match fork().unwrap() {
+            Fork::Parent(pid) => pid,
+            Fork::Child => {
+                body();
+                exit_now(7)
+            }
+        }
+    }
+
+    #[test]
+    fn exit_code_and_signal_are_told_apart() {
+        let pid = child(|| {});
+        assert_eq!(wait(pid, true).unwrap(), Some((pid, End::Exited(7))));
+        let pid = child(|| {
+            let _kept = std::hint::black_box(0);
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(1));
+            }
+        });
+        assert_eq!(wait(pid, false).unwrap(), None);
+        kill(pid, libc::SIGKILL).unwrap();
+        assert_eq!(wait(pid, true).unwrap(), Some((pid, End::Signaled(libc::SIGKILL))));
+    }
+
+    #[test]
+    fn exec_of_a_missing_program_returns_its_errno() {
+        assert_eq!(exec(&["/nowhere/at/all".into()], &[]).raw_os_error(), Some(libc::ENOENT));
+    }
+}

@@ -1,0 +1,94 @@
+//! Signals: blocking, descriptors for them, handlers that only set a flag.
+//!
+//! Owns sigaction and signalfd; leaves what a signal means to the callers.
+//! Invariant: no handler does more than store a number.
+
+use super::check;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// The last signal that `note` was asked to note; 0: none yet.
+static NOTED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn store(signal: libc::c_int) {
+    NOTED.store(signal, Ordering::SeqCst);
+}
+
+/// From now on these signals are only noted; a blocking call they meet returns EINTR.
+pub fn note(signals: &[i32]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| install(*signal, store as extern "C" fn(libc::c_int) as libc::sighandler_t))
+}
+
+/// The signal noted since the last `clear_noted`, where one was.
+pub fn noted() -> Option<i32> {
+    Some(NOTED.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
+
+pub fn clear_noted() {
+    NOTED.store(0, Ordering::SeqCst);
+}
+
+/// Restores the default action.
+pub fn default_action(signals: &[i32]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| install(*signal, libc::SIG_DFL))
+}
+
+/// Ignores them.
+pub fn ignore(signals: &[i32]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| install(*signal, libc::SIG_IGN))
+}
+
+fn install(signal: i32, handler: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid value of the type.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    // SAFETY: `action` is valid; the handler, where there is one, only stores to an atomic.
+    check(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
+    Ok(())
+}
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: sigemptyset makes the zeroed value a valid empty set.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid for the call.
+    unsafe { libc::sigemptyset(&mut set) };
+    for signal in signals {
+        // SAFETY: `set` is valid for the call.
+        unsafe { libc::sigaddset(&mut set, *signal) };
+    }
+    set
+}
+
+/// Blocks (or unblocks) signals for the calling thread.
+pub fn block(signals: &[i32], blocked: bool) -> io::Result<()> {
+    let how = if blocked { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: the set is valid for the call; no old set is asked for.
+    match unsafe { libc::pthread_sigmask(how, &set_of(signals), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// A descriptor that reads as these (blocked) signals.
+pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is valid for the call.
+    let raw = check(unsafe { libc::signalfd(-1, &set_of(signals), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+    // SAFETY: the descriptor was just made and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Takes one pending signal from a `signalfd`.
+pub fn take(fd: &impl AsRawFd) -> io::Result<Option<i32>> {
+    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: the buffer is valid for its length.
+    let count = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), info.len()) };
+    if count == info.len() as isize {
+        // ssi_signo is the first field (include/uapi/linux/signalfd.h).
+        return Ok(Some(i32::from_le_bytes([info[0], info[1], info[2], info[3]])));
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        error => Err(error),
+    }
+}
