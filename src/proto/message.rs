@@ -177,6 +177,8 @@ wire_struct! {
 
 wire_enum! {
     /// One message.
+    // Messages are few and short-lived; boxing the report would only move its bytes.
+    #[allow(clippy::large_enum_variant)]
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub enum Msg {
         /// The guest's first: who it is and what it lacks.
