@@ -14,7 +14,9 @@ pub mod port;
 pub mod process;
 pub mod sched;
 pub mod signal;
+pub mod spawn;
 pub mod time;
+pub mod tty;
 
 use std::io;
 

@@ -34,6 +34,16 @@ pub fn default_action(signals: &[i32]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| install(*signal, libc::SIG_DFL))
 }
 
+/// Gives a child what a fresh program expects: no signal blocked, none ignored.
+pub fn restore_defaults() -> io::Result<()> {
+    default_action(&[libc::SIGPIPE, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD])?;
+    // SAFETY: the set is valid for the call; no old set is asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &set_of(&[]), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// Ignores them.
 pub fn ignore(signals: &[i32]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| install(*signal, libc::SIG_IGN))
