@@ -2,3 +2,25 @@
 //!
 //! Owns the guest's life from exec to reboot; leaves measuring to workload/ and scx/.
 //! Invariant: no path leaves PID 1 without a record of why.
+
+pub mod agent;
+pub mod init;
+pub mod kmsg;
+pub mod mounts;
+pub mod power;
+
+use std::path::Path;
+
+/// Where the plan is in the image.
+pub const PLAN_PATH: &str = "/ktstr/plan";
+/// The last file of the image: where it is missing, the archive was cut for lack of memory.
+pub const END_PATH: &str = "/ktstr/end";
+/// Where cgroup v2 is mounted.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Where the kernel shows sched_ext.
+pub const SCHED_EXT_ROOT: &str = "/sys/kernel/sched_ext";
+
+/// Whether this process is PID 1 of a guest of ours; anything else is the command line.
+pub fn is_our_role() -> bool {
+    crate::sys::process::id() == 1 && Path::new(PLAN_PATH).exists()
+}

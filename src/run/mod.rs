@@ -2,3 +2,14 @@
 //!
 //! Owns processes, deadlines and the run directory; leaves judging to verdict/ and printing to report/.
 //! Invariant: whatever happens, no process and no file outlives a run unasked.
+
+pub mod accel;
+pub mod cmdline;
+pub mod job;
+mod kvm;
+mod machine;
+mod qemu;
+pub mod rundir;
+mod watch;
+
+pub use kvm::VM_COMMAND;

@@ -1,0 +1,103 @@
+//! What PID 1 does, in order.
+//!
+//! Owns the order; leaves each step to its module and everything after Hello to the agent.
+//! Invariant: every step either succeeds, is told as missing, or ends the guest with its reason.
+
+use super::agent::Agent;
+use super::{END_PATH, PLAN_PATH, mounts, power};
+use crate::channel::guest::GuestSession;
+use crate::channel::{DOORBELL_PID1, DOORBELL_PORT};
+use crate::error::{Context, Error, Result};
+use crate::proto::codec::Wire;
+use crate::proto::cpuset::CpuSet;
+use crate::proto::message::Msg;
+use crate::proto::plan::{PROTOCOL, Plan, SchedPolicy};
+use crate::sys::port::Port;
+use crate::sys::{mount, process, sched, time};
+use std::fs;
+use std::path::Path;
+
+/// PID 1 observes, so it must run whatever the scheduler under test does: SCHED_FIFO is above the class that sched_ext
+/// owns. One below 99, which the kernel's own watchdog threads have.
+const OBSERVER_PRIORITY: u32 = 98;
+/// Open files that many workers' pipes may need.
+const MOST_FILES: u64 = 1 << 20;
+
+/// PID 1.
+pub fn main() -> ! {
+    let pid1_uptime_ns = time::boottime_ns();
+    // Where there is no doorbell the host notices PID 1 by its first message.
+    if let Ok(door) = Port::open(DOORBELL_PORT) {
+        door.write(DOORBELL_PID1);
+    }
+    power::install_panic_hook();
+    match run(pid1_uptime_ns) {
+        Ok(()) => power::restart(),
+        Err(error) => power::die(&error.to_string()),
+    }
+}
+
+fn run(pid1_uptime_ns: u64) -> Result<()> {
+    let mut missing: Vec<String> = Vec::new();
+    for mount in mounts::mount_all() {
+        if mount.needed {
+            return Err(Error::cannot_judge(format!("the guest kernel lacks {}", mount.text)));
+        }
+        missing.push(mount.text);
+    }
+    let mut note = |what: &str, error: Option<std::io::Error>| {
+        missing.extend(error.map(|error| format!("{what}: {error}")));
+    };
+    let observer = SchedPolicy::Fifo { priority: OBSERVER_PRIORITY };
+    note("SCHED_FIFO for PID 1", sched::set_policy(0, &observer, 0, true).err());
+    note("memory lock for PID 1", sched::lock_memory().err());
+    note("RLIMIT_MEMLOCK", mount::raise_limit(libc::RLIMIT_MEMLOCK as u32, libc::RLIM_INFINITY).err());
+    note("RLIMIT_NOFILE", mount::raise_limit(libc::RLIMIT_NOFILE as u32, MOST_FILES).err());
+    note("loopback interface", mount::loopback_up().err());
+    note("name of PID 1", process::set_name("ktstr-pid1").err());
+
+    let cmdline = fs::read_to_string("/proc/cmdline").context(|| "read /proc/cmdline")?;
+    let mut session = GuestSession::open(&cmdline)?;
+    let plan = read_plan();
+    session.send(&hello(&session, pid1_uptime_ns, missing))?;
+    for text in session.take_notes() {
+        session.send(&Msg::Note { text })?;
+    }
+    let mut agent = Agent::new(session);
+    match plan {
+        Ok(plan) => agent.carry_out(&plan),
+        Err(error) => agent.refuse("plan", &error),
+    }
+    agent.finish()
+}
+
+/// The plan in the image, of exactly this build.
+fn read_plan() -> Result<Plan> {
+    if !Path::new(END_PATH).exists() {
+        return Err(Error::cannot_judge(format!("the image was cut while it was unpacked: {END_PATH} is missing"))
+            .hint("give the guest more memory with --memory"));
+    }
+    let bytes = fs::read(PLAN_PATH).context(|| format!("read {PLAN_PATH}"))?;
+    let plan = Plan::from_bytes(&bytes).map_err(|error| Error::internal(format!("{PLAN_PATH} cannot be decoded: {error}")))?;
+    if plan.protocol != PROTOCOL || plan.build != crate::BUILD {
+        let (theirs, ours) = (&plan.build, crate::BUILD);
+        return Err(Error::internal(format!("{PLAN_PATH} was made by build {theirs}, this is {ours}")));
+    }
+    Ok(plan)
+}
+
+fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> Msg {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let meminfo = text("/proc/meminfo");
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    Msg::Hello {
+        protocol: PROTOCOL,
+        build: crate::BUILD.into(),
+        kernel: text("/proc/sys/kernel/osrelease"),
+        online: text("/sys/devices/system/cpu/online").parse().unwrap_or_else(|_| CpuSet::new()),
+        memory_kib: total.unwrap_or(0),
+        pid1_uptime_ns,
+        channel: session.kind().into(),
+        missing,
+    }
+}

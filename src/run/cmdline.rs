@@ -1,0 +1,91 @@
+//! The guest kernel's command line.
+//!
+//! Owns the words and why each is there; leaves what a user appends to the user.
+//! Invariant: the user's words come last, so that they win.
+
+use super::accel::AccelKind;
+use crate::channel;
+
+/// On every guest's command line: (word, why). Names: Documentation/admin-guide/kernel-parameters.txt.
+const WORDS: [(&str, &str); 16] = [
+    ("console=ttyS0,115200", "the console is COM1, at the rate that makes the driver wait least"),
+    ("rdinit=/init", "PID 1 is this binary"),
+    ("panic=-1", "a panic restarts at once, which ends the VM"),
+    ("nokaslr", "addresses in a report can be looked up, and there is nothing to protect"),
+    ("random.trust_cpu=on", "no wait for entropy"),
+    ("no_timer_check", "the virtual timer works, its check takes time"),
+    ("i8042.noaux", "no probing of a mouse that is not there"),
+    ("i8042.nomux", "nor of a multiplexer"),
+    ("i8042.nopnp", "nor through PNP"),
+    ("i8042.dumbkbd", "nor by keyboard commands"),
+    ("cryptomgr.notests", "no self-tests of ciphers"),
+    ("schedstats=enable", "run delay is measured from schedstat"),
+    ("log_buf_len=1M", "the whole log is kept until PID 1 reads it"),
+    ("rcupdate.rcu_cpu_stall_timeout=60", "after sched_ext's own watchdog, which takes up to 45 s"),
+    ("audit=0", "no audit records in the log"),
+    ("tsc=reliable", "no clocksource watchdog, which a busy host makes fire"),
+];
+
+/// What differs from run to run.
+pub struct Words<'a> {
+    pub accel: AccelKind,
+    /// GPA and bytes of the ring.
+    pub ring: (u64, u64),
+    pub force_serial: bool,
+    /// The whole console instead of warnings only.
+    pub verbose: bool,
+    pub user: &'a str,
+}
+
+/// The complete command line.
+pub fn build(words: &Words<'_>) -> String {
+    let mut line: Vec<String> = WORDS.iter().map(|(word, _)| (*word).to_owned()).collect();
+    line.push(if words.verbose { "ignore_loglevel".into() } else { "quiet".into() });
+    let (base, bytes) = words.ring;
+    line.push(format!("{}={base:#x},{bytes:#x}", channel::PARAM_RING));
+    match words.accel {
+        // Our machine has no PCI bus, and an i8042 whose only use is the reset.
+        AccelKind::Kvm => line.extend(["pci=off".into(), "reboot=k".into()]),
+        // The emulator's firmware knows nothing of the ring; its power-off and reset go through ACPI.
+        AccelKind::Qemu => line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=t".into()]),
+    }
+    if words.force_serial {
+        line.push(format!("{}=serial", channel::PARAM_CHANNEL));
+    }
+    line.extend((!words.user.trim().is_empty()).then(|| words.user.trim().to_owned()));
+    line.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(accel: AccelKind) -> Words<'static> {
+        Words { accel, ring: (0xe00_0000, 0x10_0000), force_serial: false, verbose: false, user: " panic=5 " }
+    }
+
+    #[test]
+    fn ring_is_named_and_the_user_has_the_last_word() {
+        let line = build(&words(AccelKind::Kvm));
+        assert!(line.contains("ktstr.ring=0xe000000,0x100000"), "{line}");
+        assert!(line.ends_with(" panic=5"), "{line}");
+        assert!(!line.contains("memmap=") && !line.contains("ktstr.channel"));
+    }
+
+    #[test]
+    fn emulator_reserves_the_ring_by_memmap() {
+        assert!(build(&words(AccelKind::Qemu)).contains("memmap=0x100000$0xe000000"));
+    }
+
+    #[test]
+    fn serial_can_be_forced() {
+        let line = build(&Words { force_serial: true, ..words(AccelKind::Kvm) });
+        assert!(line.contains("ktstr.channel=serial"));
+    }
+
+    #[test]
+    fn no_word_stands_twice() {
+        let names: std::collections::BTreeSet<_> = WORDS.iter().map(|(word, _)| word).collect();
+        assert_eq!(names.len(), WORDS.len());
+    }
+}

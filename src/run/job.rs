@@ -1,0 +1,194 @@
+//! One run, from its description to its record: the recipe, in order.
+//!
+//! Owns the order of steps; leaves each step to its module, judging to verdict/ and printing to report/.
+//! Invariant: from the moment the run directory exists, whatever happens is in the record.
+
+use super::accel::{self, Accel, AccelChoice, AccelKind};
+use super::cmdline;
+use super::machine::{Machine, MachineSpec};
+use super::rundir::RunDir;
+use super::watch::{Limits, Watch};
+use crate::channel::host::HostSession;
+use crate::channel::ring::{REGION_BYTES, Ring};
+use crate::error::{Context, Error, Result};
+use crate::image::{self, Image, ImageSpec};
+use crate::log::{Event, Listener};
+use crate::proto::codec::Wire;
+use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
+use crate::proto::plan::Plan;
+use crate::sys::mmap::Mapping;
+use crate::sys::{fd, sched, signal, time};
+use crate::units::{MIB, NS_PER_SEC};
+use crate::vmm::kernel::KernelImage;
+use crate::vmm::x86::layout::GuestLayout;
+use std::path::{Path, PathBuf};
+
+/// Guest memory by default: enough for a distribution kernel and a few hundred workers.
+const DEFAULT_MEMORY_MIB: u64 = 256;
+/// More for each CPU beyond the fourth: per-CPU areas, and the workers that come with it.
+const MEMORY_PER_CPU_MIB: u64 = 8;
+/// From exec to PID 1 at most: hardware KVM takes about a second, nested emulation has taken 12 s; room for a busy host.
+const BOOT_KVM_NS: u64 = 60 * NS_PER_SEC;
+/// The same under emulation.
+const BOOT_QEMU_NS: u64 = 120 * NS_PER_SEC;
+/// From the end of the scenario to the end of the VM: collecting (5 s), stopping the scheduler, the log, the restart.
+const WIND_DOWN_NS: u64 = 30 * NS_PER_SEC;
+/// The guest is asked to stop this long before the VM is killed.
+const SOFT_STOP_NS: u64 = 3 * NS_PER_SEC;
+
+/// What is to be run.
+pub struct Job {
+    pub kernel: PathBuf,
+    pub kernel_config: Option<PathBuf>,
+    /// The scheduler's program, where it is not built in.
+    pub sched_program: Option<PathBuf>,
+    pub includes: Vec<(PathBuf, String)>,
+    pub plan: Plan,
+    pub accel: AccelChoice,
+    pub memory_bytes: Option<u64>,
+    pub cmdline: String,
+    pub force_serial: bool,
+    /// The kernel's whole console instead of warnings only.
+    pub verbose_kernel: bool,
+    /// Hard limit of the VM; none: computed from the plan.
+    pub timeout_ns: Option<u64>,
+    /// The run's directory is made under this one.
+    pub run_parent: PathBuf,
+    pub argv: Vec<String>,
+    /// CLOCK_MONOTONIC at exec.
+    pub exec_ns: u64,
+}
+
+/// Carries out the job. The record is complete when this returns, and the directory still there.
+pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
+    let accel = accel::choose(job.accel, crate::vmm::kvm::self_check)?;
+    listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
+    let kernel = KernelImage::open(&job.kernel)?;
+    let image = build_image(job, &kernel)?;
+    image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));
+    let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(job));
+    let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
+    let ring_place = (layout.ring_gpa, REGION_BYTES);
+    let words = cmdline::Words {
+        accel: accel.kind,
+        ring: ring_place,
+        force_serial: job.force_serial,
+        verbose: job.verbose_kernel,
+        user: &job.cmdline,
+    };
+    let cmdline = cmdline::build(&words);
+
+    let mut run = RunDir::create(&job.run_parent)?;
+    run.add(Msg::Host { info: host_info(job, &accel, &cmdline, memory_bytes) });
+    run.add(Msg::Planned { plan: job.plan.clone() });
+    image.notes.iter().for_each(|note| run.add(Msg::HostNote { text: note.clone() }));
+    mark(&mut run, Stage::Exec, job.exec_ns, job.exec_ns);
+    mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
+
+    let ended = run_vm(job, &accel, (memory_bytes, &layout, &cmdline), &image, &mut run, listener);
+    mark(&mut run, Stage::TornDown, job.exec_ns, time::monotonic_ns());
+    match ended {
+        Ok(_) => Ok(run),
+        Err(error) => discard(run, error),
+    }
+}
+
+/// A run that the host could not carry out leaves nothing behind.
+fn discard(run: RunDir, error: Error) -> Result<RunDir> {
+    match run.remove() {
+        Ok(()) => Err(error),
+        Err(removal) => Err(error.while_doing(format!("(also, {removal})"))),
+    }
+}
+
+fn run_vm(
+    job: &Job,
+    accel: &Accel,
+    (memory_bytes, layout, cmdline): (u64, &GuestLayout, &str),
+    image: &Image,
+    run: &mut RunDir,
+    listener: Listener<'_>,
+) -> Result<VmEnd> {
+    let ram = fd::memfd("ktstr-guest-ram", memory_bytes).context(|| format!("reserve {} MiB of guest memory", memory_bytes / MIB))?;
+    // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
+    let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
+    let mut session = HostSession::new(Ring::create(region)?);
+    let log = run.file("vmm.log")?;
+    let spec = MachineSpec {
+        accel,
+        kernel: &job.kernel,
+        cmdline,
+        topology: job.plan.topology,
+        ram: &ram,
+        memory_bytes,
+        initramfs: &image.file,
+        initramfs_bytes: image.bytes,
+        ring: (layout.ring_gpa, REGION_BYTES),
+        initramfs_gpa: layout.initramfs_gpa,
+        log: &log,
+    };
+    signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
+    let mut machine = Machine::start(&spec)?;
+    mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
+    let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(job, accel.kind));
+    let limits = Limits { soft_ns: hard_ns.saturating_sub(SOFT_STOP_NS), hard_ns };
+    let mut watch = Watch { machine: &mut machine, session: &mut session, run, listener, exec_ns: job.exec_ns };
+    let end = watch.until_end(limits)?;
+    if let VmEnd::MachineError { text } = &end {
+        let said = last_lines(&run.path().join("vmm.log"), 5);
+        if !said.is_empty() {
+            run.add(Msg::HostNote { text: format!("{text}; it printed: {said}") });
+        }
+    }
+    Ok(end)
+}
+
+fn build_image(job: &Job, kernel: &KernelImage) -> Result<Image> {
+    image::assemble(&ImageSpec {
+        init: PathBuf::from("/proc/self/exe"),
+        plan: job.plan.to_bytes(),
+        sched: job.sched_program.clone(),
+        kernel: job.kernel.clone(),
+        release: kernel.release().map(str::to_owned),
+        kernel_config: job.kernel_config.clone(),
+        includes: job.includes.clone(),
+    })
+}
+
+fn default_memory(job: &Job) -> u64 {
+    let extra_cpus = u64::from(job.plan.topology.total_cpus().saturating_sub(4));
+    (DEFAULT_MEMORY_MIB + extra_cpus * MEMORY_PER_CPU_MIB) * MIB
+}
+
+fn default_timeout(job: &Job, accel: AccelKind) -> u64 {
+    let boot = if accel == AccelKind::Kvm { BOOT_KVM_NS } else { BOOT_QEMU_NS };
+    let sched = job.plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
+    boot + sched + job.plan.settle_ns + job.plan.duration_ns + WIND_DOWN_NS
+}
+
+fn host_info(job: &Job, accel: &Accel, cmdline: &str, memory_bytes: u64) -> HostInfo {
+    HostInfo {
+        version: env!("CARGO_PKG_VERSION").into(),
+        build: crate::BUILD.into(),
+        argv: job.argv.clone(),
+        accel: accel.kind.name().into(),
+        accel_reason: accel.reason.clone(),
+        kernel: job.kernel.display().to_string(),
+        kernel_cmdline: cmdline.into(),
+        topology: job.plan.topology,
+        memory_bytes,
+        host_cpus: sched::online_cpus(),
+        started_unix_s: time::unix_s(),
+    }
+}
+
+fn mark(run: &mut RunDir, stage: Stage, exec_ns: u64, monotonic_ns: u64) {
+    run.add(Msg::Mark { stage, at_ns: monotonic_ns.saturating_sub(exec_ns) });
+}
+
+/// The last lines of a file, on one line; empty where there are none.
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].join(" | ")
+}

@@ -1,0 +1,113 @@
+//! Our own VMM as the machine: this binary again, in the role that runs exactly one VM.
+//!
+//! Owns handing over the configuration, and its events; leaves the VM to vmm/.
+//! Invariant: configuration and descriptors reach the process by inheritance only; nothing is on disk.
+
+use super::machine::{FarLines, MachineEvent, MachineSpec};
+use crate::channel::DOORBELL_PORT;
+use crate::error::{Context, Error, Result};
+use crate::proto::codec::Wire;
+use crate::proto::frame::{self, FrameError};
+use crate::sys::fd;
+use crate::sys::spawn::{Spawn, number};
+use crate::vmm::config::{VmConfig, VmEvent};
+use std::io::Write;
+use std::os::fd::AsFd;
+
+/// The hidden command that runs one VM.
+pub const VM_COMMAND: &str = "__vm";
+
+/// Starts the process; returns its id.
+pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
+    let config = VmConfig {
+        topology: spec.topology,
+        memory_bytes: spec.memory_bytes,
+        kernel_path: spec.kernel.display().to_string(),
+        cmdline: spec.cmdline.to_owned(),
+        reserved: Some(spec.ring),
+        ram_fd: number(spec.ram),
+        initramfs_fd: number(spec.initramfs),
+        initramfs_bytes: spec.initramfs_bytes,
+        initramfs_gpa: spec.initramfs_gpa,
+        console_fd: number(&far.console),
+        com2_fd: number(&far.com2),
+        doorbell_fd: number(&far.doorbell),
+        doorbell_port: DOORBELL_PORT,
+        events_fd: number(&far.events),
+    };
+    let mut handed = fd::memfd("ktstr-vm-config", 0).context(|| "make a memory file for the VM's configuration")?;
+    handed.write_all(&config.to_bytes()).context(|| "write the VM's configuration")?;
+    let argv = ["/proc/self/exe".to_owned(), VM_COMMAND.to_owned(), number(&handed).to_string()];
+    let keep = [
+        number(&handed),
+        config.ram_fd,
+        config.initramfs_fd,
+        config.console_fd,
+        config.com2_fd,
+        config.doorbell_fd,
+        config.events_fd,
+    ];
+    let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
+    Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
+        .start()
+        .context(|| "start the VM's process")
+}
+
+/// Reads the frames that the VM's process writes.
+#[derive(Debug, Default)]
+pub struct Events {
+    partial: Vec<u8>,
+}
+
+impl Events {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<MachineEvent>> {
+        self.partial.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        loop {
+            let (frame, used) = match frame::decode(&self.partial) {
+                Ok(decoded) => decoded,
+                Err(FrameError::Incomplete) => return Ok(events),
+                Err(FrameError::Corrupt(what)) => {
+                    return Err(Error::internal(format!("the VM's process writes nonsense: {what}")));
+                }
+            };
+            self.partial.drain(..used);
+            let event = VmEvent::from_bytes(&frame.payload)
+                .map_err(|error| Error::internal(format!("the VM's process writes nonsense: {error}")))?;
+            events.push(match event {
+                VmEvent::FirstInstruction { monotonic_ns } => MachineEvent::FirstInstruction { monotonic_ns },
+                VmEvent::Ended { end, exits } => MachineEvent::Ended { end, exits },
+                VmEvent::Failed { text, hint } => {
+                    let error = Error::host(text);
+                    return Err(if hint.is_empty() { error } else { error.hint(hint) });
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::message::VmEnd;
+
+    #[test]
+    fn events_survive_any_cut_of_the_stream() {
+        let ended = VmEvent::Ended { end: VmEnd::Reset, exits: vec![("io".into(), 3)] };
+        let mut bytes = frame::encode(0, &VmEvent::FirstInstruction { monotonic_ns: 5 }.to_bytes());
+        bytes.extend(frame::encode(1, &ended.to_bytes()));
+        for cut in 0..bytes.len() {
+            let mut events = Events::default();
+            let mut seen = events.feed(&bytes[..cut]).unwrap();
+            seen.extend(events.feed(&bytes[cut..]).unwrap());
+            assert_eq!(seen.len(), 2, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn failed_set_up_becomes_the_run_error_with_its_hint() {
+        let failed = VmEvent::Failed { text: "cannot create a VM".into(), hint: "do this".into() };
+        let error = Events::default().feed(&frame::encode(0, &failed.to_bytes())).unwrap_err();
+        assert_eq!(error.to_string(), "cannot create a VM (do this)");
+    }
+}

@@ -1,0 +1,226 @@
+//! The process that runs the VM, and the descriptors that lead to it.
+//!
+//! Owns starting and ending it; leaves reading what comes out of it to watch.rs, and the two command lines to kvm.rs and qemu.rs.
+//! Invariant: the process never outlives its `Machine`, whatever path drops it.
+
+use super::accel::{Accel, AccelKind};
+use super::{kvm, qemu};
+use crate::error::{Context, Result};
+use crate::proto::message::{VmEnd, VmStats};
+use crate::proto::topology::Topology;
+use crate::sys::process::{self, End};
+use crate::sys::{fd, poll};
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// How long a killed process may take to be gone. SIGKILL cannot be refused; only a hang in the kernel can exceed it.
+const REAP_WAIT_MS: u64 = 5_000;
+
+/// Everything a VM is started with.
+pub struct MachineSpec<'a> {
+    pub accel: &'a Accel,
+    pub kernel: &'a Path,
+    pub cmdline: &'a str,
+    pub topology: Topology,
+    /// Guest memory, shared with us.
+    pub ram: &'a File,
+    pub memory_bytes: u64,
+    pub initramfs: &'a File,
+    pub initramfs_bytes: u64,
+    /// GPA and bytes of the ring.
+    pub ring: (u64, u64),
+    /// GPA of the initramfs, where our own VMM places it.
+    pub initramfs_gpa: u64,
+    /// Takes what the process itself prints.
+    pub log: &'a File,
+}
+
+/// What the machine tells about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The first vCPU is about to run, at this CLOCK_MONOTONIC time.
+    FirstInstruction { monotonic_ns: u64 },
+    Ended { end: VmEnd, exits: Vec<(String, u64)> },
+}
+
+/// Our ends of the machine's lines.
+#[derive(Debug)]
+pub struct Lines {
+    pub console: OwnedFd,
+    pub com2: OwnedFd,
+    pub doorbell: OwnedFd,
+    /// Frames of our VMM, or the emulator's monitor.
+    pub events: OwnedFd,
+}
+
+/// The machine's ends of the same lines, in the same order.
+pub struct FarLines {
+    pub console: OwnedFd,
+    pub com2: OwnedFd,
+    pub doorbell: OwnedFd,
+    pub events: OwnedFd,
+}
+
+/// A running VM.
+#[derive(Debug)]
+pub struct Machine {
+    pub lines: Lines,
+    /// Becomes readable when the process has ended.
+    pub pidfd: OwnedFd,
+    pid: i32,
+    end: Option<End>,
+    events: EventSource,
+    stats: VmStats,
+}
+
+/// How events come out of the process.
+#[derive(Debug)]
+enum EventSource {
+    Kvm(kvm::Events),
+    Qemu(qemu::Monitor),
+}
+
+impl Machine {
+    /// Starts the VM's process.
+    pub fn start(spec: &MachineSpec<'_>) -> Result<Self> {
+        let (lines, far) = socket_lines().context(|| "make the sockets to the VM")?;
+        let (pid, events) = match spec.accel.kind {
+            AccelKind::Kvm => (kvm::start(spec, &far)?, EventSource::Kvm(kvm::Events::default())),
+            AccelKind::Qemu => (qemu::start(spec, &far)?, EventSource::Qemu(qemu::Monitor::default())),
+        };
+        drop(far);
+        let pidfd = match process::pidfd_open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                end_process(pid)?;
+                return Err(error).context(|| format!("watch the VM's process {pid}"));
+            }
+        };
+        Ok(Self { lines, pidfd, pid, end: None, events, stats: VmStats::default() })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Takes what the machine has told since the last call.
+    pub fn take_events(&mut self) -> Result<Vec<MachineEvent>> {
+        let mut bytes = Vec::new();
+        read_all(&self.lines.events, &mut bytes)?;
+        match &mut self.events {
+            EventSource::Kvm(events) => events.feed(&bytes),
+            EventSource::Qemu(monitor) => monitor.feed(&bytes, &self.lines.events),
+        }
+    }
+
+    /// Whether the process has ended, and how.
+    pub fn poll_end(&mut self) -> Result<Option<End>> {
+        if self.end.is_none() {
+            self.end = process::wait(self.pid, false).context(|| format!("wait for the VM's process {}", self.pid))?.map(|(_, end)| end);
+        }
+        Ok(self.end)
+    }
+
+    /// Ends the process now, and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        if self.poll_end()?.is_none() {
+            process::pidfd_signal(&self.pidfd, libc::SIGKILL).context(|| format!("kill the VM's process {}", self.pid))?;
+            poll::readable(&[self.pidfd.as_fd()], REAP_WAIT_MS).context(|| "wait for the VM's process")?;
+            self.poll_end()?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the process's memory, and keeps the largest of each kind.
+    pub fn sample_memory(&mut self) {
+        // The process may just have ended; then the last sample stands.
+        if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) {
+            let field = |name: &str| status_kib(&status, name).unwrap_or(0);
+            self.stats.own_kib = self.stats.own_kib.max(field("RssAnon") + field("RssFile"));
+            self.stats.guest_kib = self.stats.guest_kib.max(field("RssShmem"));
+        }
+    }
+
+    /// Memory as sampled, with the exits that the machine told.
+    pub fn stats(&self, exits: Vec<(String, u64)>) -> VmStats {
+        VmStats { exits, ..self.stats.clone() }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            // A destructor cannot return it; the parent-death signal still ends the process with us.
+            debug_assert!(false, "{error}");
+        }
+    }
+}
+
+/// For a process that never became a `Machine`.
+fn end_process(pid: i32) -> Result<()> {
+    process::kill(pid, libc::SIGKILL).context(|| format!("kill process {pid}"))?;
+    process::wait(pid, true).context(|| format!("wait for process {pid}"))?;
+    Ok(())
+}
+
+/// Four connected pairs; our ends do not block.
+fn socket_lines() -> std::io::Result<(Lines, FarLines)> {
+    let pair = || {
+        let (near, far) = fd::socket_pair()?;
+        fd::set_nonblocking(&near)?;
+        Ok::<_, std::io::Error>((near, far))
+    };
+    let (console, far_console) = pair()?;
+    let (com2, far_com2) = pair()?;
+    let (doorbell, far_doorbell) = pair()?;
+    let (events, far_events) = pair()?;
+    let far = FarLines { console: far_console, com2: far_com2, doorbell: far_doorbell, events: far_events };
+    Ok((Lines { console, com2, doorbell, events }, far))
+}
+
+/// Takes what a line holds now, at most a bounded amount per call.
+pub fn read_all(line: &OwnedFd, into: &mut Vec<u8>) -> Result<()> {
+    const MOST_BYTES: usize = 1 << 20;
+    let mut buffer = [0; 16 * 1024];
+    while into.len() < MOST_BYTES {
+        match fd::read_available(line.as_fd(), &mut buffer) {
+            Ok(None | Some(0)) => return Ok(()),
+            Ok(Some(count)) => into.extend_from_slice(&buffer[..count]),
+            // The other end was killed while bytes of ours were under way to it.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(()),
+            Err(error) => return Err(error).context(|| "read from the VM"),
+        }
+    }
+    Ok(())
+}
+
+/// `Name:   1234 kB` in /proc/PID/status.
+fn status_kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_field_is_read_by_its_whole_name() {
+        let status = "VmRSS:\t  100 kB\nRssAnon:\t    2048 kB\nRssShmem:\t 7 kB\n";
+        assert_eq!(status_kib(status, "RssAnon"), Some(2048));
+        assert_eq!(status_kib(status, "Rss"), None);
+        assert_eq!(status_kib(status, "RssFile"), None);
+    }
+
+    #[test]
+    fn reading_stops_at_the_end_and_when_empty() {
+        let (lines, far) = socket_lines().unwrap();
+        let mut bytes = Vec::new();
+        read_all(&lines.console, &mut bytes).unwrap();
+        assert!(bytes.is_empty());
+        std::io::Write::write_all(&mut File::from(far.console), b"abc").unwrap();
+        read_all(&lines.console, &mut bytes).unwrap();
+        assert_eq!(bytes, b"abc");
+    }
+}

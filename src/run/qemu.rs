@@ -1,0 +1,144 @@
+//! QEMU as the machine: the same kernel, image, memory file and lines under emulation.
+//!
+//! Owns its command line and its monitor's events; leaves deadlines to watch.rs.
+//! Invariant: the guest sees the ring, the doorbell and both serial ports where our own VMM has them.
+
+use super::machine::{FarLines, MachineEvent, MachineSpec};
+use crate::channel::DOORBELL_PORT;
+use crate::error::{Context, Error, Result};
+use crate::proto::message::VmEnd;
+use crate::sys::spawn::{Spawn, number};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Told to the monitor once, before it sends events (docs/interop/qmp-spec.rst).
+const QMP_HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+/// A monitor line is never longer; a longer one is a fault.
+const MOST_LINE_BYTES: usize = 64 * 1024;
+
+/// Starts the emulator; returns its process id.
+pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
+    let program = spec.accel.qemu.as_ref().ok_or_else(|| Error::internal("no emulator was found, yet one is to be started"))?;
+    let mut argv = vec![program.display().to_string()];
+    argv.extend(arguments(spec, far));
+    let keep = [
+        number(spec.ram),
+        number(spec.initramfs),
+        number(&far.console),
+        number(&far.com2),
+        number(&far.doorbell),
+        number(&far.events),
+    ];
+    let environment: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
+    Spawn { argv: &argv, environment: &environment, stdio, keep: &keep, die_with_parent: true }
+        .start()
+        .context(|| format!("start {}", program.display()))
+}
+
+fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
+    let memory_mib = spec.memory_bytes >> 20;
+    let file = |fd: i32| format!("/proc/self/fd/{fd}");
+    let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd}");
+    let words = [
+        // One emulator thread: with several, kernels that patch their own text have crashed.
+        ("-accel", "tcg,thread=single".to_owned()),
+        ("-cpu", "max".to_owned()),
+        ("-smp", spec.topology.total_cpus().to_string()),
+        ("-m", memory_mib.to_string()),
+        ("-machine", "pc,memory-backend=ram,usb=off,hpet=off".to_owned()),
+        (
+            "-object",
+            format!("memory-backend-file,id=ram,size={},share=on,mem-path={}", spec.memory_bytes, file(number(spec.ram))),
+        ),
+        ("-kernel", spec.kernel.display().to_string()),
+        ("-initrd", file(number(spec.initramfs))),
+        ("-append", spec.cmdline.to_owned()),
+        ("-chardev", socket("console", number(&far.console))),
+        ("-serial", "chardev:console".to_owned()),
+        ("-chardev", socket("com2", number(&far.com2))),
+        ("-serial", "chardev:com2".to_owned()),
+        ("-chardev", socket("door", number(&far.doorbell))),
+        ("-device", format!("isa-debugcon,iobase={DOORBELL_PORT:#x},chardev=door")),
+        ("-chardev", socket("monitor", number(&far.events))),
+        ("-mon", "chardev=monitor,mode=control".to_owned()),
+    ];
+    let flags = ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"];
+    flags.iter().map(|flag| (*flag).to_owned()).chain(words.into_iter().flat_map(|(k, v)| [k.to_owned(), v])).collect()
+}
+
+/// Reads the monitor's lines.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    partial: Vec<u8>,
+    greeted: bool,
+}
+
+impl Monitor {
+    /// Takes bytes of the monitor; answers its greeting.
+    pub fn feed(&mut self, bytes: &[u8], line: &OwnedFd) -> Result<Vec<MachineEvent>> {
+        if !self.greeted && !bytes.is_empty() {
+            self.greeted = true;
+            let mut monitor = std::fs::File::from(line.try_clone().context(|| "share the emulator's monitor")?);
+            match monitor.write_all(QMP_HELLO) {
+                // It may have ended already; that is found out elsewhere, with its reason.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                other => other.context(|| "write to the emulator's monitor")?,
+            }
+        }
+        self.partial.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let text: Vec<u8> = self.partial.drain(..=end).collect();
+            events.extend(event_of(&String::from_utf8_lossy(&text)));
+        }
+        if self.partial.len() > MOST_LINE_BYTES {
+            return Err(Error::host("the emulator's monitor sends a line without an end"));
+        }
+        Ok(events)
+    }
+}
+
+/// The events that end a machine (qapi/run-state.json).
+fn event_of(line: &str) -> Option<MachineEvent> {
+    let compact: String = line.chars().filter(|c| !c.is_whitespace()).collect();
+    if !compact.contains("\"event\":\"SHUTDOWN\"") {
+        return None;
+    }
+    let reason = compact.split("\"reason\":\"").nth(1)?.split('"').next()?;
+    let end = match reason {
+        "guest-reset" => VmEnd::Reset,
+        "guest-shutdown" => VmEnd::Poweroff,
+        other => VmEnd::MachineError { text: format!("the emulator ended with reason {other}") },
+    };
+    Some(MachineEvent::Ended { end, exits: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shutdown_reasons_are_told_apart() {
+        let line = |reason: &str| {
+            format!(r#"{{"timestamp": {{"seconds": 1}}, "event": "SHUTDOWN", "data": {{"guest": true, "reason": "{reason}"}}}}"#)
+        };
+        let end = |reason: &str| match event_of(&line(reason)) {
+            Some(MachineEvent::Ended { end, .. }) => end,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(end("guest-reset"), VmEnd::Reset);
+        assert_eq!(end("guest-shutdown"), VmEnd::Poweroff);
+        assert!(matches!(end("host-signal"), VmEnd::MachineError { .. }));
+        assert_eq!(event_of(r#"{"event": "RESUME"}"#), None);
+        assert_eq!(event_of("garbage"), None);
+    }
+
+    #[test]
+    fn endless_monitor_line_is_refused() {
+        let (near, _far) = crate::sys::fd::socket_pair().unwrap();
+        let mut monitor = Monitor::default();
+        assert!(monitor.feed(&vec![b'x'; MOST_LINE_BYTES + 1], &near).is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! The host's loop while the VM runs: takes everything that comes out of it, and ends it in time.
+//!
+//! Owns deadlines, marks and the order of ends; leaves starting to machine.rs and the files to rundir.rs.
+//! Invariant: the loop ends by the hard limit, whatever the guest does.
+
+use super::machine::{Machine, MachineEvent, read_all};
+use super::rundir::RunDir;
+use crate::channel::DOORBELL_PID1;
+use crate::channel::host::HostSession;
+use crate::error::{Context, Result};
+use crate::log::{Event, Listener};
+use crate::proto::message::{Msg, Stage, VmEnd};
+use crate::sys::process::End;
+use crate::sys::{poll, signal, time};
+use crate::units;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+
+/// How long a turn waits at most: the ring is looked at this often even where no doorbell works.
+const TURN_MS: u64 = 20;
+/// Between two looks at the process's memory.
+const MEMORY_EVERY_NS: u64 = 50_000_000;
+/// A guest that has said Bye only has to restart.
+const AFTER_BYE_NS: u64 = 15_000_000_000;
+/// The machine said that it has ended; its process only has to leave.
+const AFTER_END_NS: u64 = 5_000_000_000;
+
+/// When this run must be over, on CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The guest is asked to stop, so that it can still report.
+    pub soft_ns: u64,
+    /// The VM is killed.
+    pub hard_ns: u64,
+}
+
+/// One run under way.
+pub struct Watch<'a, 'b> {
+    pub machine: &'a mut Machine,
+    pub session: &'a mut HostSession,
+    pub run: &'a mut RunDir,
+    pub listener: Listener<'b>,
+    /// CLOCK_MONOTONIC at exec; marks count from here.
+    pub exec_ns: u64,
+}
+
+impl Watch<'_, '_> {
+    /// Runs until the VM has ended; everything it said is in the record then.
+    pub fn until_end(&mut self, limits: Limits) -> Result<VmEnd> {
+        let mut told: Option<(VmEnd, u64)> = None;
+        let mut exits = Vec::new();
+        let mut bye_ns = None;
+        let mut stop_sent = false;
+        let mut memory_ns = 0;
+        let end = loop {
+            self.wait()?;
+            let now = time::monotonic_ns();
+            if now >= memory_ns {
+                self.machine.sample_memory();
+                memory_ns = now + MEMORY_EVERY_NS;
+            }
+            self.take_lines()?;
+            for event in self.machine.take_events()? {
+                match event {
+                    MachineEvent::FirstInstruction { monotonic_ns } => self.mark_at(Stage::FirstInstruction, monotonic_ns),
+                    MachineEvent::Ended { end, exits: counted } => {
+                        self.mark(Stage::VmEnd);
+                        exits = counted;
+                        told.get_or_insert((end, now));
+                    }
+                }
+            }
+            if bye_ns.is_none() && self.run.record().bye {
+                bye_ns = Some(now);
+            }
+            if let Some(process_end) = self.machine.poll_end()? {
+                // What it said last is still in the lines.
+                self.take_lines()?;
+                let late = self.machine.take_events()?.into_iter().find_map(|event| match event {
+                    MachineEvent::Ended { end, exits: counted } => Some((end, counted)),
+                    MachineEvent::FirstInstruction { .. } => None,
+                });
+                if let Some((end, counted)) = late {
+                    exits = counted;
+                    told.get_or_insert((end, now));
+                }
+                break told.map_or_else(|| unexpected(process_end), |(end, _)| end);
+            }
+            if signal::noted().is_some() {
+                break VmEnd::Interrupted;
+            }
+            if let Some((end, since)) = &told {
+                if now > since + AFTER_END_NS {
+                    break end.clone();
+                }
+                continue;
+            }
+            if self.session.is_broken() {
+                break VmEnd::Cut { reason: "the guest broke the channel's rules".into() };
+            }
+            if bye_ns.is_some_and(|since| now > since + AFTER_BYE_NS) {
+                let waited = units::duration(AFTER_BYE_NS);
+                break VmEnd::Cut { reason: format!("the guest had finished but did not restart within {waited}") };
+            }
+            if now > limits.hard_ns {
+                break VmEnd::TimedOut;
+            }
+            if now > limits.soft_ns && !stop_sent {
+                stop_sent = true;
+                self.send(&Msg::Stop)?;
+            }
+        };
+        self.machine.sample_memory();
+        self.machine.kill()?;
+        self.take_lines()?;
+        self.mark(Stage::VmEnd);
+        let dropped = self.session.dropped_by_guest();
+        if dropped > 0 {
+            self.run.add(Msg::ChannelDamage { text: format!("the guest could not send {dropped} messages") });
+        }
+        self.run.add(Msg::VmEnded { end: end.clone() });
+        self.run.add(Msg::Stats { stats: self.machine.stats(exits) });
+        Ok(end)
+    }
+
+    fn wait(&self) -> Result<()> {
+        let lines = &self.machine.lines;
+        let fds = [
+            lines.console.as_fd(),
+            lines.com2.as_fd(),
+            lines.doorbell.as_fd(),
+            lines.events.as_fd(),
+            self.machine.pidfd.as_fd(),
+        ];
+        poll::readable(&fds, TURN_MS).context(|| "wait for the VM")?;
+        Ok(())
+    }
+
+    /// Takes console, doorbell, COM2 and ring.
+    fn take_lines(&mut self) -> Result<()> {
+        let mut console = Vec::new();
+        read_all(&self.machine.lines.console, &mut console)?;
+        if !console.is_empty() {
+            self.run.add_console(&console);
+            (self.listener)(Event::Console(console));
+        }
+        let mut door = Vec::new();
+        read_all(&self.machine.lines.doorbell, &mut door)?;
+        if door.contains(&DOORBELL_PID1) {
+            self.mark(Stage::Pid1);
+        }
+        let mut com2 = Vec::new();
+        read_all(&self.machine.lines.com2, &mut com2)?;
+        let mut messages = self.session.feed_serial(&com2);
+        messages.extend(self.session.drain_ring());
+        for message in messages {
+            self.accept(message);
+        }
+        for text in self.session.take_damage() {
+            self.run.add(Msg::ChannelDamage { text });
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, message: Msg) {
+        let stage = match &message {
+            Msg::Hello { pid1_uptime_ns, .. } => {
+                // Without a doorbell the first message is the first sign of PID 1.
+                self.mark(Stage::Pid1);
+                let pid1 = self.run.record().mark(Stage::Pid1).unwrap_or(0);
+                self.mark_at(Stage::KernelEntry, self.exec_ns + pid1.saturating_sub(*pid1_uptime_ns));
+                Some(Stage::Hello)
+            }
+            Msg::SchedEnabled { .. } => Some(Stage::SchedulerEnabled),
+            Msg::ScenarioStart { .. } => Some(Stage::ScenarioStart),
+            Msg::ScenarioEnd { .. } => Some(Stage::ScenarioEnd),
+            Msg::Bye { .. } => Some(Stage::Bye),
+            Msg::SchedOutput { text } => {
+                (self.listener)(Event::SchedulerOutput(text.clone()));
+                None
+            }
+            _ => None,
+        };
+        self.run.add(message);
+        if let Some(stage) = stage {
+            self.mark(stage);
+        }
+    }
+
+    fn mark(&mut self, stage: Stage) {
+        self.mark_at(stage, time::monotonic_ns());
+    }
+
+    /// The first mark of a stage stands.
+    fn mark_at(&mut self, stage: Stage, monotonic_ns: u64) {
+        if self.run.record().mark(stage).is_none() {
+            self.run.add(Msg::Mark { stage, at_ns: monotonic_ns.saturating_sub(self.exec_ns) });
+            (self.listener)(Event::Stage(stage.name()));
+        }
+    }
+
+    fn send(&mut self, message: &Msg) -> Result<()> {
+        if let Some(bytes) = self.session.send(message)? {
+            let mut line = File::from(self.machine.lines.com2.try_clone().context(|| "share the line to COM2")?);
+            line.write_all(&bytes).context(|| "write to the guest's COM2")?;
+        }
+        Ok(())
+    }
+}
+
+/// The process ended without a word.
+fn unexpected(end: End) -> VmEnd {
+    let how = match end {
+        End::Exited(code) => format!("exit code {code}"),
+        End::Signaled(signal) => format!("signal {signal}"),
+    };
+    VmEnd::MachineError { text: format!("the VM's process ended unexpectedly with {how}") }
+}
