@@ -45,6 +45,9 @@ const MAX_INTERP_BYTES: u64 = 4096;
 /// Reads `count` bytes at an offset; fewer than asked is an error.
 pub type ReadAt<'a> = &'a dyn Fn(u64, usize) -> io::Result<Vec<u8>>;
 
+/// Reads bytes inside the file; names what they are where they lie beyond its end.
+type Fetch<'a> = &'a dyn Fn(u64, u64, &str) -> Result<Vec<u8>, String>;
+
 /// What the loader reads of one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elf {
@@ -127,12 +130,7 @@ pub fn parse(read: ReadAt<'_>, file_bytes: u64) -> Result<Elf, String> {
     Ok(elf)
 }
 
-fn read_dynamic(
-    elf: &mut Elf,
-    tags: &[(u64, u64)],
-    segments: &[Segment],
-    fetch: &dyn Fn(u64, u64, &str) -> Result<Vec<u8>, String>,
-) -> Result<(), String> {
+fn read_dynamic(elf: &mut Elf, tags: &[(u64, u64)], segments: &[Segment], fetch: Fetch<'_>) -> Result<(), String> {
     let value = |wanted: u64| tags.iter().find(|(tag, _)| *tag == wanted).map(|(_, value)| *value);
     let (Some(address), Some(bytes)) = (value(DT_STRTAB), value(DT_STRSZ)) else {
         return Ok(());
