@@ -1,4 +1,19 @@
 //! The guest image: two archives that make one initramfs.
 //!
-//! Owns cpio, the closure of shared libraries, kernel modules and assembly; leaves running it to run/.
+//! Owns cpio, the closure of shared libraries, and assembly; leaves running it to run/.
 //! Invariant: the same inputs give the same bytes.
+
+pub mod assemble;
+pub mod closure;
+pub mod contents;
+pub mod cpio;
+pub mod elf;
+pub mod kconfig;
+pub mod ldcache;
+pub mod program;
+pub mod search;
+#[cfg(test)]
+mod tempdir;
+
+pub use assemble::{Entry, INIT, Image, ImageSpec, PLAN, SCHED_DIR, assemble, list, sched_guest_path};
+pub use contents::{BASE, END};
