@@ -2,3 +2,5 @@
 //!
 //! Owns processes, deadlines and the run directory; leaves judging to verdict/ and printing to report/.
 //! Invariant: whatever happens, no process and no file outlives a run unasked.
+
+pub mod probe;
