@@ -1,0 +1,178 @@
+//! What a command line asks for, as plain values.
+//!
+//! Owns the fields; leaves filling them to `describe`, and making them real to run/ and image/.
+//! Invariant: every value here has passed all checks that need no look at the machine.
+
+use super::flags::Cmd;
+use crate::proto::topology::Topology;
+use std::path::PathBuf;
+
+/// One command, ready to be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Run(Box<RunArgs>),
+    Doctor {
+        json: bool,
+    },
+    Image(Box<ImageArgs>),
+    List(ListWhat),
+    Completions(Shell),
+    Help(HelpOn),
+    Version,
+    /// Hidden: one VM, told what to do through this descriptor.
+    Vm {
+        fd: i32,
+    },
+    /// Hidden: the built-in scheduler of this name.
+    Probe {
+        name: String,
+    },
+}
+
+/// What help is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HelpOn {
+    /// The whole.
+    Top,
+    Command(Cmd),
+    /// A name of `topics::TOPICS`.
+    Topic(&'static str),
+    /// The man page.
+    Man,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListWhat {
+    Works,
+    Schedulers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// The scheduler under test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchedChoice {
+    /// A program of the host.
+    External(PathBuf),
+    /// One of ours, by the name after `builtin:`; whether it exists is for scx/ to say.
+    Builtin(String),
+}
+
+/// A file to pack: from the host's path to the guest's; none: the same absolute path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Include {
+    pub host: PathBuf,
+    pub guest: Option<PathBuf>,
+}
+
+/// What the image and the plan in it are made of: the same for a run and for `ktstr image`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestArgs {
+    pub sched: Option<SchedChoice>,
+    pub sched_args: Vec<String>,
+    pub kernel_config: Option<PathBuf>,
+    pub include: Vec<Include>,
+    /// As given; `workload::types::parse_work` reads it.
+    pub work: String,
+    /// Workers in each cgroup; none: as many as CPUs.
+    pub workers: Option<u32>,
+    pub cgroups: u32,
+    pub duration_ns: u64,
+    /// None: to be drawn.
+    pub seed: Option<u64>,
+    pub topology: Topology,
+}
+
+impl GuestArgs {
+    /// Workers in each cgroup, with the default applied.
+    pub fn workers_per_cgroup(&self) -> u32 {
+        self.workers.unwrap_or_else(|| self.topology.total_cpus())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// What kernel, image and CPUs need.
+    Auto,
+    Bytes(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccelChoice {
+    Auto,
+    Kvm,
+    Qemu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelChoice {
+    Auto,
+    Ring,
+    Serial,
+}
+
+/// What the verdict on a kernel is that does not boot to PID 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootFailure {
+    Fail,
+    Skip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JsonTarget {
+    Stdout,
+    File(PathBuf),
+}
+
+/// `ktstr run`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunArgs {
+    pub kernel: PathBuf,
+    pub guest: GuestArgs,
+    pub memory: Memory,
+    /// Appended to the kernel command line.
+    pub cmdline: String,
+    pub accel: AccelChoice,
+    pub channel: ChannelChoice,
+    /// Hard limit of the VM; none: to be computed.
+    pub timeout_ns: Option<u64>,
+    pub boot_failure: BootFailure,
+    pub json: Option<JsonTarget>,
+    pub run_dir: Option<PathBuf>,
+    pub keep: bool,
+    pub timings: bool,
+    pub quiet: bool,
+    pub dmesg: bool,
+    pub color: ColorChoice,
+}
+
+/// What `ktstr image` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageAction {
+    /// Write the image to this file, and list it too where `list` is set.
+    Write { output: PathBuf, list: bool },
+    /// List the image that would be written.
+    List,
+    /// List an archive that exists.
+    ListFile(PathBuf),
+}
+
+/// `ktstr image`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageArgs {
+    pub action: ImageAction,
+    pub kernel: Option<PathBuf>,
+    pub guest: GuestArgs,
+}

@@ -1,0 +1,57 @@
+//! `ktstr list works|schedulers`.
+//!
+//! Owns the layout; leaves the lists to workload/ and scx/, which pass them in.
+//! Invariant: the first word of each line is what the command line takes.
+
+use super::args::ListWhat;
+use super::{help, out};
+use crate::error::Result;
+
+/// One thing that can be named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The name to type.
+    pub name: String,
+    /// Its other names and parameters; may be empty.
+    pub detail: String,
+    /// What it is, in a sentence.
+    pub text: String,
+}
+
+/// Prints one of the lists.
+pub fn cmd_list(what: ListWhat, works: &[Listed], schedulers: &[Listed]) -> Result<()> {
+    out::print(&render(match what {
+        ListWhat::Works => works,
+        ListWhat::Schedulers => schedulers,
+    }))
+}
+
+fn render(entries: &[Listed]) -> String {
+    /// Blanks between the columns.
+    const GAP: usize = 2;
+    let widest = entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0) + GAP;
+    let mut text = String::new();
+    for Listed { name, detail, text: about } in entries {
+        let about = if detail.is_empty() { about.clone() } else { format!("{detail}: {about}") };
+        text.push_str(&format!("{name:widest$}{}\n", help::wrap(&about, widest, widest)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_first_and_texts_line_up() {
+        let entry = |name: &str, detail: &str, text: &str| Listed {
+            name: name.into(),
+            detail: detail.into(),
+            text: text.into(),
+        };
+        let text = render(&[entry("spin", "", "spins"), entry("ping-pong", "FutexPingPong", &"long ".repeat(30))]);
+        assert!(text.starts_with("spin       spins\nping-pong  FutexPingPong: long"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= help::WIDTH));
+        assert!(text.lines().skip(2).all(|line| line.starts_with("           long")));
+    }
+}

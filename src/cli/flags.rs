@@ -1,0 +1,531 @@
+//! The one table of commands and flags.
+//!
+//! Owns names, values, defaults and help lines; leaves reading an argument list to `parse`, meaning to `describe`,
+//! and layout to `help`, `man` and `completions`.
+//! Invariant: a flag that is not in this table does not exist, and no other file spells a help line.
+
+/// A command: the first word of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cmd {
+    /// Also the command where none is named.
+    Run,
+    Doctor,
+    Image,
+    List,
+    Completions,
+    Help,
+    /// One VM in one process; started by `run`, not by people.
+    Vm,
+    /// A built-in scheduler; started by PID 1 of the guest, not by people.
+    Probe,
+}
+
+/// What may follow a command besides flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    Nothing,
+    /// One word; the list is empty where any word will do.
+    Required(&'static str, &'static [&'static str]),
+    Optional(&'static str),
+}
+
+/// One command.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandSpec {
+    pub cmd: Cmd,
+    pub name: &'static str,
+    pub operand: Operand,
+    /// One line.
+    pub help: &'static str,
+    /// More, for `ktstr help COMMAND`.
+    pub about: &'static str,
+    pub hidden: bool,
+}
+
+/// The shells that completions are written for.
+pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
+/// What `ktstr list` lists.
+pub const LISTS: &[&str] = &["works", "schedulers"];
+
+pub const COMMANDS: &[CommandSpec] = &[
+    CommandSpec {
+        cmd: Cmd::Run,
+        name: "run",
+        operand: Operand::Nothing,
+        help: "boot a kernel, run a scheduler and a workload in it, give a verdict (default)",
+        about: "Boots the kernel in a VM, starts the scheduler under test in it, waits until the kernel says that it is \
+                enabled, lets groups of workers work, stops everything and judges what was measured. The word 'run' may \
+                be left out. What stands after -- is passed to the scheduler.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Doctor,
+        name: "doctor",
+        operand: Operand::Nothing,
+        help: "say what this host can do, with the remedy for what it cannot",
+        about: "Looks at KVM, QEMU, CPUs, memory, huge pages and cgroups, one line each. Exit code 0 where a run is \
+                possible on this host, 128 where it is not.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Image,
+        name: "image",
+        operand: Operand::Nothing,
+        help: "write or list the guest image (an initramfs) of a run, without running it",
+        about: "Makes the initramfs that a run with the same flags would boot, so that it can be looked at or booted by \
+                any other VMM. Without --output it is listed.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::List,
+        name: "list",
+        operand: Operand::Required("WHAT", LISTS),
+        help: "list the work types or the built-in schedulers",
+        about: "",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Completions,
+        name: "completions",
+        operand: Operand::Required("SHELL", SHELLS),
+        help: "write the completions for bash, zsh or fish",
+        about: "Writes a script to standard output. bash: source it from ~/.bashrc. zsh: save it as _ktstr in a directory \
+                of $fpath. fish: save it as ~/.config/fish/completions/ktstr.fish.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Help,
+        name: "help",
+        operand: Operand::Optional("TOPIC"),
+        help: "explain a command or a topic",
+        about: "Without a word: the same as --help.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Vm,
+        name: "__vm",
+        operand: Operand::Required("FD", &[]),
+        help: "",
+        about: "",
+        hidden: true,
+    },
+    CommandSpec {
+        cmd: Cmd::Probe,
+        name: "__probe",
+        operand: Operand::Required("NAME", &[]),
+        help: "",
+        about: "",
+        hidden: true,
+    },
+];
+
+/// Whether a flag takes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arity {
+    Switch,
+    Value(&'static str),
+    /// `--flag`, `--flag=VALUE` or `--flag VALUE` where the next word does not begin with a dash.
+    Optional(&'static str),
+}
+
+/// How flags are grouped in help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Subject,
+    Load,
+    Machine,
+    Result,
+    Image,
+    Other,
+}
+
+/// Help shows the groups in this order, under these headings.
+pub const GROUPS: &[(Group, &str)] = &[
+    (Group::Subject, "What is tested"),
+    (Group::Load, "Load"),
+    (Group::Machine, "Virtual machine"),
+    (Group::Image, "Image"),
+    (Group::Result, "Result"),
+    (Group::Other, "Other"),
+];
+
+/// What a shell offers as the value of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complete {
+    Nothing,
+    File,
+    Directory,
+}
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    pub long: &'static str,
+    pub short: Option<char>,
+    pub arity: Arity,
+    /// The text that is parsed where the flag is absent; empty where absence is its own meaning.
+    pub default: &'static str,
+    /// What absence means, for help, where `default` is empty.
+    pub absent: &'static str,
+    /// The only values; empty where others decide.
+    pub choices: &'static [&'static str],
+    pub group: Group,
+    pub commands: &'static [Cmd],
+    /// May be given several times.
+    pub repeat: bool,
+    /// Its value may begin with a dash.
+    pub dash: bool,
+    pub complete: Complete,
+    pub help: &'static str,
+    pub hidden: bool,
+}
+
+const RUN: &[Cmd] = &[Cmd::Run];
+const RUN_IMAGE: &[Cmd] = &[Cmd::Run, Cmd::Image];
+const IMAGE: &[Cmd] = &[Cmd::Image];
+const PUBLIC: &[Cmd] = &[Cmd::Run, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help];
+
+/// What a row of the table is where it does not say otherwise.
+const FLAG: Flag = Flag {
+    long: "",
+    short: None,
+    arity: Arity::Switch,
+    default: "",
+    absent: "",
+    choices: &[],
+    group: Group::Other,
+    commands: RUN,
+    repeat: false,
+    dash: false,
+    complete: Complete::Nothing,
+    help: "",
+    hidden: false,
+};
+
+const SUBJECT: Flag = Flag { group: Group::Subject, commands: RUN_IMAGE, ..FLAG };
+const LOAD: Flag = Flag { group: Group::Load, commands: RUN_IMAGE, ..FLAG };
+const MACHINE: Flag = Flag { group: Group::Machine, ..FLAG };
+const RESULT: Flag = Flag { group: Group::Result, ..FLAG };
+
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        long: "kernel",
+        short: Some('k'),
+        arity: Arity::Value("FILE"),
+        complete: Complete::File,
+        commands: RUN,
+        help: "the kernel to boot: bzImage or ELF vmlinux",
+        ..SUBJECT
+    },
+    Flag {
+        long: "sched",
+        short: Some('s'),
+        arity: Arity::Value("PATH|builtin:NAME"),
+        absent: "the kernel's own",
+        complete: Complete::File,
+        help: "the scheduler under test: a program, whose libraries are packed too, or a built-in one",
+        ..SUBJECT
+    },
+    Flag {
+        long: "sched-args",
+        arity: Arity::Value("ARGS"),
+        repeat: true,
+        dash: true,
+        help: "arguments for the scheduler, split at blanks as a shell does; or give them after --",
+        ..SUBJECT
+    },
+    Flag {
+        long: "kernel-config",
+        arity: Arity::Value("FILE"),
+        absent: "looked for beside the kernel",
+        complete: Complete::File,
+        help: "the kernel's configuration, which schedulers read in the guest as /boot/config-RELEASE",
+        ..SUBJECT
+    },
+    Flag {
+        long: "include",
+        arity: Arity::Value("HOST[:GUEST]"),
+        repeat: true,
+        complete: Complete::File,
+        help: "a file to pack into the guest as well, at an absolute path",
+        ..SUBJECT
+    },
+    Flag {
+        long: "work",
+        short: Some('w'),
+        arity: Arity::Value("NAME"),
+        default: "spin",
+        help: "what each worker does; `ktstr list works` lists them",
+        ..LOAD
+    },
+    Flag {
+        long: "workers",
+        arity: Arity::Value("N"),
+        absent: "as many as CPUs",
+        help: "workers in each cgroup",
+        ..LOAD
+    },
+    Flag {
+        long: "cgroups",
+        arity: Arity::Value("N"),
+        default: "2",
+        help: "cgroups of equal weight that compete for the CPUs",
+        ..LOAD
+    },
+    Flag {
+        long: "duration",
+        short: Some('d'),
+        arity: Arity::Value("TIME"),
+        default: "2s",
+        help: "how long the workers work: 500ms, 2s, 1m30s",
+        ..LOAD
+    },
+    Flag {
+        long: "seed",
+        arity: Arity::Value("N"),
+        absent: "drawn, and told",
+        help: "seed of every random choice",
+        ..LOAD
+    },
+    Flag {
+        long: "topo",
+        arity: Arity::Value("SPEC"),
+        default: "1n1l2c1t",
+        commands: RUN_IMAGE,
+        help: "CPUs of the guest: a count, or NUMA nodes n, LLCs l, cores per LLC c, threads per core t",
+        ..MACHINE
+    },
+    Flag {
+        long: "memory",
+        arity: Arity::Value("SIZE|auto"),
+        default: "auto",
+        help: "memory of the guest: 256M, 4GiB; auto: what kernel, image and CPUs need",
+        ..MACHINE
+    },
+    Flag {
+        long: "cmdline",
+        arity: Arity::Value("TEXT"),
+        repeat: true,
+        dash: true,
+        help: "text to append to the kernel command line",
+        ..MACHINE
+    },
+    Flag {
+        long: "accel",
+        arity: Arity::Value("NAME"),
+        default: "auto",
+        choices: &["auto", "kvm", "qemu"],
+        help: "what runs the guest: KVM, QEMU's emulation, or KVM where it works and else QEMU",
+        ..MACHINE
+    },
+    Flag {
+        long: "channel",
+        arity: Arity::Value("NAME"),
+        default: "auto",
+        choices: &["auto", "ring", "serial"],
+        help: "how results leave the guest: a ring in shared memory, the second serial port, or the first that works",
+        ..MACHINE
+    },
+    Flag {
+        long: "timeout",
+        arity: Arity::Value("TIME"),
+        absent: "the duration and a margin",
+        help: "hard limit for the whole VM; it is killed at this time",
+        ..MACHINE
+    },
+    Flag {
+        long: "boot-failure",
+        arity: Arity::Value("VERDICT"),
+        default: "skip",
+        choices: &["fail", "skip"],
+        help: "what a kernel is that does not boot: fail (exit 1) or skip (exit 125)",
+        ..RESULT
+    },
+    Flag {
+        long: "json",
+        arity: Arity::Value("FILE|-"),
+        complete: Complete::File,
+        help: "write the result as JSON; with - to standard output, and the summary to standard error",
+        ..RESULT
+    },
+    Flag {
+        long: "run-dir",
+        arity: Arity::Value("DIR"),
+        absent: "see Files below",
+        complete: Complete::Directory,
+        help: "where console, record and verdict of this run go; it is kept",
+        ..RESULT
+    },
+    Flag { long: "keep", help: "keep the run directory after a pass too", ..RESULT },
+    Flag { long: "timings", help: "print the time of each stage and the memory of the VMM", ..RESULT },
+    Flag { long: "quiet", short: Some('q'), help: "print the verdict line only", ..RESULT },
+    Flag { long: "dmesg", help: "show the guest's console while it runs", ..RESULT },
+    Flag {
+        long: "color",
+        arity: Arity::Value("WHEN"),
+        default: "auto",
+        choices: &["auto", "always", "never"],
+        help: "colour in the summary; auto: on a terminal, unless NO_COLOR is set",
+        ..RESULT
+    },
+    Flag { long: "json", commands: &[Cmd::Doctor], help: "print the facts as one JSON object", ..FLAG },
+    Flag {
+        long: "kernel",
+        short: Some('k'),
+        arity: Arity::Value("FILE"),
+        absent: "none",
+        commands: IMAGE,
+        complete: Complete::File,
+        help: "the kernel that the image is for, to find its configuration and modules",
+        ..SUBJECT
+    },
+    Flag {
+        long: "output",
+        short: Some('o'),
+        arity: Arity::Value("FILE"),
+        commands: IMAGE,
+        group: Group::Image,
+        complete: Complete::File,
+        help: "write the image to this file",
+        ..FLAG
+    },
+    Flag {
+        long: "list",
+        arity: Arity::Optional("FILE"),
+        commands: IMAGE,
+        group: Group::Image,
+        complete: Complete::File,
+        help: "list what is in the image, and why; with FILE, what is in that archive",
+        ..FLAG
+    },
+    Flag { long: "man", commands: &[Cmd::Help], help: "write the man page (roff) to standard output", ..FLAG },
+    Flag { long: "help", short: Some('h'), commands: PUBLIC, help: "explain, and leave", ..FLAG },
+    Flag {
+        long: "version",
+        short: Some('V'),
+        commands: PUBLIC,
+        help: "print version, build and target, and leave",
+        ..FLAG
+    },
+];
+
+impl Flag {
+    /// `--long`.
+    pub fn dashed(&self) -> String {
+        format!("--{}", self.long)
+    }
+    /// The name of its value, where it takes one.
+    pub fn value_name(&self) -> Option<&'static str> {
+        match self.arity {
+            Arity::Switch => None,
+            Arity::Value(name) | Arity::Optional(name) => Some(name),
+        }
+    }
+    /// As in help: `--list[=FILE]`, `--kernel FILE`, `--keep`; closed choices in place of the value's name.
+    pub fn usage(&self) -> String {
+        match self.arity {
+            Arity::Switch => self.dashed(),
+            Arity::Optional(name) => format!("--{}[={name}]", self.long),
+            Arity::Value(_) if !self.choices.is_empty() => format!("--{} {}", self.long, self.choices.join("|")),
+            Arity::Value(name) => format!("--{} {name}", self.long),
+        }
+    }
+    /// The help line with what absence means: `text (default: 2s)`.
+    pub fn help_with_default(&self) -> String {
+        match [self.default, self.absent].into_iter().find(|text| !text.is_empty()) {
+            Some(text) => format!("{} (default: {text})", self.help),
+            None => self.help.into(),
+        }
+    }
+}
+
+/// The command of this name, hidden ones too.
+pub fn command(name: &str) -> Option<&'static CommandSpec> {
+    COMMANDS.iter().find(|spec| spec.name == name)
+}
+
+/// The row of a command.
+pub fn spec(cmd: Cmd) -> &'static CommandSpec {
+    // COMMANDS has a row for each variant, which a test checks.
+    COMMANDS.iter().find(|spec| spec.cmd == cmd).unwrap_or(&COMMANDS[0])
+}
+
+/// The flags that a command takes, in the table's order.
+pub fn flags_of(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().filter(move |flag| flag.commands.contains(&cmd))
+}
+
+/// The flag of this name that the command takes.
+pub fn long(cmd: Cmd, name: &str) -> Option<&'static Flag> {
+    flags_of(cmd).find(|flag| flag.long == name)
+}
+
+/// The flag of this letter that the command takes.
+pub fn short(cmd: Cmd, letter: char) -> Option<&'static Flag> {
+    flags_of(cmd).find(|flag| flag.short == Some(letter))
+}
+
+/// The commands and flags that help, man page and completions show.
+pub fn shown_commands() -> impl Iterator<Item = &'static CommandSpec> {
+    COMMANDS.iter().filter(|spec| !spec.hidden)
+}
+pub fn shown_flags(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
+    flags_of(cmd).filter(|flag| !flag.hidden)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Cmd; 8] =
+        [Cmd::Run, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help, Cmd::Vm, Cmd::Probe];
+
+    #[test]
+    fn every_command_has_one_row() {
+        for cmd in ALL {
+            assert_eq!(COMMANDS.iter().filter(|spec| spec.cmd == cmd).count(), 1, "{cmd:?}");
+            assert_eq!(spec(cmd).cmd, cmd);
+        }
+        assert_eq!(COMMANDS.len(), ALL.len());
+    }
+
+    #[test]
+    fn names_and_letters_are_unique_within_a_command() {
+        for cmd in ALL {
+            let flags: Vec<_> = flags_of(cmd).collect();
+            for (index, flag) in flags.iter().enumerate() {
+                assert!(!flags[..index].iter().any(|other| other.long == flag.long), "{cmd:?}: --{}", flag.long);
+                assert!(
+                    flag.short.is_none() || !flags[..index].iter().any(|other| other.short == flag.short),
+                    "{cmd:?}: -{:?}",
+                    flag.short
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_is_complete() {
+        for flag in FLAGS {
+            assert!(flag.long.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", flag.long);
+            assert!(!flag.help.is_empty() && !flag.help.ends_with('.'), "--{}", flag.long);
+            assert!(!flag.commands.is_empty(), "--{}", flag.long);
+            assert!(flag.default.is_empty() || flag.absent.is_empty(), "--{} has two defaults", flag.long);
+            assert!(
+                flag.choices.is_empty() || flag.choices.contains(&flag.default),
+                "--{}: the default is no choice",
+                flag.long
+            );
+            assert!(flag.arity != Arity::Switch || flag.default.is_empty(), "--{}", flag.long);
+        }
+        for spec in shown_commands() {
+            assert!(!spec.help.is_empty() && !spec.help.ends_with('.'), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn hidden_commands_are_not_shown() {
+        assert!(shown_commands().all(|spec| !spec.name.starts_with('_')));
+        assert!(command("__vm").is_some());
+    }
+}

@@ -1,0 +1,67 @@
+//! Standard output and standard error of the commands.
+//!
+//! Owns writing text there and the form of an error message; leaves the text to the commands.
+//! Invariant: a reader that closed the pipe has seen enough, which is no error.
+
+use super::help;
+use crate::error::{Context, Error, Result};
+use std::io::{self, ErrorKind, Write};
+
+/// Writes text to standard output.
+pub fn print(text: &str) -> Result<()> {
+    write_all(&mut io::stdout().lock(), text).context(|| "write to standard output")
+}
+
+/// Shows an error on standard error. Where even that fails the exit code must do.
+pub fn show_error(error: &Error) {
+    let written = write_all(&mut io::stderr().lock(), &error_text(error));
+    drop(written);
+}
+
+/// `ktstr: error: message`, and the hint on a line of its own.
+pub fn error_text(error: &Error) -> String {
+    const HEAD: &str = "ktstr: error: ";
+    const HINT: &str = "  hint: ";
+    let mut text = format!("{HEAD}{}\n", help::wrap(error.message(), HEAD.len(), 2));
+    if let Some(hint) = error.hint_text() {
+        text.push_str(&format!("{HINT}{}\n", help::wrap(hint, HINT.len(), HINT.len())));
+    }
+    text
+}
+
+fn write_all(to: &mut impl Write, text: &str) -> io::Result<()> {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Refuses(ErrorKind);
+
+    impl Write for Refuses {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn closed_pipe_is_no_error_but_a_full_disk_is() {
+        assert!(write_all(&mut Refuses(ErrorKind::BrokenPipe), "x").is_ok());
+        assert!(write_all(&mut Refuses(ErrorKind::StorageFull), "x").is_err());
+    }
+
+    #[test]
+    fn error_is_one_paragraph_with_its_hint() {
+        let error = Error::usage("unknown flag '--kernl'").hint("did you mean --kernel?");
+        assert_eq!(error_text(&error), "ktstr: error: unknown flag '--kernl'\n  hint: did you mean --kernel?\n");
+        let long = error_text(&Error::host("word ".repeat(40)));
+        assert!(long.lines().count() > 2 && long.lines().all(|line| line.len() <= help::WIDTH));
+    }
+}

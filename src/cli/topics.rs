@@ -1,0 +1,169 @@
+//! The prose of help: what ktstr is, examples, exit codes, files, topics.
+//!
+//! Owns sentences that are no flag's; leaves their layout to `help` and `man`.
+//! Invariant: every line that is shown as it stands fits 80 columns.
+
+/// What ktstr is, in one paragraph.
+pub const WHAT: &str = "Boots a Linux kernel in a small VM, runs a scheduler and a workload in it, and answers with a \
+                        verdict. Without --sched the kernel's own scheduler is tested.";
+
+/// (what it shows, command line)
+pub const EXAMPLES: &[(&str, &str)] = &[
+    ("Test a sched_ext scheduler on a kernel of yours", "ktstr --kernel bzImage --sched ./scx_foo --work spin"),
+    (
+        "The same on 8 CPUs for 10 s, with arguments for the scheduler",
+        "ktstr -k bzImage -s ./scx_foo --topo 8 -d 10s -- --slice-us 500",
+    ),
+    ("No scheduler at hand: a built-in one", "ktstr -k bzImage -s builtin:fifo"),
+    ("The kernel's own scheduler under bursty load, as JSON too", "ktstr -k vmlinux -w bursty --json result.json"),
+    (
+        "Find the kernel commit that broke a scheduler",
+        "git bisect run sh -c 'make -j8 bzImage || exit 125;\n      ktstr -q -k arch/x86/boot/bzImage -s ./scx_foo'",
+    ),
+    ("Ask what this host can do", "ktstr doctor"),
+];
+
+/// (code, meaning). `git bisect run` takes 1 as bad, 125 as "skip this one", and stops above 127.
+pub const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "pass"),
+    (1, "fail: the scheduler, or the kernel under it, misbehaved"),
+    (125, "cannot be judged here: the kernel did not boot or lacks what the run needs, or the result is inconclusive"),
+    (128, "ktstr could not do its job: wrong command line, no usable KVM or QEMU, no memory, a fault of its own"),
+    (130, "interrupted"),
+];
+
+/// (place, what is there)
+pub const FILES: &[(&str, &str)] = &[
+    (
+        "~/.local/state/ktstr/runs/",
+        "one directory a run: console.log, record, verdict.json. It goes after a pass, unless --keep or --run-dir is \
+         given, and stays after anything else. XDG_STATE_HOME moves it.",
+    ),
+    ("~/.cache/ktstr/", "what can be made again: prepared kernels and images. XDG_CACHE_HOME moves it."),
+];
+
+/// A subject of `ktstr help` that is no command.
+#[derive(Clone, Copy, Debug)]
+pub struct Topic {
+    pub name: &'static str,
+    /// One line.
+    pub help: &'static str,
+    /// Shown as it stands.
+    pub text: &'static str,
+}
+
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        name: "bisect",
+        help: "how to find the commit that broke a scheduler",
+        text: "\
+ktstr's exit codes are made for `git bisect run`: 0 is good, 1 is bad, 125
+skips a commit that cannot be judged, and anything above 127 stops the search,
+because then ktstr, and not the commit, is at fault.
+
+In a kernel tree:
+
+  git bisect start BAD GOOD
+  git bisect run sh -c 'make -j8 bzImage || exit 125;
+      ktstr -q --kernel arch/x86/boot/bzImage --sched ./scx_foo'
+
+In the scheduler's tree, with one kernel:
+
+  git bisect run sh -c 'cargo build || exit 125;
+      ktstr -q --kernel ~/bzImage --sched target/debug/scx_foo'
+
+A kernel that does not boot is skipped. Where the boot itself is what broke,
+add --boot-failure fail. Where a fault shows only now and then, repeat:
+
+      for i in 1 2 3 4 5; do ktstr ... || exit; done
+
+A seed makes the choices of the load the same in every step: --seed 1.
+",
+    },
+    Topic {
+        name: "schedulers",
+        help: "what can be tested, and what the kernel must have for it",
+        text: "\
+--sched PATH        any executable that loads a sched_ext scheduler, static or
+                    dynamic. The libraries it needs are found as the dynamic
+                    linker finds them and are packed with it; one that is
+                    missing is an error before anything boots.
+--sched builtin:X   a scheduler inside ktstr, loaded without clang and libbpf;
+                    `ktstr list schedulers` lists them. They show that a kernel
+                    and ktstr's own checks work.
+no --sched          the kernel's own scheduler.
+
+The kernel needs CONFIG_SCHED_CLASS_EXT, CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and
+CONFIG_DEBUG_INFO_BTF for a scheduler of the first two kinds. Without them the
+exit code is 125, and the message names the option.
+
+Many scx schedulers read the kernel's configuration. It is looked for beside
+the kernel, or is given with --kernel-config FILE.
+
+A scheduler passes when it was enabled, stayed the same instance to the end,
+and let every worker run; see the checks in the result.
+",
+    },
+    Topic {
+        name: "topology",
+        help: "how the CPUs of the guest are described",
+        text: "\
+--topo N            N CPUs: one node, one LLC, one thread per core.
+--topo 1n2l4c2t     1 NUMA node, 2 last-level caches in all, 4 cores per LLC,
+                    2 threads per core: 16 CPUs.
+
+The nodes must divide the LLCs. More CPUs than the host has are possible;
+they then wait for each other on the host, and times become coarse.
+",
+    },
+    Topic {
+        name: "emulation",
+        help: "what changes where there is no hardware virtualization",
+        text: "\
+--accel auto tries KVM first, with a throwaway VM of a few instructions, and
+not only by looking at the CPU's flags. Where that fails, and
+qemu-system-x86_64 is installed, the same kernel and image run under QEMU's
+emulation. The first line of the result names it.
+
+Emulation is ten to fifty times slower, and its times say little about real
+ones. Checks whose thresholds it makes meaningless are not applied, and the
+result lists them. Whether a scheduler loads, survives, and lets every worker
+run is judged as ever.
+
+--accel kvm and --accel qemu insist on one of them.
+",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn every_exit_code_of_an_error_is_explained() {
+        for kind in [Kind::Usage, Kind::Host, Kind::CannotJudge, Kind::Interrupted, Kind::Internal] {
+            assert!(EXIT_CODES.iter().any(|(code, _)| *code == kind.exit_code()), "{kind:?}");
+        }
+        assert!(EXIT_CODES.is_sorted_by_key(|(code, _)| *code));
+    }
+
+    #[test]
+    fn topics_fit_80_columns_and_are_no_commands() {
+        for topic in TOPICS {
+            for line in topic.text.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", topic.name);
+            }
+            assert!(crate::cli::flags::command(topic.name).is_none(), "{}", topic.name);
+        }
+    }
+
+    #[test]
+    fn examples_are_command_lines_that_parse() {
+        for (what, line) in EXAMPLES.iter().filter(|(_, line)| line.starts_with("ktstr ")) {
+            let words = crate::cli::split::words(line).unwrap();
+            let parsed = crate::cli::parse::parse(words.into_iter().skip(1).map(Into::into));
+            assert!(parsed.is_ok(), "{what}: {:?}", parsed.err());
+        }
+    }
+}
