@@ -7,7 +7,9 @@ pub mod args;
 pub mod cmd_completions;
 pub mod cmd_doctor;
 pub mod cmd_help;
+pub mod cmd_image;
 pub mod cmd_list;
+pub mod cmd_run;
 pub mod completions;
 mod describe;
 pub mod flags;
@@ -15,5 +17,56 @@ pub mod help;
 pub mod man;
 pub mod out;
 pub mod parse;
+mod plan;
 pub mod split;
 pub mod topics;
+
+use crate::error::Result;
+use crate::scx::probe;
+use crate::vmm;
+use crate::workload::types;
+use args::Command;
+use cmd_list::Listed;
+use std::ffi::OsString;
+
+/// Carries out a command line; returns the exit code. `exec_ns` is CLOCK_MONOTONIC at exec.
+pub fn main(arguments: Vec<OsString>, exec_ns: u64) -> u8 {
+    let argv = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let done = parse::parse(arguments.into_iter().skip(1)).and_then(|command| carry_out(command, argv, exec_ns));
+    done.unwrap_or_else(|error| {
+        out::show_error(&error);
+        error.kind().exit_code()
+    })
+}
+
+fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
+    match command {
+        Command::Run(args) => cmd_run::cmd_run(&args, argv, exec_ns),
+        Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
+        Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),
+        Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers()).map(|()| 0),
+        Command::Completions(shell) => cmd_completions::cmd_completions(shell).map(|()| 0),
+        Command::Help(on) => cmd_help::cmd_help(&on).map(|()| 0),
+        Command::Version => cmd_help::cmd_version(crate::BUILD).map(|()| 0),
+        Command::Vm { fd } => Ok(vmm::process_main(fd)),
+        Command::Probe { name } => Ok(probe::main(&name)),
+    }
+}
+
+fn works() -> Vec<Listed> {
+    let listed = |info: &types::TypeInfo| Listed {
+        name: info.cli_name.into(),
+        detail: info.name.into(),
+        text: info.description.into(),
+    };
+    types::TYPES.iter().map(listed).collect()
+}
+
+fn schedulers() -> Vec<Listed> {
+    let listed = |probe: &probe::Probe| Listed {
+        name: format!("builtin:{}", probe.name),
+        detail: String::new(),
+        text: probe.description.into(),
+    };
+    probe::PROBES.iter().map(listed).collect()
+}

@@ -12,10 +12,14 @@ pub fn print(text: &str) -> Result<()> {
     write_all(&mut io::stdout().lock(), text).context(|| "write to standard output")
 }
 
+/// Writes text to standard error. Where that fails the exit code must do.
+pub fn print_error(text: &str) {
+    drop(write_all(&mut io::stderr().lock(), text));
+}
+
 /// Shows an error on standard error. Where even that fails the exit code must do.
 pub fn show_error(error: &Error) {
-    let written = write_all(&mut io::stderr().lock(), &error_text(error));
-    drop(written);
+    print_error(&error_text(error));
 }
 
 /// `ktstr: error: message`, and the hint on a line of its own.

@@ -3,9 +3,8 @@
 //! Owns the choice and its reason; leaves running to machine.rs.
 //! Invariant: the choice is made before the run, from a try, and always told.
 
+use super::probe;
 use crate::error::{Error, Result};
-use std::env;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 /// The emulator's program name.
@@ -72,9 +71,8 @@ fn no_qemu(asked: &str) -> Error {
 
 /// The emulator in PATH.
 pub fn find_qemu() -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(QEMU)).find(|path| {
-        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    })
+    let path = std::env::var_os("PATH")?;
+    probe::find_program(QEMU, std::env::split_paths(&path), &probe::is_executable)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use super::accel::{self, Accel, AccelChoice, AccelKind};
 use super::cmdline;
 use super::machine::{Machine, MachineSpec};
-use super::rundir::RunDir;
+use super::rundir::{Place, RunDir, VMM_LOG};
 use super::watch::{Limits, Watch};
 use crate::channel::host::HostSession;
 use crate::channel::ring::{REGION_BYTES, Ring};
@@ -52,8 +52,7 @@ pub struct Job {
     pub verbose_kernel: bool,
     /// Hard limit of the VM; none: computed from the plan.
     pub timeout_ns: Option<u64>,
-    /// The run's directory is made under this one.
-    pub run_parent: PathBuf,
+    pub run_place: Place,
     pub argv: Vec<String>,
     /// CLOCK_MONOTONIC at exec.
     pub exec_ns: u64,
@@ -78,7 +77,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     };
     let cmdline = cmdline::build(&words);
 
-    let mut run = RunDir::create(&job.run_parent)?;
+    let mut run = RunDir::create(&job.run_place)?;
     run.add(Msg::Host { info: host_info(job, &accel, &cmdline, memory_bytes) });
     run.add(Msg::Planned { plan: job.plan.clone() });
     image.notes.iter().for_each(|note| run.add(Msg::HostNote { text: note.clone() }));
@@ -113,7 +112,7 @@ fn run_vm(
     // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
     let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
-    let log = run.file("vmm.log")?;
+    let log = run.file(VMM_LOG)?;
     let spec = MachineSpec {
         accel,
         kernel: &job.kernel,
@@ -135,7 +134,7 @@ fn run_vm(
     let mut watch = Watch { machine: &mut machine, session: &mut session, run, listener, exec_ns: job.exec_ns };
     let end = watch.until_end(limits)?;
     if let VmEnd::MachineError { text } = &end {
-        let said = last_lines(&run.path().join("vmm.log"), 5);
+        let said = last_lines(&run.path().join(VMM_LOG), 5);
         if !said.is_empty() {
             run.add(Msg::HostNote { text: format!("{text}; it printed: {said}") });
         }

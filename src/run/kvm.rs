@@ -8,7 +8,7 @@ use crate::channel::DOORBELL_PORT;
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame::{self, FrameError};
-use crate::sys::fd;
+use crate::sys::{fd, process};
 use crate::sys::spawn::{Spawn, number};
 use crate::vmm::config::{VmConfig, VmEvent};
 use std::io::Write;
@@ -20,6 +20,7 @@ pub const VM_COMMAND: &str = "__vm";
 /// Starts the process; returns its id.
 pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
     let config = VmConfig {
+        parent_pid: process::id(),
         topology: spec.topology,
         memory_bytes: spec.memory_bytes,
         kernel_path: spec.kernel.display().to_string(),
@@ -77,9 +78,12 @@ impl Events {
             events.push(match event {
                 VmEvent::FirstInstruction { monotonic_ns } => MachineEvent::FirstInstruction { monotonic_ns },
                 VmEvent::Ended { end, exits } => MachineEvent::Ended { end, exits },
-                VmEvent::Failed { text, hint } => {
+                VmEvent::Failed { text, hint, .. } => {
                     let error = Error::host(text);
-                    return Err(if hint.is_empty() { error } else { error.hint(hint) });
+                    return Err(match hint {
+                        Some(hint) => error.hint(hint),
+                        None => error,
+                    });
                 }
             });
         }
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn failed_set_up_becomes_the_run_error_with_its_hint() {
-        let failed = VmEvent::Failed { text: "cannot create a VM".into(), hint: "do this".into() };
+        let failed = VmEvent::Failed { text: "cannot create a VM".into(), hint: Some("do this".into()), errno: None };
         let error = Events::default().feed(&frame::encode(0, &failed.to_bytes())).unwrap_err();
         assert_eq!(error.to_string(), "cannot create a VM (do this)");
     }

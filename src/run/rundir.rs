@@ -3,7 +3,7 @@
 //! Owns the directory's life: made at the start, kept or removed at the end; leaves what is in the record to proto/record.
 //! Invariant: a run that is killed leaves a record that can be read up to the kill; a full disk is told once and never stops a run.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame;
 use crate::proto::message::Msg;
@@ -14,6 +14,57 @@ use std::path::{Path, PathBuf};
 
 /// Console bytes kept in console.log.
 const CONSOLE_FILE_CAP_BYTES: usize = 16 << 20;
+
+/// The files of a run.
+pub const RECORD: &str = "record";
+pub const CONSOLE: &str = "console.log";
+pub const VMM_LOG: &str = "vmm.log";
+pub const VERDICT: &str = "verdict.json";
+pub const SUMMARY: &str = "summary.txt";
+const OUR_FILES: [&str; 5] = [RECORD, CONSOLE, VMM_LOG, VERDICT, SUMMARY];
+
+/// Where a run's directory is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This one. It may hold an earlier run of ours, which is overwritten, and nothing else.
+    Named(PathBuf),
+    /// A fresh one under this.
+    FreshIn(PathBuf),
+}
+
+fn with_hint(error: Error) -> Error {
+    error.with_kind(Kind::Usage).hint("name a writable directory with --run-dir")
+}
+
+fn take_named(path: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(path).context(|| format!("make the run directory {}", path.display())).map_err(with_hint)?;
+    let entries = fs::read_dir(path).context(|| format!("read the run directory {}", path.display()))?;
+    for entry in entries {
+        let entry = entry.context(|| format!("read the run directory {}", path.display()))?;
+        if !OUR_FILES.iter().any(|name| entry.file_name() == *name) {
+            let (dir, other) = (path.display(), entry.file_name());
+            return Err(Error::usage(format!("the run directory {dir} holds {other:?}, which is no file of a run"))
+                .hint("name a new or empty directory"));
+        }
+        fs::remove_file(entry.path()).context(|| format!("remove {} of an earlier run", entry.path().display())).map_err(with_hint)?;
+    }
+    Ok(path.to_owned())
+}
+
+fn make_fresh(parent: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(parent).context(|| format!("make {}, where runs are kept", parent.display())).map_err(with_hint)?;
+    let stamp = crate::sys::time::unix_s();
+    (0..1000)
+        .map(|attempt| parent.join(format!("{stamp}-{}-{attempt}", crate::sys::process::id())))
+        .find_map(|path| match fs::create_dir(&path) {
+            Ok(()) => Some(Ok(path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+            Err(error) => Some(Err(error)),
+        })
+        .unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::AlreadyExists)))
+        .context(|| format!("make a run directory under {}", parent.display()))
+        .map_err(with_hint)
+}
 
 /// The open directory, and the record as it grows.
 #[derive(Debug)]
@@ -28,27 +79,19 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes a fresh directory under `parent` (made too where it is missing).
-    pub fn create(parent: &Path) -> Result<Self> {
-        fs::create_dir_all(parent).context(|| format!("make the run directory's parent {}", parent.display()))?;
-        let stamp = crate::sys::time::unix_s();
-        let path = (0..1000)
-            .map(|attempt| parent.join(format!("run-{stamp}-{}-{attempt}", crate::sys::process::id())))
-            .find_map(|path| match fs::create_dir(&path) {
-                Ok(()) => Some(Ok(path)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
-                Err(error) => Some(Err(error)),
-            })
-            .unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::AlreadyExists)))
-            .context(|| format!("make a run directory under {}", parent.display()))
-            .map_err(|error| error.hint("name a writable directory with --run-dir"))?;
+    /// Makes the directory: `named` itself, or a fresh one in the place where runs are kept.
+    pub fn create(place: &Place) -> Result<Self> {
+        let path = match place {
+            Place::Named(path) => take_named(path)?,
+            Place::FreshIn(parent) => make_fresh(parent)?,
+        };
         let open = |name: &str| {
             let file = path.join(name);
-            File::create(&file).context(|| format!("create {}", file.display()))
+            File::create(&file).context(|| format!("create {}", file.display())).map_err(with_hint)
         };
-        let mut record_file = open("record")?;
-        record_file.write_all(FILE_MAGIC).context(|| format!("write {}/record", path.display()))?;
-        let console_file = open("console.log")?;
+        let mut record_file = open(RECORD)?;
+        record_file.write_all(FILE_MAGIC).context(|| format!("write {}/{RECORD}", path.display()))?;
+        let console_file = open(CONSOLE)?;
         let record = Record::default();
         Ok(Self { path, record_file, console_file, console_bytes: 0, sequence: 0, record, failed: None })
     }
@@ -71,7 +114,7 @@ impl RunDir {
         let bytes = frame::encode(self.sequence, &message.to_bytes());
         self.sequence = self.sequence.wrapping_add(1);
         let written = self.record_file.write_all(&bytes);
-        self.note_failure("record", written);
+        self.note_failure(RECORD, written);
         self.record.apply(message);
     }
 
@@ -85,7 +128,7 @@ impl RunDir {
             written = written.and_then(|()| self.console_file.write_all(cut.as_bytes()));
         }
         self.console_bytes = self.console_bytes.saturating_add(bytes.len());
-        self.note_failure("console.log", written);
+        self.note_failure(CONSOLE, written);
         // The record's own cap is smaller; beyond it a frame would only fill the disk.
         if self.console_bytes - bytes.len() < crate::proto::record::CONSOLE_CAP_BYTES {
             self.add(Msg::Console { text: String::from_utf8_lossy(bytes).into_owned() });
@@ -114,7 +157,7 @@ impl RunDir {
 
 /// Reads the record of a stored run, given its directory or the record itself.
 pub fn load(path: &Path) -> Result<(Record, bool)> {
-    let file = if path.is_dir() { path.join("record") } else { path.to_owned() };
+    let file = if path.is_dir() { path.join(RECORD) } else { path.to_owned() };
     let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
     Record::from_file_bytes(&bytes).map_err(|error| Error::usage(format!("{} is no usable record: {error}", file.display())))
 }
@@ -126,11 +169,14 @@ mod tests {
     fn parent(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("ktstr-rundir-{name}-{}", std::process::id()))
     }
+    fn fresh(parent: &Path) -> Result<RunDir> {
+        RunDir::create(&Place::FreshIn(parent.to_owned()))
+    }
 
     #[test]
     fn record_on_disk_is_the_record_in_memory() {
         let parent = parent("same");
-        let mut run = RunDir::create(&parent).unwrap();
+        let mut run = fresh(&parent).unwrap();
         run.add(Msg::Note { text: "one".into() });
         run.add_console(b"Linux version\n");
         assert_eq!(load(run.path()).unwrap(), (run.record().clone(), true));
@@ -144,7 +190,7 @@ mod tests {
     #[test]
     fn console_flood_is_capped_on_disk_and_in_the_record() {
         let parent = parent("flood");
-        let mut run = RunDir::create(&parent).unwrap();
+        let mut run = fresh(&parent).unwrap();
         let chunk = vec![b'x'; 1 << 20];
         (0..20).for_each(|_| run.add_console(&chunk));
         assert!(fs::metadata(run.path().join("console.log")).unwrap().len() < CONSOLE_FILE_CAP_BYTES as u64 + 100);
@@ -154,15 +200,27 @@ mod tests {
 
     #[test]
     fn unwritable_parent_is_an_error_with_a_hint() {
-        let error = RunDir::create(Path::new("/proc/nowhere")).unwrap_err();
+        let error = fresh(Path::new("/proc/nowhere")).unwrap_err();
         assert!(error.to_string().contains("/proc/nowhere"), "{error}");
         assert!(load(Path::new("/etc/passwd")).unwrap_err().to_string().contains("no usable record"));
     }
 
     #[test]
+    fn named_directory_takes_an_earlier_run_but_nothing_else() {
+        let parent = parent("named");
+        let named = || RunDir::create(&Place::Named(parent.clone()));
+        named().unwrap().add_console(b"old");
+        assert_eq!(fs::read(named().unwrap().path().join(CONSOLE)).unwrap(), b"");
+        fs::write(parent.join("precious"), "x").unwrap();
+        assert!(named().unwrap_err().to_string().contains("precious"));
+        assert!(parent.join("precious").exists());
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
     fn two_runs_never_share_a_directory() {
         let parent = parent("two");
-        let (a, b) = (RunDir::create(&parent).unwrap(), RunDir::create(&parent).unwrap());
+        let (a, b) = (fresh(&parent).unwrap(), fresh(&parent).unwrap());
         assert_ne!(a.path(), b.path());
         fs::remove_dir_all(parent).unwrap();
     }

@@ -1,0 +1,97 @@
+//! `ktstr image`: writes and lists the guest image.
+//!
+//! Owns the listing's layout; leaves making the image to image/.
+//! Invariant: what is written is byte for byte what a run with the same flags would boot.
+
+use super::args::{ImageAction, ImageArgs};
+use super::{out, plan};
+use crate::error::{Context, Result};
+use crate::image::{self, Entry, Image, ImageSpec};
+use crate::proto::codec::Wire;
+use crate::sys::mmap::Mapping;
+use crate::units;
+use crate::vmm::kernel::KernelImage;
+use std::fs::{self, File};
+use std::io::{self, Seek};
+use std::path::{Path, PathBuf};
+
+pub fn cmd_image(args: &ImageArgs) -> Result<()> {
+    match &args.action {
+        ImageAction::ListFile(path) => {
+            let bytes = fs::read(path).context(|| format!("read {}", path.display()))?;
+            out::print(&listing(&image::list(&bytes)?))
+        }
+        ImageAction::List => {
+            let image = make(args)?;
+            out::print(&listing(&described(&image)?))
+        }
+        ImageAction::Write { output, list } => {
+            let mut image = make(args)?;
+            write(&mut image, output)?;
+            if *list {
+                out::print(&listing(&described(&image)?))?;
+            }
+            image.notes.iter().for_each(|note| out::print_error(&format!("ktstr: {note}\n")));
+            out::print(&format!("{}: {}\n", output.display(), units::size(image.bytes)))
+        }
+    }
+}
+
+fn make(args: &ImageArgs) -> Result<Image> {
+    let (plan, sched) = plan::make(&args.guest)?;
+    let release = match &args.kernel {
+        Some(path) => KernelImage::open(path)?.release().map(str::to_owned),
+        None => None,
+    };
+    let includes = args.guest.include.iter().map(|include| {
+        let guest = include.guest.as_ref().unwrap_or(&include.host);
+        (include.host.clone(), guest.display().to_string())
+    });
+    image::assemble(&ImageSpec {
+        init: PathBuf::from("/proc/self/exe"),
+        plan: plan.to_bytes(),
+        sched,
+        kernel: args.kernel.clone().unwrap_or_default(),
+        release,
+        kernel_config: args.guest.kernel_config.clone(),
+        includes: includes.collect(),
+    })
+}
+
+/// The entries as they are in the archive, each with its reason where this run put it there.
+fn described(image: &Image) -> Result<Vec<Entry>> {
+    let bytes = Mapping::read_only(&image.file, image.bytes as usize).context(|| "map the image")?;
+    let mut entries = image::list(bytes.bytes())?;
+    for entry in &mut entries {
+        if let Some(known) = image.entries.iter().find(|known| known.path == entry.path) {
+            entry.why.clone_from(&known.why);
+        }
+    }
+    Ok(entries)
+}
+
+fn write(image: &mut Image, output: &Path) -> Result<()> {
+    image.file.rewind().context(|| "rewind the image")?;
+    let attempt = || format!("write the image to {}", output.display());
+    let mut file = File::create(output).context(attempt)?;
+    match io::copy(&mut image.file, &mut file) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // Half an image is worse than none.
+            fs::remove_file(output).context(|| format!("remove the half-written {}", output.display()))?;
+            Err(error).context(attempt)
+        }
+    }
+}
+
+/// Mode, size, path and reason of each entry.
+fn listing(entries: &[Entry]) -> String {
+    entries
+        .iter()
+        .map(|entry| format!("{:06o} {:>10} {}{}\n", entry.mode, entry.bytes, entry.path, reason(&entry.why)))
+        .collect()
+}
+
+fn reason(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!("  ({why})") }
+}

@@ -1,0 +1,87 @@
+//! From the values of the command line to the plan of a run.
+//!
+//! Owns filling in defaults that need the work type or the image; leaves carrying the plan out to guest/.
+//! Invariant: what the workload engine would refuse is refused here, before anything is started.
+
+use super::args::{GuestArgs, SchedChoice};
+use crate::error::{Context, Error, Result};
+use crate::image;
+use crate::proto::plan::{GroupSpec, PROTOCOL, Plan, SchedPolicy, SchedSpec, WorkSpec};
+use crate::scx::probe;
+use crate::units::{NS_PER_MS, NS_PER_SEC};
+use crate::workload::config::validate_spec;
+use crate::workload::types::parse_work;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// From exec of the scheduler to `enabled`: real schedulers compile and verify their programs, which took up to 10 s
+/// under emulation.
+const ENABLE_TIMEOUT_NS: u64 = 60 * NS_PER_SEC;
+/// From SIGINT to `disabled`.
+const STOP_TIMEOUT_NS: u64 = 10 * NS_PER_SEC;
+/// Between the scheduler's enabling and the workers' start, so that its start-up work is not measured.
+const SETTLE_NS: u64 = 200 * NS_PER_MS;
+/// Built-in schedulers are this binary again, under its name in the guest.
+const GUEST_SELF: &str = "/init";
+
+/// The plan, and the scheduler's program where one is to be packed.
+pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
+    let work = parse_work(&args.work).map_err(|error| Error::usage(format!("--work: {error}")))?;
+    let group_size = work.worker_group_size();
+    // The default is as many as CPUs, but whole groups of a work type that needs partners.
+    let workers = args.workers.unwrap_or_else(|| args.topology.total_cpus().next_multiple_of(group_size));
+    let spec = WorkSpec { work, workers, policy: SchedPolicy::Normal, nice: 0, affinity: None };
+    validate_spec(&spec).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
+    let groups = (0..args.cgroups)
+        .map(|index| GroupSpec { name: format!("g{index}"), cpuset: None, works: vec![spec.clone()] })
+        .collect();
+    let (sched, program) = match &args.sched {
+        None => (None, None),
+        Some(SchedChoice::Builtin(name)) => (Some(builtin(name, &args.sched_args)?), None),
+        Some(SchedChoice::External(path)) => (Some(external(path, &args.sched_args)?), Some(path.clone())),
+    };
+    let plan = Plan {
+        protocol: PROTOCOL,
+        build: crate::BUILD.into(),
+        seed: args.seed.map_or_else(draw_seed, Ok)?,
+        topology: args.topology,
+        sched,
+        groups,
+        duration_ns: args.duration_ns,
+        settle_ns: SETTLE_NS,
+        modules: Vec::new(),
+    };
+    Ok((plan, program))
+}
+
+fn sched_spec(name: String, argv: Vec<String>) -> SchedSpec {
+    SchedSpec { name, argv, enable_timeout_ns: ENABLE_TIMEOUT_NS, stop_timeout_ns: STOP_TIMEOUT_NS }
+}
+
+fn builtin(name: &str, arguments: &[String]) -> Result<SchedSpec> {
+    if probe::find(name).is_none() {
+        let known = || probe::PROBES.iter().map(|probe| probe.name);
+        let hint = match crate::units::nearest(name, known()) {
+            Some(near) => format!("did you mean builtin:{near}?"),
+            None => format!("there are {}", known().map(|name| format!("builtin:{name}")).collect::<Vec<_>>().join(", ")),
+        };
+        return Err(Error::usage(format!("there is no built-in scheduler '{name}'")).hint(hint));
+    }
+    if let Some(first) = arguments.first() {
+        return Err(Error::usage(format!("built-in schedulers take no arguments, yet --sched-args gives '{first}'")));
+    }
+    Ok(sched_spec(format!("builtin:{name}"), probe::argv(GUEST_SELF, name)))
+}
+
+fn external(path: &Path, arguments: &[String]) -> Result<SchedSpec> {
+    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let argv = std::iter::once(image::sched_guest_path(path)?).chain(arguments.iter().cloned()).collect();
+    Ok(sched_spec(name, argv))
+}
+
+fn draw_seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context(|| "draw a seed from /dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
