@@ -3,7 +3,7 @@
 //! Owns what goes where in the guest and why; leaves finding it to closure.rs and program.rs, the writing to contents.rs.
 //! Invariant: what the guest could not use is refused here, before anything boots.
 
-use super::closure::{Closure, normalize, read_elf};
+use super::closure::{Closure, hidden_in_guest, normalize, read_elf};
 use super::contents::{Contents, END, Source, write};
 use super::search::{Search, musl_path_file};
 use super::{cpio, kconfig, ldcache, program};
@@ -249,6 +249,10 @@ fn guest_path(guest: &str) -> Result<String> {
     if !guest.starts_with('/') || path == "/" || guest.contains('\0') {
         return Err(Error::usage(format!("'{guest}' is not an absolute path for a file in the guest")));
     }
+    if hidden_in_guest(&path) {
+        let message = format!("{path} in the guest would be hidden: PID 1 mounts a file system over it");
+        return Err(Error::usage(message).hint("choose a path such as /data/NAME"));
+    }
     if path == END {
         return Err(Error::usage(format!("{END} in the guest is ktstr's own")));
     }
@@ -369,6 +373,7 @@ mod tests {
             (data.clone(), "/..", "is not an absolute path"),
             (data.clone(), END, "is ktstr's own"),
             (data.clone(), INIT, "two files for /init in the guest"),
+            (data.clone(), "/tmp/x", "would be hidden"),
             (data.clone(), "/tmp", "both a directory and something else"),
             (data.clone(), "/etc/passwd/x", "which is no directory"),
             (dir.path().join("nothing"), "/x", "no such file or directory"),

@@ -1,7 +1,8 @@
 //! Everything a dynamic program needs to be started in the guest: its loader and, one after another, its libraries.
 //!
 //! Owns the walk over DT_NEEDED and the error that names the chain; leaves the places to search.rs, the format to elf.rs.
-//! Invariant: a library keeps the path it was found under, as the loader would have found it; a missing one is an error.
+//! Invariant: the guest's loader finds every library, under the path it has on the host wherever that can be; a missing one
+//! is an error.
 
 use super::elf::{self, Elf};
 use super::search::{Requirer, Search};
@@ -14,7 +15,17 @@ use std::path::{Path, PathBuf};
 /// musl's loader is its own C library and answers to these names (musl, ldso/dynlink.c).
 const MUSL_OWN_NAMES: [&str; 7] = ["libc.", "libpthread.", "librt.", "libm.", "libdl.", "libutil.", "libxnet."];
 
-/// A file that must be in the guest under the same path as on the host.
+/// PID 1 mounts file systems of its own here, which hide what an image put below.
+const MOUNT_POINTS: [&str; 5] = ["/dev", "/proc", "/sys", "/tmp", "/run"];
+/// Libraries from below a mount point go below this; the guest's ld.so.cache tells the loader.
+const MOVED_DIR: &str = "/ktstr/lib";
+
+/// Whether a file at this path of the image could not be seen once PID 1 has mounted its file systems.
+pub fn hidden_in_guest(path: &str) -> bool {
+    MOUNT_POINTS.iter().any(|point| path.strip_prefix(point).is_some_and(|rest| rest.starts_with('/')))
+}
+
+/// A file that must be in the guest, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needed {
     pub path: String,
@@ -66,6 +77,11 @@ impl Closure {
         if let Err(why) = read_elf(&loader_host) {
             return Err(Error::usage(format!("{name} needs the loader {loader}, which {why}")));
         }
+        if hidden_in_guest(&loader) {
+            return Err(Error::usage(format!(
+                "{name} needs the loader {loader}, which PID 1's mounts would hide in the guest"
+            )));
+        }
         let musl = file_name(Path::new(&loader)).starts_with("ld-musl-");
         self.need(&loader, loader_host, format!("loader of {name}"));
 
@@ -81,12 +97,14 @@ impl Closure {
                     continue;
                 }
                 let (path, host, elf) = find(search, &objects, index, &wanted, musl)?;
-                self.need(&path, host, format!("library, {}", chain(&objects, index)));
-                let origin = path.rsplit_once('/').map_or("", |(dir, _)| dir).to_string();
-                if musl && !self.musl_dirs.contains(&origin) {
-                    self.musl_dirs.push(origin.clone());
+                let guest = if hidden_in_guest(&path) { format!("{MOVED_DIR}{path}") } else { path.clone() };
+                self.need(&guest, host, format!("library, {}", chain(&objects, index)));
+                let guest_dir = dir_of(&guest);
+                if musl && !self.musl_dirs.contains(&guest_dir) {
+                    self.musl_dirs.push(guest_dir);
                 }
-                loaded.insert(wanted.clone(), path);
+                loaded.insert(wanted.clone(), guest);
+                let origin = dir_of(&path);
                 queue.push_back(objects.len());
                 objects.push(Object { name: wanted, elf, origin, parent: Some(index) });
             }
@@ -152,6 +170,10 @@ fn via(objects: &[Object], index: usize) -> String {
 fn chain(objects: &[Object], index: usize) -> String {
     let program = &objects[0].name;
     if index == 0 { format!("needed by {program}") } else { format!("needed by {} <- {program}", via(objects, index)) }
+}
+
+fn dir_of(path: &str) -> String {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir).to_string()
 }
 
 fn file_name(path: &Path) -> String {
@@ -244,6 +266,20 @@ mod tests {
         let runpath = Elf { runpath: vec!["/opt".into()], ..program(&["liba.so"]) };
         let error = Closure::default().add(&search, Path::new("/p"), &runpath).unwrap_err();
         assert!(error.message().starts_with("p needs libb.so (via liba.so)"), "{error}");
+    }
+
+    #[test]
+    fn library_below_a_mount_point_is_moved_and_its_origin_is_not() {
+        let (dir, search) = host("closure-moved");
+        let origin = |needed: &str| Elf { runpath: vec!["$ORIGIN".into()], ..library(&[needed]) };
+        dir.write("tmp/build/liba.so", &build(&origin("libb.so")));
+        dir.write("tmp/build/libb.so", &build(&library(&[])));
+        let app = Elf { runpath: vec!["/tmp/build".into()], ..program(&["liba.so"]) };
+        let mut closure = Closure::default();
+        closure.add(&search, Path::new("/p"), &app).unwrap();
+        assert_eq!(closure.sonames["libb.so"], "/ktstr/lib/tmp/build/libb.so");
+        assert!(closure.files.contains_key("/ktstr/lib/tmp/build/liba.so"));
+        assert!(!hidden_in_guest("/tmpfiles/x") && hidden_in_guest("/run/x"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns telling programs from everything else, and `#!` lines; leaves libraries to closure.rs.
 //! Invariant: what the guest's kernel could not start is refused here, with the reason.
 
-use super::closure::{Closure, Needed, normalize, read_elf};
+use super::closure::{Closure, Needed, hidden_in_guest, normalize, read_elf};
 use super::elf::{self, Elf};
 use super::search::Search;
 use crate::error::{Context, Error, Kind, Result};
@@ -61,6 +61,11 @@ fn add_at_depth(
         if !program.is_file() {
             let error = Error::usage(format!("{shown} is a script for {path}, which does not exist"));
             return Err(error.hint("install the interpreter, or mend the first line of the script"));
+        }
+        if hidden_in_guest(&normalize(&path)) {
+            return Err(Error::usage(format!(
+                "{shown} is a script for {path}, which PID 1's mounts would hide in the guest"
+            )));
         }
         let why = format!("interpreter of {}", host.display());
         let needed = Needed { path: normalize(&path), host: program.clone(), why };
