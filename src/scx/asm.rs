@@ -175,24 +175,24 @@ mod tests {
     // The expected bytes are those that llvm-mc -triple=bpfel -show-encoding prints for the instruction named.
     #[test]
     fn moves_and_loads_have_their_golden_encoding() {
-        assert_eq!(one(|a| drop(a.mov_imm(R0, -1))), [[0xb7, 0x00, 0, 0, 0xff, 0xff, 0xff, 0xff]]); // r0 = -1
-        assert_eq!(one(|a| drop(a.mov(R6, R1))), [[0xbf, 0x16, 0, 0, 0, 0, 0, 0]]); // r6 = r1
-        assert_eq!(one(|a| drop(a.load(Width::Double, R1, R6, 8))), [[0x79, 0x61, 8, 0, 0, 0, 0, 0]]);
-        assert_eq!(one(|a| drop(a.load(Width::Word, R2, R7, 2808))), [[0x61, 0x72, 0xf8, 0x0a, 0, 0, 0, 0]]);
-        assert_eq!(one(|a| drop(a.load(Width::Byte, R3, R7, -2))), [[0x71, 0x73, 0xfe, 0xff, 0, 0, 0, 0]]);
-        assert_eq!(one(|a| drop(a.load(Width::Half, R3, R7, 0))), [[0x69, 0x73, 0, 0, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.mov_imm(R0, -1)), [[0xb7, 0x00, 0, 0, 0xff, 0xff, 0xff, 0xff]]); // r0 = -1
+        assert_eq!(one(|a| _ = a.mov(R6, R1)), [[0xbf, 0x16, 0, 0, 0, 0, 0, 0]]); // r6 = r1
+        assert_eq!(one(|a| _ = a.load(Width::Double, R1, R6, 8)), [[0x79, 0x61, 8, 0, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.load(Width::Word, R2, R7, 2808)), [[0x61, 0x72, 0xf8, 0x0a, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.load(Width::Byte, R3, R7, -2)), [[0x71, 0x73, 0xfe, 0xff, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.load(Width::Half, R3, R7, 0)), [[0x69, 0x73, 0, 0, 0, 0, 0, 0]]);
         assert_eq!(
-            one(|a| drop(a.load_imm64(R2, 0x8000_0000_0000_0001))),
+            one(|a| _ = a.load_imm64(R2, 0x8000_0000_0000_0001)),
             [[0x18, 0x02, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0x80]]
         );
-        assert_eq!(one(|a| drop(a.map_value(R1, 7))), [[0x18, 0x21, 0, 0, 7, 0, 0, 0], [0; 8]]);
+        assert_eq!(one(|a| _ = a.map_value(R1, 7)), [[0x18, 0x21, 0, 0, 7, 0, 0, 0], [0; 8]]);
     }
 
     #[test]
     fn calls_atomics_and_exit_have_their_golden_encoding() {
-        assert_eq!(one(|a| drop(a.call_kfunc(103_516))), [[0x85, 0x20, 0, 0, 0x5c, 0x94, 0x01, 0]]);
-        assert_eq!(one(|a| drop(a.compare_exchange(R1, R2))), [[0xdb, 0x21, 0, 0, 0xf1, 0, 0, 0]]);
-        assert_eq!(one(|a| drop(a.exit())), [[0x95, 0, 0, 0, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.call_kfunc(103_516)), [[0x85, 0x20, 0, 0, 0x5c, 0x94, 0x01, 0]]);
+        assert_eq!(one(|a| _ = a.compare_exchange(R1, R2)), [[0xdb, 0x21, 0, 0, 0xf1, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.exit()), [[0x95, 0, 0, 0, 0, 0, 0, 0]]);
     }
 
     #[test]

@@ -5,5 +5,11 @@
 
 pub mod asm;
 pub mod btf;
+pub mod exec_error;
+pub mod parse;
 pub mod probe;
+pub mod start;
 pub mod state;
+pub mod stop;
+pub mod support;
+pub mod watch;

@@ -82,6 +82,14 @@ pub fn find(name: &str) -> Option<&'static Probe> {
     PROBES.iter().find(|probe| probe.name == name)
 }
 
+/// The hidden command that runs a probe: `ktstr __probe NAME`.
+pub const COMMAND: &str = "__probe";
+
+/// The command line of a probe's process, where `program` is this binary.
+pub fn argv(program: &str, probe: &str) -> Vec<String> {
+    [program, COMMAND, probe].map(String::from).to_vec()
+}
+
 /// What the kernel calls it: sched_ext_ops.name, `root/ops` and the kernel log.
 pub fn ops_name(probe: &str) -> String {
     // The kernel takes letters, digits, `_` and `.` only.
