@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod fd;
 pub mod futex;
 pub mod mmap;

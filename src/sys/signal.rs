@@ -80,6 +80,15 @@ pub fn block(signals: &[i32], blocked: bool) -> io::Result<()> {
     }
 }
 
+/// Unblocks every signal for the calling thread: what a program expects to start with.
+pub fn unblock_all() -> io::Result<()> {
+    // SAFETY: the set is valid for the call; no old set is asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &set_of(&[]), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// A descriptor that reads as these (blocked) signals.
 pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
     // SAFETY: the set is valid for the call.

@@ -1,0 +1,131 @@
+//! What the running kernel's BTF says that a probe scheduler needs: tables, members, functions of the kernel.
+//!
+//! Owns finding them, and words for what is missing; leaves loading to `load` and programs to `programs`.
+//! Invariant: no layout of the kernel is assumed: every offset, size, index and id comes from its BTF.
+
+use crate::scx::btf::{Btf, Kind, Member};
+use std::collections::BTreeMap;
+
+/// The operations table of sched_ext (kernel/sched/ext_internal.h).
+const OPS: &str = "sched_ext_ops";
+/// What the kernel wraps it in for a struct_ops map: "bpf_struct_ops_" and its name (kernel/bpf/bpf_struct_ops.c).
+const OPS_VALUE: &str = "bpf_struct_ops_sched_ext_ops";
+const TASK: &str = "task_struct";
+/// Functions of the kernel that a probe may call begin so.
+const KFUNC_PREFIX: &[u8] = b"scx_bpf_";
+
+/// One member of the operations table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its index, which says what a program for it is.
+    pub index: u32,
+    /// Where it is in the value of the map.
+    pub offset_bytes: usize,
+    pub size_bytes: usize,
+}
+
+/// The facts of one kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    pub ops_id: u32,
+    pub value_id: u32,
+    pub value_bytes: u32,
+    slots: BTreeMap<String, Slot>,
+    task: BTreeMap<String, u32>,
+    kfuncs: BTreeMap<String, u32>,
+}
+
+impl Kernel {
+    /// Collects the facts. The error names what this kernel does not have.
+    pub fn read(btf: &Btf<'_>) -> Result<Self, String> {
+        let mut structures: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut kfuncs = BTreeMap::new();
+        btf.visit(&[Kind::Struct, Kind::Func], &mut |id, kind, name| {
+            if kind == Kind::Func && name.starts_with(KFUNC_PREFIX) {
+                kfuncs.insert(String::from_utf8_lossy(name).into_owned(), id);
+            } else if kind == Kind::Struct {
+                if let Some(wanted) = [OPS, OPS_VALUE, TASK].into_iter().find(|wanted| wanted.as_bytes() == name) {
+                    structures.entry(wanted).or_insert(id);
+                }
+            }
+        });
+        let id_of = |name| structures.get(name).copied().ok_or_else(|| format!("its BTF has no struct {name}"));
+        let (ops_id, value_id, task_id) = (id_of(OPS)?, id_of(OPS_VALUE)?, id_of(TASK)?);
+        let value = btf.members(value_id)?;
+        let data = value.iter().find(|member| member.type_id == ops_id);
+        let data = data.ok_or_else(|| format!("its struct {OPS_VALUE} does not hold a {OPS}"))?.offset_bytes;
+        let value_bytes = btf.size_bytes(value_id)?;
+        let mut slots = BTreeMap::new();
+        for (index, member) in btf.members(ops_id)?.into_iter().enumerate() {
+            let (offset_bytes, size_bytes) =
+                (data as usize + member.offset_bytes as usize, btf.size_bytes(member.type_id)?);
+            if offset_bytes + size_bytes as usize > value_bytes as usize {
+                return Err(format!("its struct {OPS} does not fit into {OPS_VALUE}"));
+            }
+            let slot = Slot { index: index as u32, offset_bytes, size_bytes: size_bytes as usize };
+            slots.insert(member.name, slot);
+        }
+        let offset = |member: Member| (member.name, member.offset_bytes);
+        let task = btf.members(task_id)?.into_iter().map(offset).collect();
+        Ok(Self { ops_id, value_id, value_bytes, slots, task, kfuncs })
+    }
+
+    /// A member of the operations table.
+    pub fn slot(&self, name: &str) -> Result<Slot, String> {
+        self.slots.get(name).copied().ok_or_else(|| format!("its struct {OPS} has no member {name}"))
+    }
+
+    /// The first of these functions that the kernel has: they were renamed over time.
+    pub fn kfunc(&self, names: &[&str]) -> Result<u32, String> {
+        let found = names.iter().find_map(|name| self.kfuncs.get(*name).copied());
+        found.ok_or_else(|| format!("it has no function {} for BPF", names.join(" or ")))
+    }
+
+    /// Where a member of struct task_struct is.
+    pub fn task_offset(&self, member: &str) -> Result<i16, String> {
+        let offset =
+            self.task.get(member).copied().ok_or_else(|| format!("its struct {TASK} has no member {member}"))?;
+        i16::try_from(offset).map_err(|_| format!("member {member} of its struct {TASK} is out of a load's reach"))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A kernel as `programs` sees it, with made-up numbers.
+    pub fn sample() -> Kernel {
+        let slot = |index: u32| Slot { index, offset_bytes: 64 + index as usize * 8, size_bytes: 8 };
+        let slots = [("select_cpu", slot(0)), ("enqueue", slot(1)), ("flags", slot(2))];
+        let last = [
+            ("timeout_ms", Slot { index: 3, offset_bytes: 88, size_bytes: 4 }),
+            ("name", Slot { index: 4, offset_bytes: 92, size_bytes: 16 }),
+        ];
+        let named = |(name, slot): (&str, Slot)| (name.to_string(), slot);
+        Kernel {
+            ops_id: 10,
+            value_id: 11,
+            value_bytes: 128,
+            slots: slots.into_iter().chain(last).map(named).collect(),
+            task: [("pid".to_string(), 2808), ("comm".to_string(), 3344), ("far".to_string(), 40_000)].into(),
+            kfuncs: [("scx_bpf_dispatch".to_string(), 77)].into(),
+        }
+    }
+
+    #[test]
+    fn missing_things_are_named() {
+        let kernel = sample();
+        assert_eq!(kernel.kfunc(&["scx_bpf_dsq_insert", "scx_bpf_dispatch"]), Ok(77));
+        assert!(kernel.kfunc(&["scx_bpf_a", "scx_bpf_b"]).unwrap_err().contains("scx_bpf_a or scx_bpf_b"));
+        assert!(kernel.slot("cpu_online").unwrap_err().contains("cpu_online"));
+        assert!(kernel.task_offset("none").unwrap_err().contains("no member none"));
+        assert!(kernel.task_offset("far").unwrap_err().contains("reach"));
+    }
+
+    #[test]
+    fn a_kernel_without_sched_ext_is_told() {
+        let bytes = crate::scx::btf::one_int();
+        let error = Kernel::read(&Btf::parse(&bytes).unwrap()).unwrap_err();
+        assert_eq!(error, "its BTF has no struct sched_ext_ops");
+    }
+}

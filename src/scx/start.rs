@@ -1,0 +1,465 @@
+//! Starts the scheduler under test and sees it enabled.
+//!
+//! Owns the process and its output pipe until the kernel says `enabled`, and telling failures apart; leaves what
+//! follows to `watch` and `stop`, and words about programs that cannot be executed to `exec_error`.
+//! Invariant: no call here waits: the caller's loop asks again.
+
+use super::state::{ENABLED, Snapshot, sched_ext_dir};
+use super::{exec_error, probe};
+use crate::error::{Context, Result};
+use crate::proto::message::{ProcessEnd, SchedFailure};
+use crate::proto::plan::{SchedPolicy, SchedSpec};
+use crate::sys::process::{End, Fork};
+use crate::sys::{fd, process, sched, signal, time};
+use crate::units;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How much of its latest output is kept to explain a failure: a verifier's log ends with the reason.
+const TAIL_BYTES: usize = 64 << 10;
+/// One read of its output.
+const READ_BYTES: usize = 16 << 10;
+/// Reads of one `take_output`, so that a scheduler that never stops printing cannot hold its caller.
+const READS_AT_ONCE: usize = 16;
+/// Exit code of a child that could not execute the program (as shells have it); the pipe says why.
+const CANNOT_EXECUTE: i32 = 127;
+/// Its environment: a fixed one, so that runs are alike.
+const ENVIRONMENT: [(&str, &str); 4] =
+    [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/"), ("LANG", "C.UTF-8"), ("RUST_BACKTRACE", "1")];
+
+/// Marks of a verifier's log in a scheduler's output: libbpf's frame of it, and its error line.
+const VERIFIER_MARKS: [&str; 2] = ["BEGIN PROG LOAD LOG", "BPF program load failed"];
+
+/// Where the start has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Starting,
+    Enabled { ops: String, enable_seq: u64, took_ns: u64 },
+    Failed(SchedFailure, String),
+}
+
+/// The scheduler under test: its process, its output, and what the kernel says about it.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(super) spec: SchedSpec,
+    /// /sys/kernel/sched_ext.
+    pub(super) dir: PathBuf,
+    pub(super) pid: i32,
+    /// How the process ended, once that is known.
+    pub(super) end: Option<ProcessEnd>,
+    /// The process is gone (its end may still be unknown, where somebody else reaped it).
+    pub(super) gone: bool,
+    output: Option<OwnedFd>,
+    tail: Vec<u8>,
+    /// Closed by a successful exec; otherwise it carries the errno.
+    exec_error: Option<OwnedFd>,
+    started_ns: u64,
+    /// Before the start.
+    before: Snapshot,
+    /// When it was enabled, and what it looked like then.
+    pub(super) enabled: Option<(u64, Snapshot)>,
+}
+
+impl Scheduler {
+    /// Executes it. `root` is "/" on a live system.
+    pub fn start(spec: &SchedSpec, root: &Path) -> Result<Self> {
+        let dir = sched_ext_dir(root);
+        let before = Snapshot::read(&dir);
+        let (output, output_write) = fd::pipe().context(|| "make a pipe for the scheduler's output")?;
+        let (exec_error, exec_error_write) = fd::pipe().context(|| "make a pipe for the scheduler's start")?;
+        for end in [&output, &exec_error] {
+            fd::set_nonblocking(end).context(|| "make a pipe non-blocking")?;
+        }
+        let nothing = File::open("/dev/null").context(|| "open /dev/null")?;
+        let started_ns = time::monotonic_ns();
+        let pid = match process::fork().context(|| format!("fork for the scheduler '{}'", spec.name))? {
+            Fork::Parent(pid) => {
+                own_group(pid).context(|| "give the scheduler a process group")?;
+                pid
+            }
+            Fork::Child => {
+                let cause = become_scheduler(spec, &nothing, &output_write);
+                let errno = cause.raw_os_error().unwrap_or(libc::EINVAL);
+                // Where even this fails, the exit code still tells the parent that it is no scheduler's own.
+                let code = if File::from(exec_error_write).write_all(&errno.to_le_bytes()).is_ok() {
+                    CANNOT_EXECUTE
+                } else {
+                    libc::EXIT_FAILURE
+                };
+                process::exit_now(code)
+            }
+        };
+        Ok(Self {
+            spec: spec.clone(),
+            dir,
+            pid,
+            end: None,
+            gone: false,
+            output: Some(output),
+            tail: Vec::new(),
+            exec_error: Some(exec_error),
+            started_ns,
+            before,
+            enabled: None,
+        })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+    /// How the process ended, once that is known.
+    pub fn end(&self) -> Option<ProcessEnd> {
+        self.end
+    }
+    /// The reading end of its output, for the caller's poll; none once it was closed.
+    pub fn output_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// What it printed since the last call; empty where nothing. Text that is not UTF-8 is marked as such.
+    pub fn take_output(&mut self) -> String {
+        let mut fresh = Vec::new();
+        let mut buffer = vec![0; READ_BYTES];
+        for _ in 0..READS_AT_ONCE {
+            let Some(output) = &self.output else { break };
+            match fd::read_available(output.as_fd(), &mut buffer) {
+                Ok(None) => break,
+                Ok(Some(count)) if count > 0 => fresh.extend_from_slice(&buffer[..count]),
+                // Its end, or an error that reading again would only repeat.
+                Ok(Some(_)) | Err(_) => self.output = None,
+            }
+        }
+        self.tail.extend_from_slice(&fresh);
+        let excess = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
+        String::from_utf8_lossy(&fresh).into_owned()
+    }
+
+    /// For a caller that reaps all children itself.
+    pub fn note_exit(&mut self, pid: i32, end: End) {
+        if pid == self.pid {
+            self.gone = true;
+            self.end = Some(process_end(end));
+        }
+    }
+
+    /// Reaps the process where it has ended.
+    pub(super) fn reap(&mut self) {
+        if self.gone {
+            return;
+        }
+        match process::wait(self.pid, false) {
+            Ok(None) => {}
+            Ok(Some((pid, end))) => self.note_exit(pid, end),
+            // ECHILD: somebody else reaped it, and did not tell.
+            Err(_) => self.gone = true,
+        }
+    }
+
+    /// Where the start has come to. To be asked again, every few milliseconds, while `Starting`.
+    /// What the scheduler printed meanwhile goes to `fresh_output`.
+    pub fn poll_enable(&mut self, fresh_output: &mut dyn FnMut(String)) -> Progress {
+        self.reap();
+        let text = self.take_output();
+        if !text.is_empty() {
+            fresh_output(text);
+        }
+        if let Some(errno) = self.exec_errno() {
+            return Progress::Failed(SchedFailure::NotExecutable, exec_error::explain(&self.spec.argv[0], errno));
+        }
+        let now = Snapshot::read(&self.dir);
+        let was_enabled = now.enable_seq.unwrap_or(0) > self.before.enable_seq.unwrap_or(0);
+        let took_ns = time::monotonic_ns().saturating_sub(self.started_ns);
+        if self.gone {
+            return self.explain_exit(was_enabled);
+        }
+        if now.state == ENABLED && was_enabled {
+            if let (Some(ops), Some(enable_seq)) = (now.ops.clone(), now.enable_seq) {
+                self.enabled = Some((time::monotonic_ns(), now));
+                return Progress::Enabled { ops, enable_seq, took_ns };
+            }
+        } else if was_enabled && now.ops.is_none() {
+            let text = format!(
+                "the kernel enabled the scheduler '{}' and disabled it again before the scenario began (state {})",
+                self.spec.name, now.state
+            );
+            return Progress::Failed(SchedFailure::DisabledEarly, self.with_last_words(text));
+        }
+        if took_ns > self.spec.enable_timeout_ns {
+            let limit = units::duration(self.spec.enable_timeout_ns);
+            let state = if now.state.is_empty() { "absent" } else { &now.state };
+            let text = format!("the scheduler '{}' was not enabled within {limit} (state {state})", self.spec.name);
+            return Progress::Failed(SchedFailure::EnableTimeout, self.with_last_words(text));
+        }
+        Progress::Starting
+    }
+
+    /// The errno of a failed exec; none while it is under way, and after it succeeded.
+    fn exec_errno(&mut self) -> Option<i32> {
+        let mut errno = [0; 4];
+        match fd::read_available(self.exec_error.as_ref()?.as_fd(), &mut errno) {
+            Ok(None) => None,
+            Ok(Some(4)) => Some(i32::from_le_bytes(errno)),
+            // Closed by exec. An error here could only hide an errno, and the exit code tells of that too.
+            Ok(Some(_)) | Err(_) => {
+                self.exec_error = None;
+                None
+            }
+        }
+    }
+
+    /// It ended before it was enabled, or was enabled only for a moment.
+    fn explain_exit(&self, was_enabled: bool) -> Progress {
+        let (why, text) = why_ended(&self.spec, self.end, &String::from_utf8_lossy(&self.tail), was_enabled);
+        Progress::Failed(why, self.with_last_words(text))
+    }
+
+    /// The text, and the last lines that the scheduler printed.
+    fn with_last_words(&self, text: String) -> String {
+        /// A screen's part; all of it is in the output that the caller forwards.
+        const LINES: usize = 12;
+        let words = String::from_utf8_lossy(&self.tail);
+        let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
+        if lines.is_empty() {
+            return format!("{text}; it printed nothing");
+        }
+        let last = &lines[lines.len().saturating_sub(LINES)..];
+        format!("{text}; it printed last:\n  {}", last.join("\n  "))
+    }
+}
+
+/// Done by parent and child alike, so that the group exists when either needs it.
+fn own_group(pid: i32) -> std::io::Result<()> {
+    match process::set_own_group(pid) {
+        // It has executed its program already (EACCES), or is gone (ESRCH): it did this first.
+        Err(cause) if matches!(cause.raw_os_error(), Some(libc::EACCES | libc::ESRCH)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Runs in the child: gives it its place and executes the program. Returns only with the reason why not.
+fn become_scheduler(spec: &SchedSpec, nothing: &File, output: &OwnedFd) -> std::io::Error {
+    let prepared = process::set_own_group(0)
+        .and_then(|()| process::redirect(nothing, 0))
+        .and_then(|()| process::redirect(output, 1))
+        .and_then(|()| process::redirect(output, 2))
+        // PID 1 may run in a real-time class; the subject must not.
+        .and_then(|()| sched::set_policy(0, &SchedPolicy::Normal, 0, false))
+        // Rust ignores SIGPIPE, shells SIGINT of what runs behind; an ignored signal stays ignored across exec.
+        .and_then(|()| signal::default_action(&[libc::SIGPIPE, libc::SIGINT, libc::SIGTERM]))
+        .and_then(|()| signal::unblock_all());
+    match prepared {
+        Ok(()) => process::exec(&spec.argv, &ENVIRONMENT),
+        Err(cause) => cause,
+    }
+}
+
+/// Why the process ended too early, by its end and its last words.
+fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, was_enabled: bool) -> (SchedFailure, String) {
+    let name = &spec.name;
+    let how = end.map_or("an unknown status".into(), ProcessEnd::describe);
+    // A probe of ours that this kernel cannot run says so by its exit code.
+    let is_probe = spec.argv.get(1).is_some_and(|word| word == probe::COMMAND);
+    let unsupported = ProcessEnd::Exited { code: i32::from(probe::exit::UNSUPPORTED) };
+    if is_probe && end == Some(unsupported) {
+        return (SchedFailure::KernelLacksSchedExt, format!("the kernel cannot run the scheduler '{name}'"));
+    }
+    if let Some(library) = exec_error::missing_library(words) {
+        return (SchedFailure::NotExecutable, format!("the scheduler '{name}' lacks the library {library}"));
+    }
+    if VERIFIER_MARKS.iter().any(|mark| words.contains(mark)) {
+        let text = format!("the kernel's verifier refused the scheduler '{name}' ({how})");
+        return (SchedFailure::VerifierRejected, text);
+    }
+    if was_enabled {
+        let text = format!("the scheduler '{name}' was enabled, but ended with {how} before the scenario began");
+        return (SchedFailure::DisabledEarly, text);
+    }
+    (SchedFailure::ExitedEarly, format!("the scheduler '{name}' ended with {how} before it was enabled"))
+}
+
+fn process_end(end: End) -> ProcessEnd {
+    match end {
+        End::Exited(code) => ProcessEnd::Exited { code },
+        End::Signaled(signal) => ProcessEnd::Signaled { signal },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scx::state::tests::FakeRoot;
+
+    /// A scheduler as a shell script; `$1` is the directory that stands for /sys/kernel/sched_ext.
+    fn spec(root: &FakeRoot, script: &str) -> SchedSpec {
+        // Written aside and renamed: the reader must not see a half-written file.
+        let set = r#"set_file() { echo "$2" >"$D/new" && mv "$D/new" "$D/$1"; }; D="$1"; "#;
+        let dir = root.dir().display().to_string();
+        SchedSpec {
+            name: "fake".into(),
+            argv: ["/bin/sh", "-c", &format!("{set}{script}"), "sh", &dir].map(String::from).to_vec(),
+            enable_timeout_ns: 20 * units::NS_PER_SEC,
+            stop_timeout_ns: 20 * units::NS_PER_SEC,
+        }
+    }
+
+    const ENABLE: &str = "mkdir -p $D/root; set_file root/ops fake_ops; set_file root/events 'EV_A 5'; \
+        set_file enable_seq 4; set_file state enabled;";
+    const RUN: &str = "while :; do sleep 0.01; done";
+
+    fn fake_root(name: &str) -> FakeRoot {
+        let root = FakeRoot::new(name);
+        root.set("state", "disabled\n");
+        root.set("enable_seq", "3\n");
+        root
+    }
+
+    /// Polls until the start is decided. Returns it, the scheduler, and its output.
+    fn started(spec: &SchedSpec, root: &FakeRoot) -> (Progress, Scheduler, String) {
+        let mut scheduler = Scheduler::start(spec, &root.0).unwrap();
+        let mut output = String::new();
+        loop {
+            match scheduler.poll_enable(&mut |text| output.push_str(&text)) {
+                Progress::Starting => time::sleep_ns(units::NS_PER_MS).unwrap(),
+                decided => return (decided, scheduler, output),
+            }
+        }
+    }
+
+    fn failure(name: &str, script: &str) -> (SchedFailure, String) {
+        let root = fake_root(name);
+        let (progress, mut scheduler, _) = started(&spec(&root, script), &root);
+        let last = scheduler.stop(&mut |_| {});
+        assert!(last.end.is_some());
+        match progress {
+            Progress::Failed(why, text) => (why, text),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn enabled_watched_and_stopped_in_order() {
+        let root = fake_root("life");
+        let script =
+            format!("trap 'rm -r $D/root; set_file state disabled; echo bye; exit 0' INT; {ENABLE} echo hello; {RUN}");
+        let (progress, mut scheduler, _) = started(&spec(&root, &script), &root);
+        let Progress::Enabled { ops, enable_seq, .. } = progress else { panic!("{progress:?}") };
+        assert_eq!((ops.as_str(), enable_seq), ("fake_ops", 4));
+        assert_eq!(scheduler.check(), None);
+        root.set("root/events", "EV_A 7");
+        let mut output = String::new();
+        let last = scheduler.stop(&mut |text| output.push_str(&text));
+        assert!(output.contains("bye"), "{output}");
+        assert_eq!((last.state.as_str(), last.ops.as_deref()), ("enabled", Some("fake_ops")));
+        assert_eq!(last.events, [("EV_A".to_string(), 2)]);
+        assert_eq!((last.end, last.disabled, last.killed), (Some(ProcessEnd::Exited { code: 0 }), true, false));
+    }
+
+    #[test]
+    fn scheduler_that_ignores_signals_is_killed_at_the_deadline() {
+        let root = fake_root("stubborn");
+        let mut spec = spec(&root, &format!("trap '' INT TERM; {ENABLE} {RUN}"));
+        spec.stop_timeout_ns = 50 * units::NS_PER_MS;
+        let (_, mut scheduler, _) = started(&spec, &root);
+        let mut calls = 0;
+        let last = scheduler.stop(&mut |_| {
+            calls += 1;
+            // The kernel unloads what was killed.
+            if calls > 30 && root.dir().join("root").exists() {
+                root.unload();
+            }
+        });
+        assert_eq!((last.end, last.killed), (Some(ProcessEnd::Signaled { signal: libc::SIGKILL }), true));
+        assert!(last.disabled);
+    }
+
+    #[test]
+    fn death_while_watched_is_lost() {
+        let root = fake_root("death");
+        let (_, mut scheduler, _) = started(&spec(&root, &format!("{ENABLE} {RUN}")), &root);
+        process::kill(scheduler.pid(), libc::SIGKILL).unwrap();
+        let lost = loop {
+            if let Some(lost) = scheduler.check() {
+                break lost;
+            }
+        };
+        assert_eq!(lost.end, Some(ProcessEnd::Signaled { signal: libc::SIGKILL }));
+        assert!(lost.text.contains("signal 9"), "{}", lost.text);
+        root.unload();
+        scheduler.stop(&mut |_| {});
+    }
+
+    #[test]
+    fn early_exit_shows_code_and_last_words() {
+        let (why, text) = failure("early", "echo no such option >&2; exit 3");
+        assert_eq!(why, SchedFailure::ExitedEarly);
+        assert!(text.contains("exit code 3") && text.contains("no such option"), "{text}");
+    }
+
+    #[test]
+    fn verifier_and_library_are_told_apart_by_the_output() {
+        let (why, text) = failure("verifier", "echo '-- BEGIN PROG LOAD LOG --'; echo 'R1 invalid'; exit 1");
+        assert_eq!(why, SchedFailure::VerifierRejected);
+        assert!(text.contains("R1 invalid"), "{text}");
+        let line = "x: error while loading shared libraries: libelf.so.1: cannot open";
+        let (why, text) = failure("library", &format!("echo '{line}'; exit 127"));
+        assert_eq!(why, SchedFailure::NotExecutable);
+        assert!(text.contains("lacks the library libelf.so.1"), "{text}");
+    }
+
+    #[test]
+    fn enabled_and_gone_at_once_is_disabled_early() {
+        let (why, _) = failure("moment", "set_file enable_seq 4; exit 1");
+        assert_eq!(why, SchedFailure::DisabledEarly);
+        let (why, text) = failure("moment2", "set_file enable_seq 4; trap 'exit 0' INT; while :; do sleep 0.01; done");
+        assert_eq!(why, SchedFailure::DisabledEarly);
+        assert!(text.contains("disabled it again"), "{text}");
+    }
+
+    #[test]
+    fn never_enabled_is_a_timeout_that_names_the_limit() {
+        let root = fake_root("never");
+        let mut spec = spec(&root, "trap 'exit 0' INT; while :; do sleep 0.01; done");
+        spec.enable_timeout_ns = 100 * units::NS_PER_MS;
+        let (progress, mut scheduler, _) = started(&spec, &root);
+        let Progress::Failed(why, text) = progress else { panic!("{progress:?}") };
+        assert_eq!(why, SchedFailure::EnableTimeout);
+        assert!(text.contains("within 100ms (state disabled); it printed nothing"), "{text}");
+        scheduler.stop(&mut |_| {});
+    }
+
+    #[test]
+    fn what_cannot_be_executed_says_why() {
+        let root = fake_root("exec");
+        let mut spec = spec(&root, "");
+        spec.argv = vec!["/nowhere/scx".into()];
+        let (progress, mut scheduler, _) = started(&spec, &root);
+        let Progress::Failed(why, text) = progress else { panic!("{progress:?}") };
+        assert_eq!(why, SchedFailure::NotExecutable);
+        assert!(text.contains("/nowhere/scx: there is no such file"), "{text}");
+        assert!(!scheduler.stop(&mut |_| {}).killed);
+    }
+
+    #[test]
+    fn probe_that_the_kernel_cannot_run_is_no_early_exit() {
+        let root = fake_root("probe");
+        let mut spec = spec(&root, "");
+        let end = |code: u8| Some(ProcessEnd::Exited { code: code.into() });
+        spec.argv = probe::argv("/init", "drop");
+        let unsupported = why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false);
+        assert_eq!(unsupported.0, SchedFailure::KernelLacksSchedExt);
+        assert_eq!(why_ended(&spec, end(probe::exit::BUSY), "", false).0, SchedFailure::ExitedEarly);
+        // Another program's exit code 3 is its own.
+        spec.argv = vec!["/scx".into()];
+        assert_eq!(why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false).0, SchedFailure::ExitedEarly);
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_output_is_kept() {
+        let (why, text) = failure("long", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 1");
+        assert_eq!(why, SchedFailure::ExitedEarly);
+        assert!(text.contains("line 19999") && !text.contains("line 19000"), "{text}");
+    }
+}
