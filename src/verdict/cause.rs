@@ -1,0 +1,175 @@
+//! The cause: the one sentence that says why a run came out as it did, and the outcome that follows.
+//!
+//! Owns the order in which causes count; leaves each check's own result to the check.
+//! Invariant: evidence that came first outranks what may only be its consequence.
+//!
+//! The order, first match wins:
+//! 1. The user interrupted the run.
+//! 2. The kernel did not reach PID 1: the machine, too little memory, or a kernel that cannot host the test.
+//! 3. The guest found that it cannot judge (a kernel without sched_ext, say), and the kernel did not crash.
+//! 4. The first finding in the kernel log that fails the run or blames the harness (memory ran out).
+//! 5. The scheduler would not start, or went away.
+//! 6. The guest or the machine broke: PID 1 crashed, could not do its work, KVM gave up.
+//! 7. The VM stopped answering, or ended without a word.
+//! 8. A check failed; 9. a check is Inconclusive; 10. nothing is wrong.
+
+use super::assert::Thresholds;
+use super::check::{Check, Status};
+use super::log_checks::vm_end_text;
+use super::outcome::Outcome;
+use super::scheduler::start_failure;
+use super::stage::{pid1_ran, reached, stopped_at};
+use super::workers::emulated;
+use crate::klog::{Class, Finding, KernelLog, Severity};
+use crate::proto::message::{SchedFailure, Stage, VmEnd};
+use crate::proto::record::Record;
+
+/// An outcome with its reason.
+pub type Cause = (Outcome, String);
+
+/// The cause of the run's outcome.
+pub fn find(record: &Record, log: &KernelLog, checks: &[Check], thresholds: &Thresholds) -> Cause {
+    if record.vm_end == Some(VmEnd::Interrupted) {
+        return (Outcome::Interrupted, format!("interrupted{}", at_stage(record, log)));
+    }
+    if !pid1_ran(record) {
+        return not_booted(record, log, thresholds);
+    }
+    cannot_judge(record, log)
+        .or_else(|| kernel_finding(log, thresholds))
+        .or_else(|| scheduler_failure(record, checks))
+        .or_else(|| harness_failure(record))
+        .or_else(|| silence(record, log))
+        .or_else(|| of_checks(checks))
+        .unwrap_or_else(|| (Outcome::Pass, String::from("every check that applies passed")))
+}
+
+fn at_stage(record: &Record, log: &KernelLog) -> String {
+    stopped_at(record, log.spoke).map_or_else(String::new, |stage| format!(" ({stage})"))
+}
+
+fn not_booted(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Cause {
+    let stage = stopped_at(record, log.spoke).unwrap_or("no kernel output");
+    match &record.vm_end {
+        Some(VmEnd::MachineError { text }) => return (Outcome::Error, text.clone()),
+        None => return (Outcome::Error, format!("the VM ended without saying how ({stage})")),
+        Some(_) => {}
+    }
+    if let Some(memory) = log.findings.iter().find(|finding| finding.class == Class::OutOfMemory) {
+        let given = record.host.as_ref().map_or_else(String::new, |host| crate::units::size(host.memory_bytes));
+        return (Outcome::Error, format!("guest memory is too small ({given}): {}", memory.title));
+    }
+    let outcome = if thresholds.boot_failure_fails { Outcome::Fail } else { Outcome::Skip };
+    let end = record.vm_end.as_ref().map(vm_end_text).unwrap_or_default();
+    let told = boot_finding(log).map(|finding| format!("{} - {}", finding.title, finding.meaning));
+    let last = told.or_else(|| last_console_line(&record.console));
+    let words = last.map_or_else(String::new, |line| format!(": {line}"));
+    (outcome, format!("the kernel did not boot to PID 1 ({stage}; {end}){words}"))
+}
+
+/// The finding that tells most about a failed boot: what stood before the panic, or the panic.
+fn boot_finding(log: &KernelLog) -> Option<&Finding> {
+    let tells =
+        |finding: &&Finding| matches!(finding.severity, Severity::Fail | Severity::CannotJudge | Severity::Harness);
+    let crash = log.findings.iter().find(|finding| finding.severity == Severity::Fail && finding.class.is_crash());
+    let boot = log.findings.iter().find(|finding| finding.class == Class::BootFailure);
+    boot.or(crash).or_else(|| log.findings.iter().find(tells))
+}
+
+fn last_console_line(console: &str) -> Option<String> {
+    let line =
+        console.lines().rev().map(|line| crate::klog::console_line(line).1.trim()).find(|line| !line.is_empty())?;
+    Some(format!("last line: {}", crate::klog::one_line(line)))
+}
+
+fn cannot_judge(record: &Record, log: &KernelLog) -> Option<Cause> {
+    if log.findings.iter().any(|finding| finding.severity == Severity::Fail && finding.class.is_crash()) {
+        return None;
+    }
+    if let Some((SchedFailure::KernelLacksSchedExt, text)) = &record.sched_failed {
+        return Some((Outcome::Skip, start_failure(SchedFailure::KernelLacksSchedExt, text)));
+    }
+    let error = record.guest_errors.iter().find(|error| error.cannot_judge)?;
+    Some((Outcome::Skip, format!("{}: {}", error.stage, error.text)))
+}
+
+fn kernel_finding(log: &KernelLog, thresholds: &Thresholds) -> Option<Cause> {
+    let decisive = |finding: &&Finding| match finding.severity {
+        Severity::Harness => true,
+        Severity::Fail => {
+            thresholds.kernel_log_clean || finding.class.is_crash() || finding.class == Class::SchedExtExit
+        }
+        _ => false,
+    };
+    let finding = log.findings.iter().find(decisive)?;
+    if finding.severity == Severity::Fail {
+        return Some((Outcome::Fail, finding.title.clone()));
+    }
+    Some((Outcome::Error, format!("{}: {}", finding.meaning, finding.title)))
+}
+
+fn scheduler_failure(record: &Record, checks: &[Check]) -> Option<Cause> {
+    if let Some((why, text)) = &record.sched_failed {
+        let outcome = match why {
+            SchedFailure::KernelLacksSchedExt => Outcome::Skip,
+            SchedFailure::NotExecutable => Outcome::Error,
+            SchedFailure::ExitedEarly
+            | SchedFailure::VerifierRejected
+            | SchedFailure::EnableTimeout
+            | SchedFailure::DisabledEarly => Outcome::Fail,
+        };
+        return Some((outcome, start_failure(*why, text)));
+    }
+    record.sched_died.as_ref()?;
+    let check = checks.iter().find(|check| check.name == "scheduler_alive")?;
+    match check.status {
+        Status::Fail | Status::Inconclusive => Some((check.status.outcome(), check.reason.clone())),
+        Status::Pass | Status::NotApplied => None,
+    }
+}
+
+fn harness_failure(record: &Record) -> Option<Cause> {
+    if let Some(error) = record.guest_errors.first() {
+        return Some((Outcome::Error, format!("{}: {}", error.stage, error.text)));
+    }
+    if let Some(text) = &record.crash {
+        return Some((Outcome::Error, format!("ktstr's PID 1 crashed: {text}")));
+    }
+    match &record.vm_end {
+        Some(VmEnd::MachineError { text }) => Some((Outcome::Error, text.clone())),
+        None => Some((Outcome::Error, "the VM ended without saying how".into())),
+        Some(_) => None,
+    }
+}
+
+/// The guest fell silent: it hung until the deadline, or it ended without saying goodbye.
+fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
+    let stage = stopped_at(record, log.spoke);
+    match (&record.vm_end, stage) {
+        (Some(VmEnd::TripleFault), stage) => {
+            let stage = stage.unwrap_or("after the guest said goodbye");
+            Some((Outcome::Fail, format!("the kernel crashed with a triple fault ({stage})")))
+        }
+        (Some(VmEnd::Cut { reason }), _) if !record.bye => Some((Outcome::Fail, reason.clone())),
+        (Some(VmEnd::TimedOut), Some(stage)) => {
+            // An emulator can be too slow to get there; a guest that began its scenario has shown that it can.
+            if emulated(record) && reached(record) < Some(Stage::ScenarioStart) {
+                let why = format!(
+                    "the emulated guest did not get there before the deadline ({stage}); --timeout gives it longer"
+                );
+                return Some((Outcome::Inconclusive, why));
+            }
+            Some((Outcome::Fail, format!("the guest stopped answering and was killed at the deadline ({stage})")))
+        }
+        (Some(VmEnd::Reset | VmEnd::Poweroff), Some(stage)) => {
+            Some((Outcome::Fail, format!("the guest went down before it had finished ({stage})")))
+        }
+        _ => None,
+    }
+}
+
+fn of_checks(checks: &[Check]) -> Option<Cause> {
+    let worst = checks.iter().map(|check| check.status.outcome()).fold(Outcome::Pass, Outcome::merge);
+    let first = checks.iter().find(|check| check.status.outcome() == worst)?;
+    (worst != Outcome::Pass).then(|| (worst, first.sentence()))
+}

@@ -1,0 +1,117 @@
+//! Checks on what was heard: the kernel log is clean, and the telemetry is whole.
+//!
+//! Owns these two checks; leaves the log's meaning to klog/, the workers' numbers to `workers`.
+//! Invariant: a log or a report that was cut can confirm a failure, never a pass.
+
+use super::assert::Thresholds;
+use super::check::{Check, Measure, Status};
+use super::workers::missing_reports;
+use crate::klog::{KernelLog, Severity};
+use crate::proto::message::VmEnd;
+use crate::proto::record::Record;
+
+/// The kernel log holds nothing that fails a run.
+pub fn kernel_log_clean(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Check {
+    const NAME: &str = "kernel_log_clean";
+    let bad: Vec<_> = log.findings.iter().filter(|finding| finding.severity == Severity::Fail).collect();
+    let measured = Measure::Count(bad.len() as u64);
+    let check = |status, reason: String| Check::new(NAME, status, reason).value(measured);
+    if !thresholds.kernel_log_clean {
+        return check(Status::NotApplied, "switched off".into());
+    }
+    if let Some(first) = bad.first() {
+        let more = if bad.len() > 1 { format!(", and {} more", bad.len() - 1) } else { String::new() };
+        return check(Status::Fail, format!("{}{more}", first.title));
+    }
+    if let Some(harness) = log.findings.iter().find(|finding| finding.severity == Severity::Harness) {
+        return check(Status::Inconclusive, harness.title.clone());
+    }
+    match log_gaps(record).first() {
+        Some(gap) => check(Status::Inconclusive, gap.clone()),
+        None => check(Status::Pass, format!("{} records", record.klog.len())),
+    }
+}
+
+/// What is missing of the kernel log.
+fn log_gaps(record: &Record) -> Vec<String> {
+    let mut gaps = Vec::new();
+    match record.klog_end {
+        None => gaps.push("the kernel log was not read to its end".into()),
+        Some((_, lost)) if lost > 0 => {
+            gaps.push(format!("{lost} kernel log records were overwritten before they were read"))
+        }
+        Some((forwarded, _)) => {
+            let kept = record.klog.len() as u64 + record.klog_cut;
+            if kept < forwarded {
+                gaps.push(format!("{} of {forwarded} kernel log records did not arrive", forwarded - kept));
+            }
+        }
+    }
+    if record.klog_cut > 0 {
+        gaps.push(format!("{} kernel log records were beyond the cap", record.klog_cut));
+    }
+    gaps
+}
+
+/// Everything that the checks need was there.
+pub fn telemetry_complete(record: &Record) -> Check {
+    const NAME: &str = "telemetry_complete";
+    let gaps = gaps(record);
+    let measured = Measure::Count(gaps.len() as u64);
+    let status = if gaps.is_empty() { Status::Pass } else { Status::Inconclusive };
+    let reason = match gaps.split_first() {
+        None => "every report, the whole kernel log, an orderly end".to_owned(),
+        Some((first, [])) => first.clone(),
+        Some((first, more)) => format!("{first}; and {} more: {}", more.len(), more.join("; ")),
+    };
+    Check::new(NAME, status, reason).value(measured)
+}
+
+/// What is missing, the most telling first.
+fn gaps(record: &Record) -> Vec<String> {
+    let mut gaps: Vec<String> = Vec::new();
+    let mut need = |there: bool, what: &str| {
+        if !there {
+            gaps.push(what.to_owned());
+        }
+    };
+    need(record.host.is_some(), "the host's own facts are missing");
+    need(record.plan.is_some(), "the plan is missing");
+    need(record.hello.is_some(), "the guest did not say hello");
+    need(record.scenario_end.is_some(), "the scenario's end was not seen");
+    if let Some(early) = record.scenario_end.as_ref().and_then(|end| end.early.as_ref()) {
+        gaps.push(format!("the scenario ended early: {early}"));
+    }
+    gaps.extend(missing_reports(record));
+    let mute = record.reports.iter().find(|(_, report)| report.completed && report.max_run_delay_ns.is_none());
+    if let Some((group, report)) = mute {
+        gaps.push(format!(
+            "no run delay from worker {} of {group} (CONFIG_SCHED_INFO, sched_schedstats)",
+            report.worker_idx
+        ));
+    }
+    gaps.extend(log_gaps(record));
+    gaps.extend(record.channel_damage.first().map(|text| format!("the channel was damaged: {text}")));
+    if !record.bye {
+        gaps.push("the guest did not say goodbye".into());
+    }
+    match &record.vm_end {
+        Some(VmEnd::Reset | VmEnd::Poweroff | VmEnd::Cut { .. }) => {}
+        Some(end) => gaps.push(format!("the VM did not end in order: {}", vm_end_text(end))),
+        None => gaps.push("how the VM ended is not known".into()),
+    }
+    gaps
+}
+
+/// How a VM ended, in words.
+pub fn vm_end_text(end: &VmEnd) -> String {
+    match end {
+        VmEnd::Reset => "it reset itself".into(),
+        VmEnd::Poweroff => "it powered off".into(),
+        VmEnd::TripleFault => "triple fault".into(),
+        VmEnd::TimedOut => "it was killed at the deadline".into(),
+        VmEnd::Interrupted => "interrupted".into(),
+        VmEnd::MachineError { text } => format!("machine error: {text}"),
+        VmEnd::Cut { reason } => format!("ended early: {reason}"),
+    }
+}

@@ -1,0 +1,117 @@
+//! The check on the scheduler under test: enabled, the same instance to the end, and gone when asked.
+//!
+//! Owns this check and the wording of a scheduler's end; leaves reading the kernel's lines to klog/sched_ext.
+//! Invariant: a scheduler that left by any way but our stop is never Pass.
+
+use super::check::{Check, Status};
+use crate::klog::KernelLog;
+use crate::klog::sched_ext::{ExitReason, SchedExit};
+use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
+use crate::proto::record::{Died, Enabled, Record};
+use crate::units::approx;
+
+const NAME: &str = "scheduler_alive";
+/// /sys/kernel/sched_ext/state while a scheduler runs.
+const STATE_ENABLED: &str = "enabled";
+/// SIGINT, which asks a scheduler to stop (asm-generic/signal.h).
+const SIGINT: i32 = 2;
+/// A shell's code for a child that SIGINT ended: 128 + 2.
+const EXIT_SIGINT: i32 = 130;
+
+/// The check's result; not applied where the kernel's own scheduler is the subject.
+pub fn check(record: &Record, log: &KernelLog) -> Check {
+    if record.plan.as_ref().is_some_and(|plan| plan.sched.is_none()) {
+        return Check::new(NAME, Status::NotApplied, "the kernel's own scheduler is the subject");
+    }
+    let inconclusive = |why: &str| Check::new(NAME, Status::Inconclusive, why);
+    if record.plan.is_none() {
+        return inconclusive("the plan is missing, so it is not known which scheduler was to run");
+    }
+    if let Some((why, text)) = &record.sched_failed {
+        let status = if *why == SchedFailure::KernelLacksSchedExt { Status::Inconclusive } else { Status::Fail };
+        return Check::new(NAME, status, start_failure(*why, text));
+    }
+    if let Some(exit) = log.exits.iter().find(|exit| exit.reason.is_error()) {
+        return Check::new(NAME, Status::Fail, exit.describe());
+    }
+    let Some(enabled) = &record.sched_enabled else { return inconclusive("it was not seen enabled") };
+    if let Some(died) = &record.sched_died {
+        let last = log.exits.last();
+        let environment = last.is_some_and(|exit| exit.reason.is_environment());
+        let status = if environment { Status::Inconclusive } else { Status::Fail };
+        return Check::new(NAME, status, death(died, last));
+    }
+    match &record.sched_final {
+        Some(last) => at_the_end(enabled, last, log),
+        None => inconclusive("its end was not seen"),
+    }
+}
+
+fn at_the_end(enabled: &Enabled, last: &SchedFinal, log: &KernelLog) -> Check {
+    let fail = |why: String| Check::new(NAME, Status::Fail, why);
+    // An exit that came from elsewhere than our SIGINT.
+    let foreign = log.exits.iter().find(|exit| exit.reason != ExitReason::Unregistered);
+    if last.state != STATE_ENABLED {
+        let why = foreign.map_or_else(String::new, |exit| format!(" ({})", exit.describe()));
+        let reason = format!("it was '{}' when the scenario had ended{why}", last.state);
+        let environment = foreign.is_some_and(|exit| exit.reason.is_environment());
+        return Check::new(NAME, if environment { Status::Inconclusive } else { Status::Fail }, reason);
+    }
+    match &last.ops {
+        Some(ops) if *ops == enabled.ops => {}
+        Some(ops) => return fail(format!("'{ops}' was loaded at the end, not '{}'", enabled.ops)),
+        None => return Check::new(NAME, Status::Inconclusive, "its name could not be read at the end"),
+    }
+    match last.enable_seq {
+        Some(seq) if seq == enabled.enable_seq => {}
+        Some(seq) => {
+            return fail(format!("it was enabled again on the way (enable_seq {} became {seq})", enabled.enable_seq));
+        }
+        None => return Check::new(NAME, Status::Inconclusive, "enable_seq could not be read at the end"),
+    }
+    if last.killed {
+        return fail("it ignored SIGINT and had to be killed".into());
+    }
+    if !last.disabled {
+        return fail("the kernel did not say 'disabled' after it was stopped".into());
+    }
+    match last.end {
+        None => fail("its process could not be reaped".into()),
+        Some(end) if !clean(end) => fail(format!("its process ended with {} when asked to stop", end.describe())),
+        Some(_) => Check::new(NAME, Status::Pass, format!("{}, the same instance to the end", enabled.ops)),
+    }
+}
+
+/// Ends that a scheduler asked by SIGINT may have: its own handler's, or the signal's default.
+fn clean(end: ProcessEnd) -> bool {
+    match end {
+        ProcessEnd::Exited { code } => code == 0 || code == EXIT_SIGINT,
+        ProcessEnd::Signaled { signal } => signal == SIGINT,
+    }
+}
+
+fn death(died: &Died, exit: Option<&SchedExit>) -> String {
+    let end = died.end.map_or_else(|| "its process still there".to_owned(), |end| end.describe());
+    let kernel = exit.map_or_else(String::new, |exit| format!(", {}", exit.describe()));
+    format!(
+        "the scheduler went away {} into the scenario: {end}, state '{}'{kernel}",
+        approx(died.after_ns),
+        died.state
+    )
+}
+
+/// Why it did not start, in one sentence.
+pub fn start_failure(why: SchedFailure, text: &str) -> String {
+    let what = match why {
+        SchedFailure::KernelLacksSchedExt => "this kernel cannot run a sched_ext scheduler",
+        SchedFailure::NotExecutable => "the scheduler cannot be executed in the guest",
+        SchedFailure::ExitedEarly => "the scheduler ended before the kernel enabled it",
+        SchedFailure::VerifierRejected => "the kernel's BPF verifier refused the scheduler",
+        SchedFailure::EnableTimeout => "the scheduler ran, but the kernel did not enable it in time",
+        SchedFailure::DisabledEarly => "the kernel disabled the scheduler before the scenario began",
+    };
+    match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
+        Some(line) => format!("{what}: {line}"),
+        None => what.to_owned(),
+    }
+}
