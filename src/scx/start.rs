@@ -6,7 +6,7 @@
 
 use super::state::{ENABLED, Snapshot, sched_ext_dir};
 use super::{exec_error, probe};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::proto::message::{ProcessEnd, SchedFailure};
 use crate::proto::plan::{SchedPolicy, SchedSpec};
 use crate::sys::process::{End, Fork};
@@ -69,6 +69,9 @@ pub struct Scheduler {
 impl Scheduler {
     /// Executes it. `root` is "/" on a live system.
     pub fn start(spec: &SchedSpec, root: &Path) -> Result<Self> {
+        if spec.argv.is_empty() {
+            return Err(Error::internal(format!("the plan has no program for the scheduler '{}'", spec.name)));
+        }
         let dir = sched_ext_dir(root);
         let before = Snapshot::read(&dir);
         let (output, output_write) = fd::pipe().context(|| "make a pipe for the scheduler's output")?;
@@ -220,7 +223,7 @@ impl Scheduler {
         let words = String::from_utf8_lossy(&self.tail);
         let (why, text) = why_ended(&self.spec, self.end, &words, was_enabled);
         let mut text = self.with_last_words(text);
-        if words.contains(BARE_REFUSAL) && !has_kernel_config(&self.root) {
+        if why == SchedFailure::ExitedEarly && words.contains(BARE_REFUSAL) && !has_kernel_config(&self.root) {
             text.push_str("\n(libbpf needs the kernel's config, and the guest has neither /boot/config-RELEASE nor /proc/config.gz)");
         }
         Progress::Failed(why, text)
@@ -470,6 +473,13 @@ mod tests {
         assert_eq!(why, SchedFailure::NotExecutable);
         assert!(text.contains("/nowhere/scx: there is no such file"), "{text}");
         assert!(!scheduler.stop(&mut |_| {}).killed);
+    }
+
+    #[test]
+    fn plan_without_a_program_is_refused() {
+        let root = fake_root("argv");
+        let spec = SchedSpec { argv: Vec::new(), ..spec(&root, "") };
+        assert!(Scheduler::start(&spec, &root.0).unwrap_err().message().contains("no program"));
     }
 
     #[test]
