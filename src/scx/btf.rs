@@ -238,17 +238,28 @@ pub fn one_int() -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// BTF of these strings and type words.
+    pub fn encode(strings: &[u8], types: &[u32]) -> Vec<u8> {
+        let types_bytes = types.len() as u32 * 4;
+        let header = [0x0001_eb9f, 24, 0, types_bytes, types_bytes, strings.len() as u32];
+        let words = header.iter().chain(types).flat_map(|word: &u32| word.to_le_bytes());
+        words.chain(strings.iter().copied()).collect()
+    }
+
+    /// Where a string begins.
+    pub fn name_in(strings: &[u8], text: &str) -> u32 {
+        let padded = [b"\0", text.as_bytes(), b"\0"].concat();
+        strings.windows(padded.len()).position(|window| window == padded).unwrap() as u32 + 1
+    }
 
     /// BTF of: 1 int, 2 typedef u32 -> 1, 3 char[16] of 1 (size 4 each), 4 struct task { int pid @8; char comm[16] @16 },
     /// 5 func prototype, 6 func scx_go, 7 typedef that names itself, 8 pointer, 9 struct with bit fields.
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0u32\0task\0pid\0comm\0scx_go\0loop\0";
-        let name = |text: &str| {
-            let padded = [text.as_bytes(), b"\0"].concat();
-            strings.windows(padded.len()).position(|window| window == padded).unwrap() as u32
-        };
+        let name = |text: &str| name_in(strings, text);
         let info = |kind: u32, count: u32, flag: u32| flag << 31 | kind << 24 | count;
         let types: Vec<u32> = [
             vec![name("int"), info(1, 0, 0), 4, 32],
@@ -262,10 +273,7 @@ mod tests {
             vec![name("loop"), info(4, 1, 1), 4, name("pid"), 1, 3 << 24 | 24],
         ]
         .concat();
-        let types_bytes = types.len() as u32 * 4;
-        let header = [0x0001_eb9f, 24, 0, types_bytes, types_bytes, strings.len() as u32];
-        let words = header.iter().chain(&types).flat_map(|word: &u32| word.to_le_bytes());
-        words.chain(strings.iter().copied()).collect()
+        encode(strings, &types)
     }
 
     #[test]

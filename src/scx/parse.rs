@@ -187,8 +187,8 @@ fn message_after(ops: &str, index: usize, records: &[&str]) -> Option<String> {
 
 /// A message whose task name has newlines goes on in the following records (a console tears it there).
 fn joined(first: &str, following: &[&str]) -> String {
-    let mut message = first.trim_end().to_string();
-    if message.contains(FAILED_TO_RUN) || !message.chars().all(|letter| letter != '[') {
+    let message = first.trim_end().to_string();
+    if message.contains(FAILED_TO_RUN) {
         return message;
     }
     let mut whole = message.clone();
@@ -196,8 +196,7 @@ fn joined(first: &str, following: &[&str]) -> String {
         whole.push('\n');
         whole.push_str(record.trim_end());
         if record.contains(FAILED_TO_RUN) {
-            message = whole;
-            break;
+            return whole;
         }
     }
     message
@@ -306,6 +305,16 @@ mod tests {
         // The console tears a name with a newline into two lines.
         let end = only(&[disabled, "sched_ext: x: one", "two[9] failed to run for 2.000s"]);
         assert_eq!(end.victim.map(|victim| victim.comm), Some("one\ntwo".into()));
+        let end = only(&[disabled, "sched_ext: x: [1", "", "][9] failed to run for 2.000s"]);
+        assert_eq!(end.victim.map(|victim| victim.comm), Some("[1\n\n]".into()));
+        let end = only(&[
+            disabled,
+            "sched_ext: x: one",
+            "   __scx_exit+0x4f/0x70",
+            "sched_ext: y",
+            "[9] failed to run for 2.000s",
+        ]);
+        assert_eq!(end.message.as_deref(), Some("one"));
         // A name that is such a line itself is not one.
         let forged = format!("sched_ext: x: a\n{disabled}[9] failed to run for 2.000s");
         assert_eq!(disables([disabled, forged.as_str()]).len(), 1);

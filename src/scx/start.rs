@@ -6,7 +6,7 @@
 
 use super::state::{ENABLED, Snapshot, sched_ext_dir};
 use super::{exec_error, probe};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::proto::message::{ProcessEnd, SchedFailure};
 use crate::proto::plan::{SchedPolicy, SchedSpec};
 use crate::sys::process::{End, Fork};
@@ -26,11 +26,13 @@ const READS_AT_ONCE: usize = 16;
 /// Exit code of a child that could not execute the program (as shells have it); the pipe says why.
 const CANNOT_EXECUTE: i32 = 127;
 /// Its environment: a fixed one, so that runs are alike.
-const ENVIRONMENT: [(&str, &str); 4] =
-    [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/"), ("LANG", "C.UTF-8"), ("RUST_BACKTRACE", "1")];
+const ENVIRONMENT: [(&str, &str); 3] = [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/"), ("LANG", "C.UTF-8")];
 
 /// Marks of a verifier's log in a scheduler's output: libbpf's frame of it, and its error line.
 const VERIFIER_MARKS: [&str; 2] = ["BEGIN PROG LOAD LOG", "BPF program load failed"];
+
+/// All that libbpf lets a program say where an `extern CONFIG_...` of its BPF side cannot be resolved: EINVAL.
+const BARE_REFUSAL: &str = "Invalid argument";
 
 /// Where the start has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Scheduler {
     pub(super) spec: SchedSpec,
+    /// "/" on a live system.
+    root: PathBuf,
     /// /sys/kernel/sched_ext.
     pub(super) dir: PathBuf,
     pub(super) pid: i32,
@@ -65,6 +69,9 @@ pub struct Scheduler {
 impl Scheduler {
     /// Executes it. `root` is "/" on a live system.
     pub fn start(spec: &SchedSpec, root: &Path) -> Result<Self> {
+        if spec.argv.is_empty() {
+            return Err(Error::internal(format!("the plan has no program for the scheduler '{}'", spec.name)));
+        }
         let dir = sched_ext_dir(root);
         let before = Snapshot::read(&dir);
         let (output, output_write) = fd::pipe().context(|| "make a pipe for the scheduler's output")?;
@@ -93,6 +100,7 @@ impl Scheduler {
         };
         Ok(Self {
             spec: spec.clone(),
+            root: root.to_path_buf(),
             dir,
             pid,
             end: None,
@@ -212,8 +220,13 @@ impl Scheduler {
 
     /// It ended before it was enabled, or was enabled only for a moment.
     fn explain_exit(&self, was_enabled: bool) -> Progress {
-        let (why, text) = why_ended(&self.spec, self.end, &String::from_utf8_lossy(&self.tail), was_enabled);
-        Progress::Failed(why, self.with_last_words(text))
+        let words = String::from_utf8_lossy(&self.tail);
+        let (why, text) = why_ended(&self.spec, self.end, &words, was_enabled);
+        let mut text = self.with_last_words(text);
+        if why == SchedFailure::ExitedEarly && words.contains(BARE_REFUSAL) && !has_kernel_config(&self.root) {
+            text.push_str("\n(libbpf needs the kernel's config, and the guest has neither /boot/config-RELEASE nor /proc/config.gz)");
+        }
+        Progress::Failed(why, text)
     }
 
     /// The text, and the last lines that the scheduler printed.
@@ -228,6 +241,12 @@ impl Scheduler {
         let last = &lines[lines.len().saturating_sub(LINES)..];
         format!("{text}; it printed last:\n  {}", last.join("\n  "))
     }
+}
+
+/// Whether libbpf would find the kernel's config.
+fn has_kernel_config(root: &Path) -> bool {
+    let release = std::fs::read_to_string(root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
+    root.join("proc/config.gz").exists() || root.join(format!("boot/config-{}", release.trim())).exists()
 }
 
 /// Done by parent and child alike, so that the group exists when either needs it.
@@ -410,6 +429,20 @@ mod tests {
     }
 
     #[test]
+    fn bare_refusal_without_kernel_config_gets_a_hint() {
+        let (why, text) = failure("config", "echo 'Error: Invalid argument (os error 22)'; exit 1");
+        assert_eq!(why, SchedFailure::ExitedEarly);
+        assert!(text.contains("libbpf needs the kernel's config"), "{text}");
+        let root = fake_root("config2");
+        for (file, text) in [("proc/sys/kernel/osrelease", "7.2.13\n"), ("boot/config-7.2.13", "")] {
+            assert!(!has_kernel_config(&root.0));
+            std::fs::create_dir_all(root.0.join(file).parent().unwrap()).unwrap();
+            std::fs::write(root.0.join(file), text).unwrap();
+        }
+        assert!(has_kernel_config(&root.0));
+    }
+
+    #[test]
     fn enabled_and_gone_at_once_is_disabled_early() {
         let (why, _) = failure("moment", "set_file enable_seq 4; exit 1");
         assert_eq!(why, SchedFailure::DisabledEarly);
@@ -440,6 +473,13 @@ mod tests {
         assert_eq!(why, SchedFailure::NotExecutable);
         assert!(text.contains("/nowhere/scx: there is no such file"), "{text}");
         assert!(!scheduler.stop(&mut |_| {}).killed);
+    }
+
+    #[test]
+    fn plan_without_a_program_is_refused() {
+        let root = fake_root("argv");
+        let spec = SchedSpec { argv: Vec::new(), ..spec(&root, "") };
+        assert!(Scheduler::start(&spec, &root.0).unwrap_err().message().contains("no program"));
     }
 
     #[test]

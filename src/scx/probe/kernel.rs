@@ -112,6 +112,42 @@ pub(super) mod tests {
         }
     }
 
+    /// BTF of a kernel whose sched_ext_ops is { enqueue, name[16] }; `data` is its offset in the wrapping struct.
+    fn small_kernel(data: u32, wrapped_bytes: u32) -> Vec<u8> {
+        use crate::scx::btf::tests::{encode, name_in};
+        let strings =
+            b"\0char\0sched_ext_ops\0bpf_struct_ops_sched_ext_ops\0task_struct\0enqueue\0name\0data\0comm\0scx_bpf_x\0";
+        let name = |text| name_in(strings, text);
+        let structure = |members: u32| 4 << 24 | members;
+        let types = [
+            vec![name("char"), 1 << 24, 1, 8], // 1
+            vec![0, 3 << 24, 0, 1, 1, 16],     // 2: char[16]
+            vec![0, 2 << 24, 0],               // 3: pointer
+            vec![name("sched_ext_ops"), structure(2), 24, name("enqueue"), 3, 0, name("name"), 2, 64], // 4
+            vec![name("bpf_struct_ops_sched_ext_ops"), structure(1), wrapped_bytes, name("data"), 4, data * 8], // 5
+            vec![name("task_struct"), structure(1), 900, name("comm"), 2, 800 * 8], // 6
+            vec![name("scx_bpf_x"), 12 << 24, 0], // 7
+        ];
+        encode(strings, &types.concat())
+    }
+
+    #[test]
+    fn facts_are_read_from_btf() {
+        let bytes = small_kernel(64, 128);
+        let kernel = Kernel::read(&Btf::parse(&bytes).unwrap()).unwrap();
+        assert_eq!((kernel.ops_id, kernel.value_id, kernel.value_bytes), (4, 5, 128));
+        assert_eq!(kernel.slot("enqueue").unwrap(), Slot { index: 0, offset_bytes: 64, size_bytes: 8 });
+        assert_eq!(kernel.slot("name").unwrap(), Slot { index: 1, offset_bytes: 72, size_bytes: 16 });
+        assert_eq!(kernel.task_offset("comm"), Ok(800));
+        assert_eq!(kernel.kfunc(&["scx_bpf_x"]), Ok(7));
+    }
+
+    #[test]
+    fn table_that_does_not_fit_its_wrapping_is_refused() {
+        let bytes = small_kernel(64, 80);
+        assert!(Kernel::read(&Btf::parse(&bytes).unwrap()).unwrap_err().contains("does not fit"));
+    }
+
     #[test]
     fn missing_things_are_named() {
         let kernel = sample();

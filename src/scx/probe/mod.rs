@@ -7,8 +7,8 @@ pub mod kernel;
 pub mod load;
 pub mod programs;
 
-use super::state::{Snapshot, sched_ext_dir};
-use crate::error::{Context, Result};
+use super::state::{ENABLED, Snapshot, sched_ext_dir};
+use crate::error::{Context, Error, Result};
 use crate::sys::{poll, signal};
 use load::{Loaded, Refusal};
 use programs::Build;
@@ -154,12 +154,14 @@ fn run(name: &str, root: &Path) -> Result<(u8, String)> {
         if !told && tell_state(probe, &loaded)? {
             told = true;
         }
+        poll::readable(&[signals.as_fd()], LOOK_EVERY_MS).context(|| "wait for a signal")?;
+        // The kernel's word comes before the signal: who loses a scheduler asks this process to end soon after.
+        let asked = signal::take(&signals).context(|| "read a signal")?.is_some();
         let now = Snapshot::read(&sched_ext_dir(root));
-        if now.state != "enabled" || now.ops.as_deref() != Some(&ops) {
+        if now.state != ENABLED || now.ops.as_deref() != Some(&ops) {
             return Ok((exit::DISABLED, format!("the kernel disabled {ops} (state {}): see its log", now.state)));
         }
-        poll::readable(&[signals.as_fd()], LOOK_EVERY_MS).context(|| "wait for a signal")?;
-        if signal::take(&signals).context(|| "read a signal")?.is_some() {
+        if asked {
             drop(loaded);
             say(&format!("{ops} detached"))?;
             return Ok((exit::STOPPED, String::new()));
@@ -189,9 +191,8 @@ fn explain(probe: &Probe, refusal: Refusal) -> (u8, String) {
         Refusal::Rejected { operation, cause, log } => {
             // The marks are those of libbpf, so that one reader finds both.
             let log = log.trim_end();
-            let text = format!(
-                "the verifier refused {ops}.{operation}: {cause}\n-- BEGIN PROG LOAD LOG --\n{log}\n-- END PROG LOAD LOG --"
-            );
+            let refused = Error::os(format!("load {ops}.{operation} into the kernel"), cause);
+            let text = format!("{refused}\n-- BEGIN PROG LOAD LOG --\n{log}\n-- END PROG LOAD LOG --");
             (exit::REJECTED, text)
         }
         Refusal::Busy => (exit::BUSY, format!("cannot attach {ops}: another scheduler is loaded (errno 16)")),
