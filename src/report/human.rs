@@ -4,7 +4,7 @@
 //! Invariant: the first line names the emulation where there was one; the last line is the verdict.
 
 use super::table::{Align, layout};
-use super::text::{counted, fit, short_count, tail, wrap};
+use super::text::{counted, fit, short_count, tail};
 use crate::klog::{Class, Severity};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
@@ -22,6 +22,8 @@ const FINDINGS_SHOWN: usize = 4;
 const GROUPS_SHOWN: usize = 16;
 /// Notes shown.
 const NOTES_SHOWN: usize = 4;
+/// Characters of the verdict's one line.
+const HEADLINE_WIDTH: usize = 400;
 const NAME_WIDTH: usize = 16;
 const REASON_WIDTH: usize = 44;
 
@@ -59,7 +61,7 @@ pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
         lines.extend(evidence(record, verdict));
     }
     lines.push(String::new());
-    lines.extend(verdict_lines(verdict, style));
+    lines.push(verdict_line(verdict, style));
     lines.push(String::new());
     lines.join("\n")
 }
@@ -270,7 +272,7 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
     lines
 }
 
-fn verdict_lines(verdict: &Verdict, style: Style) -> Vec<String> {
+fn verdict_line(verdict: &Verdict, style: Style) -> String {
     let code = match verdict.outcome {
         Outcome::Pass => GREEN,
         Outcome::Fail | Outcome::Error => RED,
@@ -278,12 +280,8 @@ fn verdict_lines(verdict: &Verdict, style: Style) -> Vec<String> {
     };
     let word = verdict.outcome.word();
     if verdict.outcome == Outcome::Pass {
-        return vec![style.paint(code, word)];
+        return style.paint(code, word);
     }
-    let text = format!("{word}: {}", verdict.headline);
-    let mut lines = wrap(&text, WIDTH);
-    if let Some(first) = lines.first_mut() {
-        *first = first.replacen(word, &style.paint(code, word), 1);
-    }
-    lines
+    // One line, however long: whoever reads only the last line must see the cause.
+    format!("{}: {}", style.paint(code, word), fit(&verdict.headline, HEADLINE_WIDTH))
 }

@@ -26,24 +26,6 @@ pub fn tail(text: &str, count: usize, width: usize) -> Vec<String> {
     lines
 }
 
-/// Breaks a text into lines of at most `width` characters at spaces; a longer word stands on a line of its own.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in one_line(text).split(' ').filter(|word| !word.is_empty()) {
-        let used = lines.last().map_or(0, |line| line.chars().count());
-        if used > 0 && used + 1 + word.chars().count() > width {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
-}
-
 /// A count in three significant digits: `812`, `1.23k`, `45.6M`.
 pub fn short_count(value: f64) -> String {
     const STEPS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
@@ -76,13 +58,6 @@ mod tests {
         assert_eq!(fit("abcdefgh", 5), "abc..");
         assert_eq!(fit("äöüäöü", 4), "äö..");
         assert_eq!(tail("a\n\nb\nc\n", 2, 10), ["b", "c"]);
-    }
-
-    #[test]
-    fn text_wraps_at_spaces() {
-        assert_eq!(wrap("aa bb cc", 5), ["aa bb", "cc"]);
-        assert_eq!(wrap("aaaaaaaa b", 5), ["aaaaaaaa", "b"]);
-        assert_eq!(wrap("", 5), [""]);
     }
 
     #[test]
