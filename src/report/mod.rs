@@ -2,3 +2,15 @@
 //!
 //! Owns layout only; leaves every number to verdict/ and proto/record.
 //! Invariant: the same verdict gives the same text.
+
+mod human;
+mod json;
+mod result;
+mod table;
+mod text;
+mod timings;
+
+pub use human::{Style, summary};
+pub use json::Json;
+pub use result::{SCHEMA, result_json};
+pub use timings::{Interval, intervals, timings};

@@ -36,7 +36,7 @@ pub fn find(record: &Record, log: &KernelLog, checks: &[Check], thresholds: &Thr
         return not_booted(record, log, thresholds);
     }
     cannot_judge(record, log)
-        .or_else(|| kernel_finding(log, thresholds))
+        .or_else(|| kernel_finding(record, log, thresholds))
         .or_else(|| scheduler_failure(record, checks))
         .or_else(|| harness_failure(record))
         .or_else(|| silence(record, log))
@@ -55,7 +55,9 @@ fn not_booted(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Caus
         None => return (Outcome::Error, format!("the VM ended without saying how ({stage})")),
         Some(_) => {}
     }
-    if let Some(memory) = log.findings.iter().find(|finding| finding.class == Class::OutOfMemory) {
+    if let Some(memory) =
+        log.findings.iter().find(|finding| finding.class == Class::OutOfMemory && finding.severity == Severity::Harness)
+    {
         let given = record.host.as_ref().map_or_else(String::new, |host| crate::units::size(host.memory_bytes));
         return (Outcome::Error, format!("guest memory is too small ({given}): {}", memory.title));
     }
@@ -93,9 +95,10 @@ fn cannot_judge(record: &Record, log: &KernelLog) -> Option<Cause> {
     Some((Outcome::Skip, format!("{}: {}", error.stage, error.text)))
 }
 
-fn kernel_finding(log: &KernelLog, thresholds: &Thresholds) -> Option<Cause> {
+fn kernel_finding(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Option<Cause> {
     let decisive = |finding: &&Finding| match finding.severity {
-        Severity::Harness => true,
+        // PID 1's own last words say more than the panic that follows them.
+        Severity::Harness => finding.class != Class::InitKilled || record.crash.is_none(),
         Severity::Fail => {
             thresholds.kernel_log_clean || finding.class.is_crash() || finding.class == Class::SchedExtExit
         }
@@ -122,10 +125,7 @@ fn scheduler_failure(record: &Record, checks: &[Check]) -> Option<Cause> {
     }
     record.sched_died.as_ref()?;
     let check = checks.iter().find(|check| check.name == "scheduler_alive")?;
-    match check.status {
-        Status::Fail | Status::Inconclusive => Some((check.status.outcome(), check.reason.clone())),
-        Status::Pass | Status::NotApplied => None,
-    }
+    (check.status == Status::Fail).then(|| (Outcome::Fail, check.reason.clone()))
 }
 
 fn harness_failure(record: &Record) -> Option<Cause> {

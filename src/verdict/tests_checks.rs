@@ -1,1 +1,270 @@
+//! Each check on workers, log and telemetry: made to fail for its reason, to be Inconclusive, and to pass.
+//!
+//! Owns these tests; leaves the scheduler's check to tests_scheduler, causes to tests_cause.
+//! Invariant: every check has a record that fails it.
 
+use super::fixture::{STALL, add_log, passing};
+use super::{Check, Measure, Outcome, Status, Thresholds, Verdict, judge};
+use crate::proto::message::VmEnd;
+use crate::proto::record::Record;
+use crate::proto::report::{ExitInfo, WorkerReport};
+use crate::proto::topology::Topology;
+use crate::units::NS_PER_SEC;
+
+fn run(change: impl FnOnce(&mut Record)) -> Verdict {
+    let mut record = passing();
+    change(&mut record);
+    judge(&record, &Thresholds::default())
+}
+
+/// The check of this name that came out worst.
+fn check(verdict: &Verdict, name: &str) -> Check {
+    let named = verdict.checks.iter().filter(|check| check.name == name);
+    named.max_by_key(|check| (check.status.outcome(), check.status == Status::Pass)).unwrap().clone()
+}
+
+fn assert_fails(verdict: &Verdict, name: &str, reason: &str) {
+    let check = check(verdict, name);
+    assert_eq!(check.status, Status::Fail, "{check:?}");
+    assert!(check.reason.contains(reason), "{}", check.reason);
+    assert_eq!((verdict.outcome, verdict.exit_code), (Outcome::Fail, 1), "{}", verdict.headline);
+}
+
+fn assert_inconclusive(verdict: &Verdict, name: &str, reason: &str) {
+    let check = check(verdict, name);
+    assert_eq!(check.status, Status::Inconclusive, "{check:?}");
+    assert!(check.reason.contains(reason), "{}", check.reason);
+    assert_ne!(verdict.outcome, Outcome::Pass);
+}
+
+#[test]
+fn good_run_passes_every_check() {
+    let verdict = run(|_| {});
+    assert_eq!((verdict.outcome, verdict.exit_code), (Outcome::Pass, 0), "{}", verdict.headline);
+    for name in ["not_starved", "max_gap", "max_run_delay", "spread", "kernel_log_clean", "telemetry_complete"] {
+        assert_eq!(check(&verdict, name).status, Status::Pass, "{name}");
+    }
+    assert_eq!(check(&verdict, "scheduler_alive").status, Status::NotApplied);
+    assert_eq!(verdict.stopped, None);
+}
+
+#[test]
+fn starved_worker_is_named() {
+    let verdict = run(|record| record.reports[3].1.work_units = 0);
+    assert_fails(&verdict, "not_starved", "worker 1 of g1, tid 101 (PipeIo) did no work");
+    assert!(verdict.headline.contains("worker 1 of g1"), "{}", verdict.headline);
+}
+
+#[test]
+fn sentinel_fails_with_its_exit() {
+    let verdict = run(|record| {
+        record.reports[0].1 = WorkerReport::sentinel(100, 0, 0, "PipeIo", ExitInfo::TimedOut);
+    });
+    assert_fails(&verdict, "not_starved", "did not report before the collection deadline");
+}
+
+#[test]
+fn absent_reports_are_inconclusive_everywhere() {
+    let verdict = run(|record| record.reports.clear());
+    for name in ["not_starved", "max_gap", "max_run_delay", "spread", "settings_applied", "telemetry_complete"] {
+        assert_eq!(check(&verdict, name).status, Status::Inconclusive, "{name}");
+    }
+    assert_eq!((verdict.outcome, verdict.exit_code), (Outcome::Inconclusive, 125));
+    let verdict = run(|record| drop(record.reports.pop()));
+    assert_inconclusive(&verdict, "not_starved", "1 of 2 workers of g1 reported");
+}
+
+#[test]
+fn gap_above_the_threshold_fails() {
+    let verdict = run(|record| record.reports[1].1.max_gap_ns = 2 * NS_PER_SEC + 1);
+    assert_fails(&verdict, "max_gap", "worker 1 of g0, tid 101 at 1.00 s on CPU 1");
+    assert!(verdict.headline.starts_with("max_gap is 2.00 s, more than 2.00 s"), "{}", verdict.headline);
+    let verdict = run(|record| record.reports[1].1.max_gap_ns = 2 * NS_PER_SEC);
+    assert_eq!(verdict.outcome, Outcome::Pass);
+}
+
+#[test]
+fn run_delay_above_the_threshold_fails_and_absent_is_inconclusive() {
+    let verdict = run(|record| record.reports[2].1.max_run_delay_ns = Some(3 * NS_PER_SEC));
+    assert_fails(&verdict, "max_run_delay", "worker 0 of g1");
+    let verdict = run(|record| record.reports[2].1.max_run_delay_ns = None);
+    assert_inconclusive(&verdict, "max_run_delay", "not measured for worker 0 of g1");
+    assert_inconclusive(&verdict, "telemetry_complete", "no run delay");
+    let verdict = run(|record| {
+        record.reports[2].1.max_run_delay_ns = None;
+        record.reports[0].1.max_run_delay_ns = Some(3 * NS_PER_SEC);
+    });
+    assert_fails(&verdict, "max_run_delay", "worker 0 of g0");
+}
+
+#[test]
+fn unequal_shares_fail_in_their_group_only() {
+    let verdict = run(|record| record.reports[3].1.cpu_time_ns = NS_PER_SEC * 6 / 10);
+    assert_fails(&verdict, "spread", "30.0 % of a CPU for worker 1 (tid 101), 50.0 % for worker 0");
+    let failed: Vec<_> = verdict.checks.iter().filter(|check| check.status == Status::Fail).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].group.as_deref(), Some("g1"));
+    assert!(matches!(failed[0].value, Some(Measure::Percent(points)) if (points - 20.0).abs() < 0.01));
+    // The groups as wholes may differ.
+    let verdict = run(|record| record.reports.iter_mut().skip(2).for_each(|(_, report)| report.cpu_time_ns /= 4));
+    assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
+}
+
+#[test]
+fn spread_compares_only_equals() {
+    let verdict = run(|record| {
+        record.reports[1].1.role = "waker".into();
+        record.reports[1].1.cpu_time_ns = 1;
+    });
+    let spread: Vec<_> = verdict.checks.iter().filter(|check| check.name == "spread").collect();
+    assert_eq!(spread[0].status, Status::NotApplied);
+    assert!(spread[0].reason.contains("no two equal workers"));
+    assert_eq!(verdict.outcome, Outcome::Pass);
+}
+
+#[test]
+fn spread_without_cpu_time_is_inconclusive() {
+    let verdict = run(|record| record.reports[1].1.wall_time_ns = 0);
+    assert_inconclusive(&verdict, "spread", "no CPU time from worker 1 of g0");
+}
+
+#[test]
+fn emulation_voids_timing_but_not_starvation() {
+    let emulate = |record: &mut Record| record.host.as_mut().unwrap().accel = "qemu".into();
+    let verdict = run(|record| {
+        emulate(record);
+        record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+        record.reports[1].1.max_run_delay_ns = Some(9 * NS_PER_SEC);
+        record.reports[1].1.cpu_time_ns = 1;
+    });
+    assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
+    for name in ["max_gap", "max_run_delay", "spread"] {
+        let check = check(&verdict, name);
+        assert_eq!(check.status, Status::NotApplied);
+        assert!(check.reason.contains("software emulation") && check.value.is_some(), "{check:?}");
+    }
+    let verdict = run(|record| {
+        emulate(record);
+        record.reports[1].1.work_units = 0;
+    });
+    assert_fails(&verdict, "not_starved", "did no work");
+}
+
+#[test]
+fn more_vcpus_than_host_cpus_void_only_the_spread() {
+    let verdict = run(|record| {
+        record.host.as_mut().unwrap().topology = Topology::flat(4);
+        record.reports[1].1.cpu_time_ns = 1;
+        record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+    });
+    assert_eq!(check(&verdict, "spread").status, Status::NotApplied);
+    assert!(check(&verdict, "spread").reason.contains("4 vCPUs share 2 host CPUs"));
+    assert_fails(&verdict, "max_gap", "worker 1 of g0");
+}
+
+#[test]
+fn disturbed_clocks_void_a_failed_timing_check_and_no_other() {
+    let noise = "clocksource: timekeeping watchdog on CPU1: Marking clocksource 'tsc' as unstable";
+    let verdict = run(|record| {
+        add_log(record, &[noise]);
+        record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+    });
+    assert_inconclusive(&verdict, "max_gap", "void, as the guest's clocks were disturbed");
+    assert_eq!(verdict.outcome, Outcome::Inconclusive);
+    let verdict = run(|record| {
+        add_log(record, &[noise]);
+        record.reports[1].1.work_units = 0;
+    });
+    assert_fails(&verdict, "not_starved", "did no work");
+    assert_eq!(run(|record| add_log(record, &[noise])).outcome, Outcome::Pass);
+}
+
+#[test]
+fn refused_setting_fails_with_its_text() {
+    let verdict = run(|record| record.reports[2].1.sched_policy_error = Some("operation not permitted".into()));
+    assert_fails(&verdict, "settings_applied", "scheduling policy refused: operation not permitted");
+}
+
+#[test]
+fn kernel_finding_fails_the_log_check() {
+    let warning = "WARNING: CPU: 0 PID: 1 at kernel/sched/core.c:1 f+0x1/0x2";
+    let verdict = run(|record| add_log(record, &[warning]));
+    assert_fails(&verdict, "kernel_log_clean", "WARNING: CPU: 0 PID: 1");
+    assert!(verdict.headline.contains("kernel/sched/core.c"), "{}", verdict.headline);
+}
+
+#[test]
+fn log_without_its_end_is_inconclusive() {
+    for (change, why) in [
+        ((|record| record.klog_end = None) as fn(&mut Record), "not read to its end"),
+        (|record| record.klog_end = Some((2, 5)), "5 kernel log records were overwritten"),
+        (|record| record.klog_end = Some((9, 0)), "7 of 9 kernel log records did not arrive"),
+        (|record| record.klog_cut = 3, "3 kernel log records were beyond the cap"),
+    ] {
+        let verdict = run(change);
+        assert_inconclusive(&verdict, "kernel_log_clean", why);
+        assert_inconclusive(&verdict, "telemetry_complete", why);
+    }
+}
+
+#[test]
+fn every_missing_piece_of_telemetry_is_inconclusive() {
+    for (change, why) in [
+        ((|record| record.host = None) as fn(&mut Record), "host's own facts"),
+        (|record| record.plan = None, "plan is missing"),
+        (|record| record.scenario_end = None, "scenario's end"),
+        (|record| record.scenario_end.as_mut().unwrap().early = Some("stopped".into()), "ended early: stopped"),
+        (|record| record.channel_damage.push("CRC32 of frame 3".into()), "CRC32 of frame 3"),
+        (|record| record.vm_end = Some(VmEnd::TimedOut), "killed at the deadline"),
+    ] {
+        let verdict = run(change);
+        assert_inconclusive(&verdict, "telemetry_complete", why);
+        assert_eq!(verdict.exit_code, 125, "{}", verdict.headline);
+    }
+    assert_inconclusive(&run(|record| record.bye = false), "telemetry_complete", "goodbye");
+}
+
+#[test]
+fn switched_off_checks_are_named_as_such() {
+    let mut record = passing();
+    record.reports[0].1.work_units = 0;
+    record.reports[0].1.max_gap_ns = 9 * NS_PER_SEC;
+    record.reports[0].1.max_run_delay_ns = Some(9 * NS_PER_SEC);
+    record.reports[0].1.cpu_time_ns = 1;
+    add_log(&mut record, &["WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2"]);
+    let off = Thresholds {
+        not_starved: false,
+        max_gap_ns: None,
+        max_run_delay_ns: None,
+        spread_percent: None,
+        kernel_log_clean: false,
+        boot_failure_fails: false,
+    };
+    let verdict = judge(&record, &off);
+    assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
+    let applied = verdict.checks.iter().filter(|check| check.status == Status::Pass).count();
+    assert_eq!(applied, 2, "settings_applied and telemetry_complete cannot be switched off");
+}
+
+#[test]
+fn pass_is_given_only_where_no_check_objects() {
+    // Every single fault, and every pair of them: never Pass, and a Fail is never masked by missing data.
+    let faults: [(fn(&mut Record), Status); 7] = [
+        (|record| record.reports[0].1.work_units = 0, Status::Fail),
+        (|record| record.reports[0].1.max_gap_ns = u64::MAX, Status::Fail),
+        (|record| add_log(record, &STALL), Status::Fail),
+        (|record| record.klog_end = None, Status::Inconclusive),
+        (|record| record.scenario_end = None, Status::Inconclusive),
+        (|record| record.channel_damage.push("x".into()), Status::Inconclusive),
+        (|record| record.reports[1].1.max_run_delay_ns = None, Status::Inconclusive),
+    ];
+    for (first, a) in faults {
+        for (second, b) in faults {
+            let verdict = run(|record| {
+                first(record);
+                second(record);
+            });
+            assert_eq!(verdict.outcome, a.outcome().merge(b.outcome()), "{}", verdict.headline);
+        }
+    }
+}

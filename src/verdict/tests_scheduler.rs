@@ -1,1 +1,150 @@
+//! The check on the scheduler under test: every way it can fail, be unknown, and pass.
+//!
+//! Owns these tests; leaves reading the kernel's lines to klog/sched_ext.
+//! Invariant: each fault is injected alone into a record that passes.
 
+use super::fixture::{STALL, add_log, passing_with_scheduler};
+use super::{Outcome, Status, Thresholds, Verdict, judge};
+use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
+use crate::proto::record::{Died, Record};
+
+fn run(change: impl FnOnce(&mut Record)) -> (Verdict, Status, String) {
+    let mut record = passing_with_scheduler();
+    change(&mut record);
+    let verdict = judge(&record, &Thresholds::default());
+    let check = verdict.checks.iter().find(|check| check.name == "scheduler_alive").unwrap();
+    let (status, reason) = (check.status, check.reason.clone());
+    (verdict, status, reason)
+}
+
+fn last(record: &mut Record) -> &mut SchedFinal {
+    record.sched_final.as_mut().unwrap()
+}
+
+#[test]
+fn same_instance_to_the_end_passes() {
+    let (verdict, status, reason) = run(|_| {});
+    assert_eq!((verdict.outcome, status), (Outcome::Pass, Status::Pass), "{}", verdict.headline);
+    assert!(reason.contains("mini_fifo, the same instance"));
+}
+
+#[test]
+fn every_wrong_end_fails_for_its_reason() {
+    let faults: [(fn(&mut Record), &str); 8] = [
+        (|record| last(record).state = "disabled".into(), "it was 'disabled'"),
+        (|record| last(record).ops = Some("other".into()), "'other' was loaded at the end"),
+        (|record| last(record).enable_seq = Some(2), "enable_seq 1 became 2"),
+        (|record| last(record).killed = true, "ignored SIGINT"),
+        (|record| last(record).disabled = false, "did not say 'disabled'"),
+        (|record| last(record).end = None, "could not be reaped"),
+        (|record| last(record).end = Some(ProcessEnd::Signaled { signal: 11 }), "signal 11"),
+        (|record| last(record).end = Some(ProcessEnd::Exited { code: 1 }), "exit code 1"),
+    ];
+    for (change, why) in faults {
+        let (verdict, status, reason) = run(change);
+        assert_eq!(status, Status::Fail, "{why}");
+        assert!(reason.contains(why), "{reason}");
+        assert_eq!((verdict.outcome, verdict.exit_code), (Outcome::Fail, 1));
+        assert!(verdict.headline.contains(why), "{}", verdict.headline);
+    }
+}
+
+#[test]
+fn ends_by_our_own_sigint_are_clean() {
+    for end in [ProcessEnd::Signaled { signal: 2 }, ProcessEnd::Exited { code: 130 }] {
+        assert_eq!(run(|record| last(record).end = Some(end)).1, Status::Pass);
+    }
+}
+
+#[test]
+fn unknown_end_is_inconclusive() {
+    let faults: [fn(&mut Record); 4] = [
+        |record| record.sched_final = None,
+        |record| last(record).ops = None,
+        |record| last(record).enable_seq = None,
+        |record| {
+            record.sched_enabled = None;
+            record.sched_final = None;
+        },
+    ];
+    for change in faults {
+        let (verdict, status, _) = run(change);
+        assert_eq!((verdict.outcome, status), (Outcome::Inconclusive, Status::Inconclusive), "{}", verdict.headline);
+    }
+}
+
+#[test]
+fn watchdog_stall_is_the_headline_with_its_victim() {
+    let (verdict, status, _) = run(|record| {
+        add_log(record, &STALL);
+        record.sched_died = Some(Died { after_ns: 1_500_000_000, end: None, state: "disabled".into() });
+        record.sched_final = None;
+        record.reports[0].1.work_units = 0;
+    });
+    assert_eq!((verdict.outcome, status, verdict.exit_code), (Outcome::Fail, Status::Fail, 1));
+    let headline = &verdict.headline;
+    assert!(headline.contains("runnable task stall: kw0.0-spin[184] failed to run for 1.400s"), "{headline}");
+    assert_eq!(verdict.sched_exits.last().unwrap().victim.as_ref().unwrap().pid, 184);
+}
+
+#[test]
+fn process_that_crashed_fails_although_the_kernel_log_is_clean() {
+    let (verdict, status, _) = run(|record| {
+        let end = Some(ProcessEnd::Signaled { signal: 11 });
+        record.sched_died = Some(Died { after_ns: 1_200_000_000, end, state: "disabled".into() });
+        record.sched_final = None;
+        record.crash = Some("a later panic of PID 1".into());
+    });
+    assert_eq!((verdict.outcome, status), (Outcome::Fail, Status::Fail));
+    assert!(verdict.headline.contains("went away 1.20 s into the scenario: signal 11"), "{}", verdict.headline);
+}
+
+#[test]
+fn scheduler_ended_by_its_surroundings_is_inconclusive() {
+    for reason in ["disabled by sysrq-S", "unregistered from the main kernel", "parent exiting"] {
+        let line = format!("sched_ext: BPF scheduler \"mini_fifo\" disabled ({reason})");
+        let (verdict, status, told) = run(|record| {
+            record.klog.pop();
+            add_log(record, &[&line]);
+            record.sched_died = Some(Died { after_ns: 1, end: None, state: "disabled".into() });
+        });
+        assert_eq!((verdict.outcome, status), (Outcome::Inconclusive, Status::Inconclusive), "{}", verdict.headline);
+        assert!(told.contains(reason), "{told}");
+    }
+}
+
+#[test]
+fn scheduler_that_ended_itself_fails() {
+    let (verdict, ..) = run(|record| {
+        record.klog.pop();
+        add_log(record, &["sched_ext: BPF scheduler \"mini_fifo\" disabled (unregistered from BPF)"]);
+        last(record).state = "disabled".into();
+    });
+    assert_eq!(verdict.outcome, Outcome::Fail);
+    assert!(verdict.headline.contains("unregistered from BPF"), "{}", verdict.headline);
+}
+
+#[test]
+fn each_failed_start_has_its_outcome() {
+    let table = [
+        (SchedFailure::KernelLacksSchedExt, Outcome::Skip, 125),
+        (SchedFailure::NotExecutable, Outcome::Error, 128),
+        (SchedFailure::ExitedEarly, Outcome::Fail, 1),
+        (SchedFailure::VerifierRejected, Outcome::Fail, 1),
+        (SchedFailure::EnableTimeout, Outcome::Fail, 1),
+        (SchedFailure::DisabledEarly, Outcome::Fail, 1),
+    ];
+    for (why, outcome, code) in table {
+        let (verdict, status, _) = run(|record| {
+            record.sched_failed = Some((why, "CONFIG_SCHED_CLASS_EXT is not set\nmore".into()));
+            record.sched_enabled = None;
+            record.sched_final = None;
+            record.scenario_started = None;
+            record.scenario_end = None;
+            record.reports.clear();
+        });
+        assert_eq!((verdict.outcome, verdict.exit_code), (outcome, code), "{why:?}: {}", verdict.headline);
+        assert!(verdict.headline.ends_with(": CONFIG_SCHED_CLASS_EXT is not set"), "{}", verdict.headline);
+        assert_ne!(status, Status::Pass);
+    }
+}

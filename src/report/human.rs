@@ -1,0 +1,287 @@
+//! The summary that a person reads: what ran, the groups, the checks, the evidence, and the verdict as the last line.
+//!
+//! Owns what is shown and in which order; leaves numbers to verdict/, columns to `table`.
+//! Invariant: the first line names the emulation where there was one; the last line is the verdict.
+
+use super::table::{Align, layout};
+use super::text::{counted, fit, short_count, tail};
+use crate::klog::{Class, Severity};
+use crate::proto::message::VmEnd;
+use crate::proto::record::Record;
+use crate::proto::work::SampleKind;
+use crate::units::{approx, duration, size};
+use crate::verdict::{Check, GroupStats, Outcome, Status, Verdict, group_stats};
+
+/// Columns of the page.
+const WIDTH: usize = 100;
+/// Lines of each kind of evidence.
+const EVIDENCE_LINES: usize = 8;
+/// Findings shown one by one; the JSON has them all.
+const FINDINGS_SHOWN: usize = 4;
+/// Rows of the table of groups.
+const GROUPS_SHOWN: usize = 16;
+/// Notes shown.
+const NOTES_SHOWN: usize = 4;
+/// Characters of the verdict's one line.
+const HEADLINE_WIDTH: usize = 400;
+const NAME_WIDTH: usize = 16;
+const REASON_WIDTH: usize = 44;
+
+/// How the summary may look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
+    /// ANSI colours.
+    pub color: bool,
+}
+
+/// SGR codes (ECMA-48 section 8.3.117).
+const GREEN: &str = "32";
+const RED: &str = "1;31";
+const YELLOW: &str = "33";
+const DIM: &str = "2";
+
+impl Style {
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// The whole summary, with a newline at its end.
+pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
+    let mut lines = head(record);
+    let groups = group_stats(record);
+    if !groups.is_empty() {
+        lines.push(String::new());
+        lines.extend(group_table(&groups));
+    }
+    lines.push(String::new());
+    lines.extend(check_table(&verdict.checks, style));
+    lines.extend(notes(record, verdict));
+    if verdict.outcome != Outcome::Pass {
+        lines.extend(evidence(record, verdict));
+    }
+    lines.push(String::new());
+    lines.push(verdict_line(verdict, style));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// What ran, and how.
+fn head(record: &Record) -> Vec<String> {
+    let plan = record.plan.as_ref();
+    let subject = match plan.map(|plan| &plan.sched) {
+        Some(Some(sched)) => format!("scheduler {}", sched.name),
+        Some(None) => "the kernel's own scheduler".into(),
+        None => "no plan".into(),
+    };
+    let kernel = match (&record.hello, &record.host) {
+        (Some(hello), _) => format!("Linux {}", hello.kernel),
+        (None, Some(host)) => host.kernel.clone(),
+        (None, None) => "an unknown kernel".into(),
+    };
+    let how = match record.host.as_ref().map(|host| (host.accel.as_str(), host.accel_reason.as_str())) {
+        Some(("qemu", why)) => {
+            format!("emulated: QEMU TCG{}", if why.is_empty() { "".into() } else { format!(", {why}") })
+        }
+        Some((accel, _)) => accel.to_uppercase(),
+        None => "host unknown".into(),
+    };
+    let mut lines = vec![fit(&format!("ktstr: {subject} on {kernel} ({how})"), WIDTH)];
+    let mut parts: Vec<String> = Vec::new();
+    if let Some(host) = &record.host {
+        parts.push(format!("{} ({})", counted(u64::from(host.topology.total_cpus()), "CPU"), host.topology));
+        parts.push(size(host.memory_bytes));
+    }
+    if let Some(plan) = plan {
+        let workers: u64 = plan.groups.iter().flat_map(|group| &group.works).map(|work| u64::from(work.workers)).sum();
+        let cgroups = counted(plan.groups.len() as u64, "cgroup");
+        parts.push(format!("{} in {cgroups} for {}", counted(workers, "worker"), duration(plan.duration_ns)));
+        parts.push(format!("seed {}", plan.seed));
+    }
+    if !parts.is_empty() {
+        lines.push(fit(&format!("       {}", parts.join(", ")), WIDTH));
+    }
+    lines
+}
+
+fn group_table(groups: &[GroupStats]) -> Vec<String> {
+    let wakes = groups.iter().any(|group| group.hist(SampleKind::Wake).is_some());
+    let mut header = vec!["group", "work", "n", "units/s", "iter/s", "CPU %", "max delay", "max gap", "migr"];
+    if wakes {
+        header.extend(["wake p50", "p99", "samples"]);
+    }
+    let mut align = vec![Align::Right; header.len()];
+    align[..2].fill(Align::Left);
+    let mut rows = vec![header.into_iter().map(String::from).collect::<Vec<_>>()];
+    rows.extend(groups.iter().take(GROUPS_SHOWN).map(|group| group_row(group, wakes)));
+    let mut lines = layout(&align, &rows);
+    if groups.len() > GROUPS_SHOWN {
+        lines.push(format!("... and {} more groups", groups.len() - GROUPS_SHOWN));
+    }
+    lines
+}
+
+fn group_row(group: &GroupStats, wakes: bool) -> Vec<String> {
+    let time = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), approx);
+    let workers = if group.completed == group.workers {
+        group.workers.to_string()
+    } else {
+        format!("{}/{}", group.completed, group.workers)
+    };
+    let mut row = vec![
+        fit(&group.group, NAME_WIDTH),
+        fit(&group.work_type, NAME_WIDTH),
+        workers,
+        short_count(group.units_per_s),
+        short_count(group.iterations_per_s),
+        format!("{:.1}", group.cpu_percent),
+        time(group.max_run_delay_ns),
+        approx(group.max_gap_ns),
+        short_count(group.migrations as f64),
+    ];
+    if wakes {
+        let hist = group.hist(SampleKind::Wake);
+        row.push(time(hist.and_then(|hist| hist.percentile_ns(5000))));
+        row.push(time(hist.and_then(|hist| hist.percentile_ns(9900))));
+        row.push(hist.map_or_else(|| "-".to_owned(), |hist| short_count(hist.count() as f64)));
+    }
+    row
+}
+
+/// The checks to show: of several groups' passes of one name, only the worst.
+fn shown(checks: &[Check]) -> Vec<&Check> {
+    let number = |check: &Check| match check.value {
+        Some(crate::verdict::Measure::Percent(value)) => value,
+        _ => 0.0,
+    };
+    let hidden = |check: &Check| {
+        let same = |other: &&Check| other.name == check.name && other.status == check.status;
+        let worst = checks.iter().filter(same).max_by(|a, b| number(a).total_cmp(&number(b)));
+        check.status != Status::Fail && worst.is_some_and(|worst| !std::ptr::eq(worst, check))
+    };
+    checks.iter().filter(|check| !hidden(check)).collect()
+}
+
+fn check_table(checks: &[Check], style: Style) -> Vec<String> {
+    let shown = shown(checks);
+    let rows: Vec<Vec<String>> = shown
+        .iter()
+        .map(|check| {
+            let limit = check.threshold.map_or_else(String::new, |limit| format!("<= {}", limit.text()));
+            let value = if check.threshold.is_some() || !check.reason.is_empty() && check.status == Status::Fail {
+                check.value_text()
+            } else {
+                String::new()
+            };
+            let room = if check.threshold.is_some() { REASON_WIDTH } else { WIDTH };
+            vec![mark(check.status).to_owned(), check.name.to_owned(), value, limit, fit(&check.reason, room)]
+        })
+        .collect();
+    let align = [Align::Left, Align::Left, Align::Right, Align::Left, Align::Left];
+    let lines = layout(&align, &rows);
+    lines.iter().zip(&shown).map(|(line, check)| painted(&fit(line, WIDTH), check.status, style)).collect()
+}
+
+fn mark(status: Status) -> &'static str {
+    match status {
+        Status::Pass => "ok",
+        Status::Fail => "FAIL",
+        Status::Inconclusive => "??",
+        Status::NotApplied => "--",
+    }
+}
+
+/// Colours a line's mark, or the whole of a line that was not applied.
+fn painted(line: &str, status: Status, style: Style) -> String {
+    let code = match status {
+        Status::Pass => GREEN,
+        Status::Fail => RED,
+        Status::Inconclusive => YELLOW,
+        Status::NotApplied => return style.paint(DIM, line),
+    };
+    let word = mark(status);
+    match line.strip_prefix(word) {
+        Some(rest) => format!("{}{rest}", style.paint(code, word)),
+        None => line.to_owned(),
+    }
+}
+
+/// What the reader should know although it did not decide: notes, and kernel lines that are shown and not judged.
+fn notes(record: &Record, verdict: &Verdict) -> Vec<String> {
+    let mut list: Vec<String> = record.host_notes.iter().chain(&record.notes).cloned().collect();
+    let told = |severity| matches!(severity, Severity::Note | Severity::HostNoise);
+    for finding in &verdict.findings {
+        if told(finding.severity) && finding.class != Class::SchedExtExit {
+            list.push(format!("kernel: {} ({})", finding.title, finding.meaning));
+        }
+    }
+    if verdict.unknown_kernel_errors > 0 {
+        let errors = counted(verdict.unknown_kernel_errors, "kernel line");
+        list.push(format!("{errors} of level error that no pattern knows"));
+    }
+    let more = list.len().saturating_sub(NOTES_SHOWN);
+    let mut lines: Vec<String> =
+        list.iter().take(NOTES_SHOWN).map(|text| fit(&format!("note: {text}"), WIDTH)).collect();
+    if more > 0 {
+        lines.push(format!("... and {}", counted(more as u64, "more note")));
+    }
+    lines
+}
+
+/// The lines that show why a run did not pass.
+fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
+    let mut lines = Vec::new();
+    let bad: Vec<_> = verdict
+        .findings
+        .iter()
+        .filter(|finding| matches!(finding.severity, Severity::Fail | Severity::Harness | Severity::CannotJudge))
+        .collect();
+    if !bad.is_empty() {
+        lines.push(String::new());
+        lines.push("kernel log:".into());
+    }
+    for (index, finding) in bad.iter().take(FINDINGS_SHOWN).enumerate() {
+        let time =
+            finding.time_us.map_or_else(String::new, |us| format!("[{}.{:06}] ", us / 1_000_000, us % 1_000_000));
+        let repeats = if finding.repeats > 1 { format!(" ({} times)", finding.repeats) } else { String::new() };
+        lines.push(fit(&format!("  {time}{}{repeats}", finding.title), WIDTH));
+        // The block of the first finding: the others are most often its consequence.
+        let block = if index == 0 {
+            finding.lines.iter().skip(1).take(EVIDENCE_LINES)
+        } else {
+            finding.lines.iter().skip(1).take(0)
+        };
+        lines.extend(block.map(|line| fit(&format!("    {line}"), WIDTH)));
+    }
+    if bad.len() > FINDINGS_SHOWN {
+        lines.push(format!("  ... and {} more", bad.len() - FINDINGS_SHOWN));
+    }
+    let output = tail(&record.sched_output, EVIDENCE_LINES, WIDTH - 2);
+    if !output.is_empty() {
+        lines.push(String::new());
+        lines.push("scheduler's last output:".into());
+        lines.extend(output.iter().map(|line| format!("  {line}")));
+    }
+    let silent = record.klog_end.is_none() && record.vm_end != Some(VmEnd::Interrupted);
+    let console = tail(&record.console, EVIDENCE_LINES, WIDTH - 2);
+    if silent && !console.is_empty() {
+        lines.push(String::new());
+        lines.push("end of the console:".into());
+        lines.extend(console.iter().map(|line| format!("  {line}")));
+    }
+    lines
+}
+
+fn verdict_line(verdict: &Verdict, style: Style) -> String {
+    let code = match verdict.outcome {
+        Outcome::Pass => GREEN,
+        Outcome::Fail | Outcome::Error => RED,
+        Outcome::Skip | Outcome::Inconclusive | Outcome::Interrupted => YELLOW,
+    };
+    let word = verdict.outcome.word();
+    if verdict.outcome == Outcome::Pass {
+        return style.paint(code, word);
+    }
+    // One line, however long: whoever reads only the last line must see the cause.
+    format!("{}: {}", style.paint(code, word), fit(&verdict.headline, HEADLINE_WIDTH))
+}

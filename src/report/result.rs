@@ -1,0 +1,268 @@
+//! The result as JSON, for scripts: schema `ktstr.result/1`.
+//!
+//! Owns the schema; leaves writing it to `json`.
+//! Invariant: within one version members are only added; a number that was not measured is null; names end in the unit.
+//!
+//! Top level: `schema`, `outcome` (pass, skip, inconclusive, fail, error, interrupted), `exit_code`, `headline`, `reached`
+//! (last stage, or null), `stopped_at` (words, or null), `emulated`, `seed` (a string: JSON numbers lose 64-bit integers),
+//! `host`, `guest`, `plan`, `scheduler`, `checks`, `groups` (sums per cgroup and work type), `workers` (one per report),
+//! `kernel_log`, `timings`, `memory`, `notes`, `host_notes`.
+
+use super::json::Json;
+use super::timings::intervals;
+use crate::klog::Finding;
+use crate::klog::sched_ext::SchedExit;
+use crate::proto::hist::Hist;
+use crate::proto::plan::Plan;
+use crate::proto::record::Record;
+use crate::proto::report::WorkerReport;
+use crate::proto::work::SampleKind;
+use crate::verdict::{Check, GroupStats, Measure, Verdict, group_stats};
+
+/// Name and version of the schema.
+pub const SCHEMA: &str = "ktstr.result/1";
+
+/// The percentiles told of every histogram: (member, parts of 10,000).
+const PERCENTILES: [(&str, u32); 4] = [("p50_ns", 5000), ("p90_ns", 9000), ("p99_ns", 9900), ("p999_ns", 9990)];
+
+/// The whole result.
+pub fn result_json(record: &Record, verdict: &Verdict) -> String {
+    let emulated = record.host.as_ref().map(|host| host.accel == "qemu");
+    let list = |texts: &[String]| Json::array(texts);
+    Json::object([
+        ("schema", SCHEMA.into()),
+        ("outcome", verdict.outcome.word().to_lowercase().into()),
+        ("exit_code", u32::from(verdict.exit_code).into()),
+        ("headline", (&verdict.headline).into()),
+        ("reached", verdict.reached.map(|stage| stage.name()).into()),
+        ("stopped_at", verdict.stopped.into()),
+        ("emulated", emulated.into()),
+        ("seed", record.plan.as_ref().map(|plan| plan.seed.to_string()).into()),
+        ("host", host(record)),
+        ("guest", guest(record)),
+        ("plan", record.plan.as_ref().map(plan).into()),
+        ("scheduler", scheduler(record, verdict)),
+        ("checks", Json::array(verdict.checks.iter().map(check))),
+        ("groups", Json::array(group_stats(record).iter().map(group))),
+        ("workers", Json::array(record.reports.iter().map(|(group, report)| worker(group, report)))),
+        ("kernel_log", kernel_log(record, verdict)),
+        ("timings", timings(record)),
+        ("memory", memory(record)),
+        ("notes", list(&record.notes)),
+        ("host_notes", list(&record.host_notes)),
+    ])
+    .pretty()
+}
+
+fn host(record: &Record) -> Json {
+    let Some(host) = &record.host else { return Json::Null };
+    Json::object([
+        ("version", (&host.version).into()),
+        ("build", (&host.build).into()),
+        ("argv", Json::array(&host.argv)),
+        ("accel", (&host.accel).into()),
+        ("accel_reason", (&host.accel_reason).into()),
+        ("kernel", (&host.kernel).into()),
+        ("kernel_cmdline", (&host.kernel_cmdline).into()),
+        ("topology", host.topology.to_string().into()),
+        ("vcpus", host.topology.total_cpus().into()),
+        ("memory_bytes", host.memory_bytes.into()),
+        ("host_cpus", host.host_cpus.into()),
+        ("started_unix_s", host.started_unix_s.into()),
+    ])
+}
+
+fn guest(record: &Record) -> Json {
+    let Some(hello) = &record.hello else { return Json::Null };
+    Json::object([
+        ("kernel_release", (&hello.kernel).into()),
+        ("online_cpus", (hello.online_cpus as u64).into()),
+        ("memory_kib", hello.memory_kib.into()),
+        ("pid1_uptime_ns", hello.pid1_uptime_ns.into()),
+        ("channel", (&hello.channel).into()),
+        ("missing", Json::array(&hello.missing)),
+    ])
+}
+
+fn plan(plan: &Plan) -> Json {
+    let groups = plan.groups.iter().map(|group| {
+        let workers: u64 = group.works.iter().map(|work| u64::from(work.workers)).sum();
+        Json::object([
+            ("group", (&group.name).into()),
+            ("cpuset", group.cpuset.as_ref().map(ToString::to_string).into()),
+            ("workers", workers.into()),
+        ])
+    });
+    Json::object([
+        ("duration_ns", plan.duration_ns.into()),
+        ("settle_ns", plan.settle_ns.into()),
+        ("groups", Json::array(groups)),
+        ("modules", Json::array(&plan.modules)),
+    ])
+}
+
+fn scheduler(record: &Record, verdict: &Verdict) -> Json {
+    let Some(spec) = record.plan.as_ref().and_then(|plan| plan.sched.as_ref()) else { return Json::Null };
+    let enabled = record.sched_enabled.as_ref();
+    let last = record.sched_final.as_ref();
+    let events = last.map(|last| Json::object(last.events.iter().map(|(name, delta)| (name, (*delta).into()))));
+    Json::object([
+        ("name", (&spec.name).into()),
+        ("argv", Json::array(&spec.argv)),
+        ("ops", enabled.map(|enabled| &enabled.ops).into()),
+        ("enable_seq", enabled.map(|enabled| enabled.enable_seq).into()),
+        ("enable_took_ns", enabled.map(|enabled| enabled.took_ns).into()),
+        ("end", last.and_then(|last| last.end).map(|end| end.describe()).into()),
+        ("nr_rejected", last.and_then(|last| last.nr_rejected).into()),
+        ("events", events.unwrap_or(Json::Null)),
+        ("died_after_ns", record.sched_died.as_ref().map(|died| died.after_ns).into()),
+        ("exits", Json::array(verdict.sched_exits.iter().map(sched_exit))),
+        ("output", (&record.sched_output).into()),
+    ])
+}
+
+fn sched_exit(exit: &SchedExit) -> Json {
+    let victim = exit.victim.as_ref().map(|victim| {
+        Json::object([
+            ("comm", (&victim.comm).into()),
+            ("pid", victim.pid.into()),
+            ("waited_ms", victim.waited_ms.into()),
+        ])
+    });
+    Json::object([
+        ("ops", (&exit.ops).into()),
+        ("reason", (&exit.reason_text).into()),
+        ("exit_kind", exit.reason.row().map(|row| row.kind).into()),
+        ("message", exit.message.as_ref().into()),
+        ("victim", victim.into()),
+        ("time_us", exit.time_us.into()),
+    ])
+}
+
+/// `value_ns`, `threshold_percent`: the unit stands in the name.
+fn measure(role: &str, measure: Option<Measure>) -> Option<(String, Json)> {
+    let measure = measure?;
+    let number = match measure {
+        Measure::Ns(value) | Measure::Count(value) => value.into(),
+        Measure::Percent(value) => value.into(),
+    };
+    Some((format!("{role}_{}", measure.suffix()), number))
+}
+
+fn check(check: &Check) -> Json {
+    let mut members = vec![
+        ("name".to_owned(), check.name.into()),
+        ("group".to_owned(), check.group.as_ref().into()),
+        ("status".to_owned(), check.status.name().into()),
+    ];
+    members.extend(measure("value", check.value));
+    members.extend(measure("threshold", check.threshold));
+    members.push(("reason".to_owned(), (&check.reason).into()));
+    Json::Object(members)
+}
+
+fn samples<'a>(samples: impl IntoIterator<Item = (SampleKind, &'a Hist)>) -> Json {
+    Json::object(samples.into_iter().map(|(kind, hist)| {
+        let mut members = vec![("count", hist.count().into())];
+        members.extend(PERCENTILES.map(|(name, part)| (name, hist.percentile_ns(part).into())));
+        members.push(("min_ns", hist.min_ns().into()));
+        members.push(("mean_ns", hist.mean_ns().into()));
+        members.push(("max_ns", hist.max_ns().into()));
+        (kind.name(), Json::object(members))
+    }))
+}
+
+fn group(stats: &GroupStats) -> Json {
+    Json::object([
+        ("group", (&stats.group).into()),
+        ("group_idx", stats.group_idx.into()),
+        ("work_type", (&stats.work_type).into()),
+        ("workers", stats.workers.into()),
+        ("completed", stats.completed.into()),
+        ("work_units", stats.work_units.into()),
+        ("work_units_per_s", stats.units_per_s.into()),
+        ("iterations", stats.iterations.into()),
+        ("iterations_per_s", stats.iterations_per_s.into()),
+        ("wall_time_ns", stats.wall_time_ns.into()),
+        ("cpu_time_ns", stats.cpu_time_ns.into()),
+        ("cpu_percent", stats.cpu_percent.into()),
+        ("run_delay_ns", stats.run_delay_ns.into()),
+        ("max_run_delay_ns", stats.max_run_delay_ns.into()),
+        ("max_gap_ns", stats.max_gap_ns.into()),
+        ("migrations", stats.migrations.into()),
+        ("latency", samples(stats.samples.iter().map(|(kind, hist)| (*kind, hist)))),
+    ])
+}
+
+fn worker(group: &str, report: &WorkerReport) -> Json {
+    let refusals = report.refusals();
+    Json::object([
+        ("group", group.into()),
+        ("group_idx", report.group_idx.into()),
+        ("worker_idx", report.worker_idx.into()),
+        ("tid", report.tid.into()),
+        ("work_type", (&report.work_type).into()),
+        ("role", (&report.role).into()),
+        ("completed", report.completed.into()),
+        ("exit_info", report.exit_info.as_ref().map(|exit| exit.describe()).into()),
+        ("work_units", report.work_units.into()),
+        ("iterations", report.iterations.into()),
+        ("wall_time_ns", report.wall_time_ns.into()),
+        ("cpu_time_ns", report.cpu_time_ns.into()),
+        ("off_cpu_ns", report.off_cpu_ns.into()),
+        ("run_delay_ns", report.schedstat_run_delay_ns.into()),
+        ("run_count", report.schedstat_run_count.into()),
+        ("schedstat_cpu_time_ns", report.schedstat_cpu_time_ns.into()),
+        ("max_run_delay_ns", report.max_run_delay_ns.into()),
+        ("max_gap_ns", report.max_gap_ns.into()),
+        ("max_gap_cpu", report.max_gap_cpu.into()),
+        ("max_gap_at_ns", report.max_gap_at_ns.into()),
+        ("migrations", report.migration_count.into()),
+        ("cpus_used", report.cpus_used.to_string().into()),
+        ("latency", samples(report.samples.iter().map(|samples| (samples.kind, &samples.hist)))),
+        ("refusals", Json::array(&refusals)),
+    ])
+}
+
+fn kernel_log(record: &Record, verdict: &Verdict) -> Json {
+    Json::object([
+        ("records", (record.klog.len() as u64).into()),
+        ("complete", record.klog_end.is_some().into()),
+        ("lost", record.klog_end.map(|(_, lost)| lost).into()),
+        ("cut", record.klog_cut.into()),
+        ("unknown_errors", verdict.unknown_kernel_errors.into()),
+        ("findings", Json::array(verdict.findings.iter().map(finding))),
+    ])
+}
+
+fn finding(finding: &Finding) -> Json {
+    Json::object([
+        ("class", finding.class.name().into()),
+        ("severity", finding.severity.name().into()),
+        ("title", (&finding.title).into()),
+        ("meaning", finding.meaning.into()),
+        ("time_us", finding.time_us.into()),
+        ("repeats", finding.repeats.into()),
+        ("lines", Json::array(&finding.lines)),
+    ])
+}
+
+fn timings(record: &Record) -> Json {
+    Json::array(intervals(record).iter().map(|interval| {
+        Json::object([
+            ("stage", interval.stage.name().into()),
+            ("at_ns", interval.at_ns.into()),
+            ("since", interval.since.map(|stage| stage.name()).into()),
+            ("since_ns", interval.since_ns.into()),
+        ])
+    }))
+}
+
+fn memory(record: &Record) -> Json {
+    let Some(stats) = &record.stats else { return Json::Null };
+    Json::object([
+        ("vm_own_kib", stats.own_kib.into()),
+        ("guest_touched_kib", stats.guest_kib.into()),
+        ("exits", Json::object(stats.exits.iter().map(|(kind, count)| (kind, (*count).into())))),
+    ])
+}
