@@ -70,6 +70,50 @@ pub fn block(signals: &[i32], blocked: bool) -> io::Result<()> {
     }
 }
 
+/// Signals that a thread has blocked.
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// Nothing blocked.
+    pub fn empty() -> Self {
+        Self(set_of(&[]))
+    }
+}
+
+/// Blocks every signal for the calling thread; returns what was blocked before.
+pub fn block_all() -> io::Result<Mask> {
+    let mut all = set_of(&[]);
+    // SAFETY: `all` is valid for the call.
+    unsafe { libc::sigfillset(&mut all) };
+    set_mask(&Mask(all))
+}
+
+/// Blocks exactly these for the calling thread; returns what was blocked before.
+pub fn set_mask(mask: &Mask) -> io::Result<Mask> {
+    let mut old = set_of(&[]);
+    // SAFETY: both sets are valid for the call.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask.0, &mut old) } {
+        0 => Ok(Mask(old)),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Highest signal number (_NSIG, arch/x86/include/uapi/asm/signal.h).
+const LAST_SIGNAL: i32 = 64;
+
+/// Restores the default action of every signal that can have another.
+pub fn default_actions() -> io::Result<()> {
+    for signal in 1..=LAST_SIGNAL {
+        match install(signal, libc::SIG_DFL) {
+            // SIGKILL, SIGSTOP and the signals the C library keeps to itself have no action to restore.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// A descriptor that reads as these (blocked) signals.
 pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
     // SAFETY: the set is valid for the call.
