@@ -7,7 +7,8 @@ use super::args::{self, ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs}
 use super::{out, plan};
 use crate::error::{Context, Result};
 use crate::log::Event;
-use crate::report::{human, json, timings};
+use crate::proto::record::Record;
+use crate::report::{self, Style};
 use crate::run::accel::AccelChoice;
 use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
@@ -90,16 +91,14 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict) -> Result<u8> {
         }
     };
     let record = run.record();
-    let mut text = match args.quiet {
-        true => human::verdict_line(verdict, human::Style { color }),
-        false => human::render(record, verdict, human::Style { color }),
-    };
+    let style = Style { color };
+    let mut text = if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
     if args.timings {
-        text = format!("{}\n{text}", timings::render(record));
+        text.push_str(&format!("\n{}", report::timings(record)));
     }
-    let json = json::render(record, verdict);
+    let json = report::result_json(record, verdict);
     let kept = args.keep || args.run_dir.is_some() || !matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted);
-    let stored = store(&run, record_summary(record, verdict), &json);
+    let stored = store(&run, full_summary(record, verdict), &json);
     if kept && !args.quiet {
         text.push_str(&format!("run directory: {}\n", run.path().display()));
     }
@@ -118,8 +117,9 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict) -> Result<u8> {
     Ok(verdict.exit_code)
 }
 
-fn record_summary(record: &crate::proto::record::Record, verdict: &Verdict) -> String {
-    format!("{}\n{}", human::render(record, verdict, human::Style { color: false }), timings::render(record))
+/// The summary as it is stored: all of it, without colour.
+fn full_summary(record: &Record, verdict: &Verdict) -> String {
+    format!("{}\n{}", report::summary(record, verdict, Style { color: false }), report::timings(record))
 }
 
 fn store(run: &RunDir, summary: String, json: &str) -> Result<()> {

@@ -268,7 +268,7 @@ fn become_scheduler(spec: &SchedSpec, nothing: &File, output: &OwnedFd) -> std::
         .and_then(|()| sched::set_policy(0, &SchedPolicy::Normal, 0, false))
         // Rust ignores SIGPIPE, shells SIGINT of what runs behind; an ignored signal stays ignored across exec.
         .and_then(|()| signal::default_action(&[libc::SIGPIPE, libc::SIGINT, libc::SIGTERM]))
-        .and_then(|()| signal::unblock_all());
+        .and_then(|()| signal::restore_defaults());
     match prepared {
         Ok(()) => process::exec(&spec.argv, &ENVIRONMENT),
         Err(cause) => cause,

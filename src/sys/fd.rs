@@ -4,6 +4,7 @@
 //! Invariant: every descriptor made here is close-on-exec until `inheritable` is called.
 
 use super::{c_string, check};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -82,21 +83,62 @@ pub fn read_available(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Optio
     }
 }
 
+/// Opens a file for reading without allocating, so that a forked child may call it.
+pub fn open_read(path: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the path is a valid C string for the length of the call.
+    let raw = check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
+    Ok(owned(raw))
+}
+
+/// Reads from the start of the file, whatever its position; returns how many bytes came.
+pub fn read_start(fd: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is valid for its length.
+    let count = unsafe { libc::pread(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
+/// Writes once; returns how many bytes went.
+pub fn write_some(fd: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the bytes are valid for their length.
+    let count = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
 /// Closes every descriptor from `first` up, except those in `keep`.
 pub fn close_from(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= first).collect();
     keep.sort_unstable();
+    close_from_sorted(first, &keep)
+}
+
+/// The same without allocating, so that a forked child may call it; `keep` is ascending.
+pub fn close_from_sorted(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     let mut from = first as libc::c_uint;
-    for end in keep.iter().map(|fd| *fd as libc::c_uint).chain([libc::c_uint::MAX]) {
+    for end in keep.iter().filter(|fd| **fd >= first).map(|fd| *fd as libc::c_uint).chain([libc::c_uint::MAX]) {
         if from < end {
             // SAFETY: close_range takes no memory; the caller gives up these descriptors.
-            super::check_long(unsafe {
+            let closed = super::check_long(unsafe {
                 libc::syscall(libc::SYS_close_range, from, end - u32::from(end != u32::MAX), 0)
-            })?;
+            });
+            match closed {
+                // Linux before 5.9 closes one by one.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => close_one_by_one(from, end),
+                other => drop(other?),
+            }
         }
         from = end.saturating_add(1);
     }
     Ok(())
+}
+
+/// Descriptors above this are not looked for where close_range(2) is missing: the usual soft limit of RLIMIT_NOFILE.
+const USUAL_MAX_FD: libc::c_uint = 1024;
+
+fn close_one_by_one(from: libc::c_uint, end: libc::c_uint) {
+    for fd in from..end.min(USUAL_MAX_FD) {
+        // SAFETY: close takes no memory; the caller gives up these descriptors. EBADF means that there was none.
+        unsafe { libc::close(fd as RawFd) };
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// A mapping that is unmapped when dropped.
 #[derive(Debug)]
@@ -56,6 +56,12 @@ impl Mapping {
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: a mapping is page-aligned, lives as long as `self`, and AtomicU64 has the layout of u64.
         unsafe { std::slice::from_raw_parts(self.base.cast::<AtomicU64>(), self.bytes / 8) }
+    }
+
+    /// The memory as 32-bit words, which is what a futex needs.
+    pub fn halves(&self) -> &[AtomicU32] {
+        // SAFETY: a mapping is page-aligned, lives as long as `self`, and AtomicU32 has the layout of u32.
+        unsafe { std::slice::from_raw_parts(self.base.cast::<AtomicU32>(), self.bytes / 4) }
     }
 
     /// The bytes of a `read_only` mapping.

@@ -16,6 +16,28 @@ pub fn writable(fds: &[BorrowedFd<'_>], timeout_ms: u64) -> io::Result<Vec<bool>
     wait(fds, libc::POLLOUT, timeout_ms)
 }
 
+/// What waiting for one descriptor gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    Yes,
+    TimedOut,
+    Interrupted,
+}
+
+/// Waits for one descriptor without allocating, so that a forked child may call it.
+pub fn one_readable(fd: &impl AsRawFd, timeout_ms: u64) -> io::Result<Ready> {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the one entry is valid for the call.
+    match unsafe { libc::poll(&mut entry, 1, timeout_ms.min(i32::MAX as u64) as i32) } {
+        0 => Ok(Ready::TimedOut),
+        1.. => Ok(Ready::Yes),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(Ready::Interrupted),
+            error => Err(error),
+        },
+    }
+}
+
 fn wait(fds: &[BorrowedFd<'_>], events: i16, timeout_ms: u64) -> io::Result<Vec<bool>> {
     let mut entries: Vec<libc::pollfd> =
         fds.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }).collect();

@@ -57,6 +57,17 @@ pub fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, End)>> {
     Ok(Some((reaped, end)))
 }
 
+/// Whether a child has ended; it stays to be waited for, so that its pid cannot be recycled meanwhile.
+pub fn has_ended(pid: i32) -> io::Result<bool> {
+    // SAFETY: an all-zero siginfo is a valid value of the type.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is valid for the call.
+    check(unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) })?;
+    // si_signo stays 0 where no state change was there (waitid(2)).
+    Ok(info.si_signo != 0)
+}
+
 /// Sends a signal to a process, or to a process group where `pid` is negative.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill takes no memory.
@@ -104,7 +115,11 @@ pub fn die_with_parent(signal: i32, parent: i32) -> io::Result<()> {
 
 /// Names the calling thread, as `ps` and the kernel log show it (at most 15 bytes are kept).
 pub fn set_name(name: &str) -> io::Result<()> {
-    let name = c_string(name)?;
+    set_name_c(&c_string(name)?)
+}
+
+/// The same without allocating, so that a forked child may call it.
+pub fn set_name_c(name: &std::ffi::CStr) -> io::Result<()> {
     // SAFETY: the name is a valid C string for the length of the call.
     check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) })?;
     Ok(())

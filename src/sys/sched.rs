@@ -61,6 +61,13 @@ pub fn policy_number(tid: i32) -> io::Result<i32> {
     Ok(raw as i32 & !0x4000_0000)
 }
 
+/// Sets the nice value of a task (`0`: the caller).
+pub fn set_nice(tid: i32, nice: i32) -> io::Result<()> {
+    // SAFETY: setpriority takes numbers; `which` has another type under musl.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, tid as libc::id_t, nice) })?;
+    Ok(())
+}
+
 /// Most CPUs a mask here can name.
 const MASK_WORDS: usize = (crate::proto::cpuset::MAX_CPU as usize + 1) / 64;
 

@@ -36,12 +36,8 @@ pub fn default_action(signals: &[i32]) -> io::Result<()> {
 
 /// Gives a child what a fresh program expects: no signal blocked, none ignored.
 pub fn restore_defaults() -> io::Result<()> {
-    default_action(&[libc::SIGPIPE, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD])?;
-    // SAFETY: the set is valid for the call; no old set is asked for.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &set_of(&[]), std::ptr::null_mut()) } {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
+    default_actions()?;
+    set_mask(&Mask::empty()).map(drop)
 }
 
 /// Ignores them.
@@ -80,13 +76,48 @@ pub fn block(signals: &[i32], blocked: bool) -> io::Result<()> {
     }
 }
 
-/// Unblocks every signal for the calling thread: what a program expects to start with.
-pub fn unblock_all() -> io::Result<()> {
-    // SAFETY: the set is valid for the call; no old set is asked for.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &set_of(&[]), std::ptr::null_mut()) } {
-        0 => Ok(()),
+/// Signals that a thread has blocked.
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// Nothing blocked.
+    pub fn empty() -> Self {
+        Self(set_of(&[]))
+    }
+}
+
+/// Blocks every signal for the calling thread; returns what was blocked before.
+pub fn block_all() -> io::Result<Mask> {
+    let mut all = set_of(&[]);
+    // SAFETY: `all` is valid for the call.
+    unsafe { libc::sigfillset(&mut all) };
+    set_mask(&Mask(all))
+}
+
+/// Blocks exactly these for the calling thread; returns what was blocked before.
+pub fn set_mask(mask: &Mask) -> io::Result<Mask> {
+    let mut old = set_of(&[]);
+    // SAFETY: both sets are valid for the call.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask.0, &mut old) } {
+        0 => Ok(Mask(old)),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
+}
+
+/// Highest signal number (_NSIG, arch/x86/include/uapi/asm/signal.h).
+const LAST_SIGNAL: i32 = 64;
+
+/// Restores the default action of every signal that can have another.
+pub fn default_actions() -> io::Result<()> {
+    for signal in 1..=LAST_SIGNAL {
+        match install(signal, libc::SIG_DFL) {
+            // SIGKILL, SIGSTOP and the signals the C library keeps to itself have no action to restore.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// A descriptor that reads as these (blocked) signals.

@@ -1,0 +1,159 @@
+//! A worker's life, from the fork to its exit.
+//!
+//! Owns what the child does before, around and after its loop; leaves the loop to kinds/.
+//! Invariant: nothing here allocates or takes a lock, because other threads may have held locks when the parent forked;
+//! and a worker leaves by `exit_now` only.
+
+use super::kinds;
+use super::sampler::Sampler;
+use super::slot::{Field, Shared, Slot, State};
+use crate::proto::plan::{SchedPolicy, WorkSpec};
+use crate::sys::{fd, futex, process, sched, signal, time};
+use crate::units::NS_PER_SEC;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Once, OnceLock};
+
+/// Interrupts a worker's blocking call. No work type uses it for anything else.
+pub const STOP_SIGNAL: i32 = libc::SIGUSR2;
+/// Longest wait for the start: a parent that forgot its workers must not leave them behind.
+const START_WAIT_NS: u64 = 30 * NS_PER_SEC;
+/// One slice of that wait, so that a lost wake costs no more.
+const GATE_SLICE_NS: u64 = NS_PER_SEC;
+/// Exit code after a panic, as the Rust runtime's.
+const EXIT_PANICKED: i32 = 101;
+/// Exit code of a worker that could not begin.
+const EXIT_FAILED: i32 = 1;
+/// First descriptor that is not standard input, output or error.
+const FIRST_OWN_FD: i32 = 3;
+
+/// Everything a child needs, made before the fork.
+pub struct Birth<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub spec: &'a WorkSpec,
+    /// Index within the handle.
+    pub idx: usize,
+    /// Which group area it shares, and its position among the members.
+    pub group: usize,
+    pub position: usize,
+    /// Its ends of the pipes to and from its partner.
+    pub pipe: Option<Ends<'a>>,
+    pub name: CString,
+    pub parent: i32,
+}
+
+/// A worker's ends of its pair of pipes.
+#[derive(Clone, Copy)]
+pub struct Ends<'a> {
+    pub read: &'a OwnedFd,
+    pub write: &'a OwnedFd,
+}
+
+/// Set in a child only: where its panic goes.
+static SELF: OnceLock<(Arc<Shared>, usize)> = OnceLock::new();
+
+/// Has every later panic of a forked worker stored in its slot. The hook that was there keeps all other panics; one that is
+/// set later must pass on to this one.
+pub fn install_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let Some((shared, idx)) = SELF.get() else { return others(info) };
+            let slot = shared.slot(*idx);
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+            match info.location() {
+                Some(at) => slot.set_text(format_args!("{text} at {}:{}", at.file(), at.line())),
+                None => slot.set_text(format_args!("{text}")),
+            }
+            slot.set_state(State::Panicked);
+            process::exit_now(EXIT_PANICKED)
+        }));
+    });
+}
+
+/// The child, from just after the fork. All signals are blocked.
+pub fn run(birth: &Birth<'_>) -> ! {
+    // The parent never sets it, so this cannot find another's value.
+    if SELF.set((Arc::clone(birth.shared), birth.idx)).is_err() {
+        process::exit_now(EXIT_FAILED);
+    }
+    let slot = birth.shared.slot(birth.idx);
+    slot.set(Field::Tid, process::thread_id() as u64);
+    if let Err((what, error)) = prepare(birth) {
+        fail(slot, what, &error);
+    }
+    slot.set_state(State::Ready);
+    if let Err(error) = wait_at_gate(birth.shared) {
+        fail(slot, "wait for the start", &error);
+    }
+    apply_settings(birth.spec, slot);
+    slot.set_state(State::Running);
+    let mut task = kinds::Task::new(birth, Sampler::start(slot));
+    task.run();
+    task.finish();
+    slot.set_state(State::Done);
+    process::exit_now(0)
+}
+
+fn fail(slot: Slot<'_>, what: &str, error: &io::Error) -> ! {
+    slot.set_text(format_args!("cannot {what}"));
+    slot.set(Field::FailErrno, error.raw_os_error().unwrap_or(libc::EIO) as u64);
+    slot.set_state(State::Failed);
+    process::exit_now(EXIT_FAILED)
+}
+
+/// Makes the child a worker that nothing of the parent's can disturb.
+fn prepare(birth: &Birth<'_>) -> Result<(), (&'static str, io::Error)> {
+    let at = |what| move |error| (what, error);
+    process::die_with_parent(libc::SIGKILL, birth.parent).map_err(at("follow the parent"))?;
+    process::set_own_group(0).map_err(at("make a process group"))?;
+    signal::default_actions().map_err(at("reset signal actions"))?;
+    // A partner that is gone is found by EPIPE, which can be told from a kill.
+    signal::ignore(&[libc::SIGPIPE]).map_err(at("ignore SIGPIPE"))?;
+    signal::note(&[STOP_SIGNAL]).map_err(at("arm the stop signal"))?;
+    signal::set_mask(&signal::Mask::empty()).map_err(at("unblock signals"))?;
+    let keep = birth.pipe.map(|ends| (ends.read.as_raw_fd(), ends.write.as_raw_fd()));
+    let closed = match keep {
+        Some((a, b)) => fd::close_from_sorted(FIRST_OWN_FD, &[a.min(b), a.max(b)]),
+        None => fd::close_from_sorted(FIRST_OWN_FD, &[]),
+    };
+    closed.map_err(at("close inherited descriptors"))?;
+    process::set_name_c(&birth.name).map_err(at("set its name"))
+}
+
+/// Waits for the gate to open, at most `START_WAIT_NS`.
+fn wait_at_gate(shared: &Shared) -> io::Result<()> {
+    let deadline = time::monotonic_ns() + START_WAIT_NS;
+    while shared.gate().load(Ordering::Acquire) == 0 {
+        let left = deadline.saturating_sub(time::monotonic_ns());
+        if left == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
+        futex::wait(shared.gate(), 0, left.min(GATE_SLICE_NS))?;
+    }
+    Ok(())
+}
+
+/// Affinity, class, nice value, in this order and after the move into the cgroup, which may change the first. A refusal is kept.
+fn apply_settings(spec: &WorkSpec, slot: Slot<'_>) {
+    let note = |field: Field, result: io::Result<()>| {
+        if let Err(error) = result {
+            slot.set(field, error.raw_os_error().unwrap_or(libc::EIO) as u64);
+        }
+    };
+    if let Some(cpus) = &spec.affinity {
+        note(Field::AffinityErrno, sched::set_affinity(0, cpus));
+    }
+    // The normal class is what a child of PID 1 has already; asking for it again would also reset an inherited nice value.
+    if spec.policy != SchedPolicy::Normal {
+        note(Field::PolicyErrno, sched::set_policy(0, &spec.policy, 0, false));
+    }
+    if spec.nice != 0 {
+        note(Field::NiceErrno, sched::set_nice(0, spec.nice));
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line as a user types it, wrong ones above all.
+
+use crate::util::{Scratch, ktstr, run_in};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn help_shows_the_main_job_and_the_exit_codes() {
+    let ran = ktstr(&["--help"]).exits(0).says("ktstr --kernel bzImage --sched ./scx_foo --work spin").says("125");
+    assert!(ran.stdout.lines().all(|line| line.chars().count() <= 80), "{ran}");
+    ktstr(&["help", "run"]).exits(0).says("--topo");
+}
+
+#[test]
+fn version_names_the_build() {
+    let ran = ktstr(&["--version"]).exits(0).says(env!("CARGO_PKG_VERSION"));
+    assert!(ran.stderr.is_empty(), "{ran}");
+}
+
+#[test]
+fn unknown_words_suggest_the_nearest() {
+    ktstr(&["--kernl", "x"]).exits(128).says("--kernel");
+    ktstr(&["dcotor"]).exits(128).says("doctor");
+    ktstr(&["--kernel", "x", "--work", "spni"]).exits(128).says("spin");
+    ktstr(&["--kernel", "x", "--sched", "builtin:fifoo"]).exits(128).says("builtin:fifo");
+}
+
+#[test]
+fn missing_kernel_flag_is_told() {
+    ktstr(&[]).exits(128).says("no kernel");
+}
+
+#[test]
+fn values_out_of_range_are_refused_before_anything_starts() {
+    for (args, why) in [
+        (["--topo", "0"], "at least 1"),
+        (["--topo", "1n2l"], "not a topology"),
+        (["--workers", "0"], "--workers"),
+        (["--cgroups", "0"], "--cgroups"),
+        (["--duration", "0s"], "--duration"),
+        (["--duration", "5"], "unit"),
+        (["--memory", "lots"], "--memory"),
+        (["--accel", "xen"], "--accel"),
+    ] {
+        let ran = ktstr(&["--kernel", "/nowhere", args[0], args[1]]).exits(128).says(why);
+        assert!(ran.took.as_secs() < 5, "{ran}");
+    }
+}
+
+#[test]
+fn kernels_that_are_none_are_each_told_apart() {
+    let scratch = Scratch::new();
+    let elf = |machine: u8, class: u8| {
+        let mut bytes = vec![0u8; 128];
+        bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, 1]);
+        bytes[16] = 2;
+        bytes[18] = machine;
+        bytes
+    };
+    let mut cut = vec![0u8; 1024];
+    cut[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    cut[0x202..0x206].copy_from_slice(b"HdrS");
+    for (name, content, why) in [
+        ("empty", vec![], "empty"),
+        ("garbage", b"this is a shell script, perhaps".to_vec(), "kernel"),
+        ("truncated", cut, "trunc"),
+        ("arm64", elf(183, 2), "aarch64"),
+        ("i386", elf(3, 1), "32-bit"),
+    ] {
+        let path = scratch.file(name, content);
+        let ran = run_in(&scratch, &["--kernel", &path.display().to_string(), "--accel", "qemu"]).exits(128);
+        assert!(ran.stderr.to_lowercase().contains(why), "{name}: no '{why}' in{ran}");
+        assert!(ran.stderr.contains(name), "the file is not named in{ran}");
+    }
+    run_in(&scratch, &["--kernel", "/no/such/kernel"]).exits(128).says("/no/such/kernel");
+    run_in(&scratch, &["--kernel", "/tmp"]).exits(128).says("directory");
+    assert!(!scratch.0.join("ktstr").exists(), "a refused run left a run directory");
+}
+
+#[test]
+fn schedulers_that_cannot_run_are_each_told_apart() {
+    let scratch = Scratch::new();
+    let kernel = scratch.file("kernel", "never looked at");
+    let script = |name: &str, text: &str, mode: u32| {
+        let path = scratch.file(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    for (sched, why) in [
+        ("/no/such/scx_foo".to_owned(), "no such file"),
+        (script("plain", "#!/bin/sh\n", 0o644), "execut"),
+        (script("nointerp", "#!/no/such/interpreter\n", 0o755), "/no/such/interpreter"),
+        (script("text", "just text\n", 0o755), "text"),
+        ("/tmp".to_owned(), "directory"),
+    ] {
+        let args = ["--kernel", &kernel.display().to_string(), "--sched", &sched];
+        let ran = run_in(&scratch, &["image", "--list", args[0], args[1], args[2], args[3]]);
+        let ran = ran.exits(128);
+        assert!(ran.stderr.to_lowercase().contains(why), "no '{why}' in{ran}");
+    }
+}
+
+#[test]
+fn lists_and_completions_come_from_the_same_tables() {
+    ktstr(&["list", "works"]).exits(0).says("ping-pong").says("FutexPingPong");
+    ktstr(&["list", "schedulers"]).exits(0).says("builtin:drop");
+    ktstr(&["completions", "bash"]).exits(0).says("--kernel");
+}
+
+#[test]
+fn doctor_gives_a_line_and_a_remedy_for_each_fact() {
+    let ran = ktstr(&["doctor"]);
+    assert!(matches!(ran.code, Some(0 | 128)), "{ran}");
+    for fact in ["KVM", "QEMU", "CPU", "memory", "cgroup"] {
+        assert!(ran.stdout.to_lowercase().contains(&fact.to_lowercase()), "no {fact} in{ran}");
+    }
+}

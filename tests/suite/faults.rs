@@ -1,0 +1,132 @@
+//! Faults injected from outside: what breaks must be named, with the right exit code, and nothing may be left behind.
+
+use crate::util::{Scratch, binary, emulation, processes_with, run_in};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn args(kernel: &Path) -> Vec<String> {
+    ["--kernel", &kernel.display().to_string(), "--accel", "qemu", "--duration", "1s"].map(str::to_owned).to_vec()
+}
+
+fn run(scratch: &Scratch, kernel: &Path, more: &[&str]) -> crate::util::Ran {
+    let mut all = args(kernel);
+    all.extend(more.iter().map(|word| (*word).to_owned()));
+    run_in(scratch, &all.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn too_little_memory_names_what_would_do() {
+    let Some(kernel) = emulation("faults: memory", "7") else { return };
+    let scratch = Scratch::new();
+    let ran = run(&scratch, &kernel, &["--memory", "16M"]).exits(128).says("--memory");
+    assert!(ran.took < Duration::from_secs(10), "{ran}");
+    assert!(!scratch.0.join("ktstr").exists());
+}
+
+#[test]
+fn kernel_that_panics_before_pid1_cannot_be_judged() {
+    let Some(kernel) = emulation("faults: early panic", "7") else { return };
+    let more = ["--cmdline", "rdinit=/no/such/init init=/no/such/init"];
+    run(&Scratch::new(), &kernel, &more).exits(125).says("did not boot");
+    run(&Scratch::new(), &kernel, &[more[0], more[1], "--boot-failure", "fail"]).exits(1);
+}
+
+#[test]
+fn oops_during_the_run_fails_with_its_line() {
+    let Some(kernel) = emulation("faults: crash by SysRq", "7") else { return };
+    // The scheduler under test is a script that crashes the kernel as soon as it starts.
+    let scratch = Scratch::new();
+    let script = scratch.file("crasher", "#!/bin/sh\nsleep 0.5\necho c > /proc/sysrq-trigger\nsleep 60\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = script.display().to_string();
+    let sleep = ["--include", "/bin/sleep"];
+    let ran = run(&scratch, &kernel, &["--sched", &script, sleep[0], sleep[1]]).exits(1);
+    assert!(ran.stdout.to_lowercase().contains("sysrq"), "the panic's cause is not named:{ran}");
+}
+
+#[test]
+fn scheduler_that_leaves_early_fails_with_its_last_words() {
+    let Some(kernel) = emulation("faults: early exit", "7") else { return };
+    let scratch = Scratch::new();
+    let script = scratch.file("quitter", "#!/bin/sh\necho I will not run here >&2\nexit 3\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    run(&scratch, &kernel, &["--sched", &script.display().to_string()])
+        .exits(1)
+        .says("exit code 3")
+        .says("I will not run here");
+}
+
+#[test]
+fn hard_limit_ends_a_guest_that_takes_too_long() {
+    let Some(kernel) = emulation("faults: hard limit", "7") else { return };
+    let scratch = Scratch::new();
+    let ran = run(&scratch, &kernel, &["--timeout", "2s"]);
+    assert_eq!(ran.code, Some(125), "a guest without time to boot cannot be judged:{ran}");
+    assert!(ran.took < Duration::from_secs(15), "{ran}");
+}
+
+#[test]
+fn unwritable_run_directory_is_refused() {
+    let Some(kernel) = emulation("faults: run directory", "7") else { return };
+    run(&Scratch::new(), &kernel, &["--run-dir", "/proc/nowhere"]).exits(128).says("/proc/nowhere").says("--run-dir");
+}
+
+#[test]
+fn interruption_at_any_moment_leaves_nothing() {
+    let Some(kernel) = emulation("faults: interruption", "7") else { return };
+    for (delay_ms, signal) in [(0, "INT"), (50, "TERM"), (400, "INT"), (2000, "INT"), (4500, "INT")] {
+        let scratch = Scratch::new();
+        let marker = format!("ktstr.test=interrupt{delay_ms}");
+        let mut child = Command::new(binary())
+            .args(args(&kernel))
+            .args(["--duration", "30s", "--cmdline", &marker])
+            .env("XDG_STATE_HOME", &scratch.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the binary");
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+        assert!(sent.expect("run kill").success());
+        let limit = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("wait") {
+                break status;
+            }
+            assert!(Instant::now() < limit, "still running 10 s after SIG{signal} at {delay_ms} ms");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), Some(130), "SIG{signal} after {delay_ms} ms: {status:?}");
+        assert_eq!(processes_with(&marker), Vec::<String>::new(), "processes left after {delay_ms} ms");
+        let runs = scratch.0.join("ktstr/runs");
+        let left = std::fs::read_dir(runs).map(Iterator::count).unwrap_or(0);
+        assert_eq!(left, 0, "files left after {delay_ms} ms");
+    }
+}
+
+#[test]
+fn killed_parent_takes_its_vm_along() {
+    let Some(kernel) = emulation("faults: killed parent", "7") else { return };
+    let scratch = Scratch::new();
+    let marker = "ktstr.test=killedparent";
+    let mut child = Command::new(binary())
+        .args(args(&kernel))
+        .args(["--duration", "30s", "--cmdline", marker])
+        .env("XDG_STATE_HOME", &scratch.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start the binary");
+    std::thread::sleep(Duration::from_millis(1500));
+    child.kill().expect("kill the binary");
+    child.wait().expect("reap the binary");
+    let limit = Instant::now() + Duration::from_secs(5);
+    while !processes_with(marker).is_empty() {
+        assert!(Instant::now() < limit, "the VM outlives its parent: {:?}", processes_with(marker));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

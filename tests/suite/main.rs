@@ -1,0 +1,12 @@
+//! End-to-end tests: everything here goes through the binary.
+//!
+//! Owns what a user sees; leaves the modules' own rules to the unit tests beside the code.
+//! Invariant: a test that cannot run on this machine says so in the list of tests not run; it never just passes.
+
+mod boot;
+mod cli;
+mod faults;
+mod guest;
+mod image;
+mod lab;
+mod util;

@@ -1,0 +1,175 @@
+//! Runs the binary, and knows what this machine has.
+//!
+//! Owns deadlines of test runs, the cache of kernels, and the list of tests not run.
+//! Invariant: a failing run prints its command, its output and where its console is.
+
+use serde_json::Value;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// No single run of the binary in a test may take longer: three times what the slowest took under emulation.
+const RUN_LIMIT: Duration = Duration::from_secs(300);
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The static binary that `make` builds; `KTSTR_BIN` names another.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("KTSTR_BIN").map_or_else(|| root().join("ktstr"), PathBuf::from);
+    assert!(path.exists(), "{} is missing: run 'make' first, or 'make test'", path.display());
+    path
+}
+
+/// A kernel that scripts/fetch-kernels put into the cache.
+pub fn kernel(name: &str, file: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("KTSTR_CACHE").map(PathBuf::from).or_else(|| {
+        let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        Some(home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?.join("ktstr"))
+    })?;
+    Some(cache.join("kernels").join(name).join(file)).filter(|path| path.exists())
+}
+
+/// Notes that a test could not run here; `make test` prints the list at its end.
+pub fn not_run(test: &str, why: &str) {
+    let path = root().join("target/tests-not-run.txt");
+    let mut list = OpenOptions::new().create(true).append(true).open(path).expect("open the list of tests not run");
+    writeln!(list, "{test}: {why}").expect("write the list of tests not run");
+}
+
+/// What guest tests under emulation need; a missing part is noted for this test.
+pub fn emulation(test: &str, kernel_name: &str) -> Option<PathBuf> {
+    let found = kernel(kernel_name, "vmlinuz");
+    if found.is_none() {
+        not_run(test, &format!("the kernel '{kernel_name}' is not in the cache (scripts/fetch-kernels)"));
+    }
+    let qemu = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("qemu-system-x86_64").exists()));
+    if !qemu {
+        not_run(test, "qemu-system-x86_64 is not installed");
+    }
+    found.filter(|_| qemu)
+}
+
+/// A directory of one test, removed when it goes out of scope.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ktstr-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("make a scratch directory");
+        Self(path)
+    }
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, content).expect("write a scratch file");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            fs::remove_dir_all(&self.0).expect("remove a scratch directory");
+        }
+    }
+}
+
+/// What one run of the binary gave.
+pub struct Ran {
+    pub command: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n$ {}\nexit code {:?} after {:?}", self.command, self.code, self.took)?;
+        write!(f, "--- stdout\n{}\n--- stderr\n{}\n", self.stdout, self.stderr)?;
+        let directory = self.stdout.lines().chain(self.stderr.lines()).find_map(|line| line.strip_prefix("run directory: "));
+        match directory.map(|directory| Path::new(directory).join("console.log")) {
+            Some(console) => write!(f, "--- console\n{}", String::from_utf8_lossy(&fs::read(console).unwrap_or_default())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Ran {
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+    /// Somewhere in what was printed.
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text) || self.stderr.contains(text), "'{text}' is not in{self}");
+        self
+    }
+    /// The result that `--json -` printed.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}):{self}"))
+    }
+}
+
+/// Runs the binary with a state directory of its own, so that run directories go with the test.
+pub fn ktstr(args: &[&str]) -> Ran {
+    let scratch = Scratch::new();
+    run_in(&scratch, args)
+}
+
+pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
+    let mut command = Command::new(binary());
+    command.args(args).env("XDG_STATE_HOME", &scratch.0);
+    finish(command, RUN_LIMIT)
+}
+
+/// Runs a command to its end, within a limit.
+pub fn finish(mut command: Command, limit: Duration) -> Ran {
+    let scratch = Scratch::new();
+    let (out, err) = (scratch.0.join("out"), scratch.0.join("err"));
+    let create = |path: &Path| File::create(path).expect("make an output file");
+    let text = format!("{command:?}");
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(create(&out))
+        .stderr(create(&err))
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
+    let code = loop {
+        if let Some(status) = child.try_wait().expect("wait for the command") {
+            break status.code();
+        }
+        if started.elapsed() > limit {
+            child.kill().expect("kill the command");
+            child.wait().expect("reap the command");
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let read = |path: &Path| {
+        let mut bytes = Vec::new();
+        File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).expect("read an output file");
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ran { command: text, code, stdout: read(&out), stderr: read(&err), took: started.elapsed() }
+}
+
+/// Processes whose command line has this text.
+pub fn processes_with(text: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").expect("read /proc");
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .filter(|line| line.contains(text))
+        .collect()
+}
