@@ -24,7 +24,7 @@ pub mod topics;
 use crate::error::Result;
 use crate::scx::probe;
 use crate::vmm;
-use crate::workload::types;
+use crate::workload;
 use args::Command;
 use cmd_list::Listed;
 use std::ffi::OsString;
@@ -54,12 +54,12 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
 }
 
 fn works() -> Vec<Listed> {
-    let listed = |info: &types::TypeInfo| Listed {
+    let listed = |info: &workload::TypeInfo| Listed {
         name: info.cli_name.into(),
         detail: info.name.into(),
         text: info.description.into(),
     };
-    types::TYPES.iter().map(listed).collect()
+    workload::TYPES.iter().map(listed).collect()
 }
 
 fn schedulers() -> Vec<Listed> {

@@ -10,7 +10,7 @@ mod table;
 mod text;
 mod timings;
 
-pub use human::{Style, summary};
+pub use human::{Style, summary, verdict_line};
 pub use json::Json;
 pub use result::{SCHEMA, result_json};
 pub use timings::{Interval, intervals, timings};

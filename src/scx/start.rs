@@ -8,12 +8,11 @@ use super::state::{ENABLED, Snapshot, sched_ext_dir};
 use super::{exec_error, probe};
 use crate::error::{Context, Error, Result};
 use crate::proto::message::{ProcessEnd, SchedFailure};
-use crate::proto::plan::{SchedPolicy, SchedSpec};
-use crate::sys::process::{End, Fork};
-use crate::sys::{fd, process, sched, signal, time};
+use crate::proto::plan::SchedSpec;
+use crate::sys::process::{self, End};
+use crate::sys::spawn::Spawn;
+use crate::sys::{fd, time};
 use crate::units;
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -23,8 +22,6 @@ const TAIL_BYTES: usize = 64 << 10;
 const READ_BYTES: usize = 16 << 10;
 /// Reads of one `take_output`, so that a scheduler that never stops printing cannot hold its caller.
 const READS_AT_ONCE: usize = 16;
-/// Exit code of a child that could not execute the program (as shells have it); the pipe says why.
-const CANNOT_EXECUTE: i32 = 127;
 /// Its environment: a fixed one, so that runs are alike.
 const ENVIRONMENT: [(&str, &str); 3] = [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/"), ("LANG", "C.UTF-8")];
 
@@ -57,8 +54,6 @@ pub struct Scheduler {
     pub(super) gone: bool,
     output: Option<OwnedFd>,
     tail: Vec<u8>,
-    /// Closed by a successful exec; otherwise it carries the errno.
-    exec_error: Option<OwnedFd>,
     started_ns: u64,
     /// Before the start.
     before: Snapshot,
@@ -75,29 +70,18 @@ impl Scheduler {
         let dir = sched_ext_dir(root);
         let before = Snapshot::read(&dir);
         let (output, output_write) = fd::pipe().context(|| "make a pipe for the scheduler's output")?;
-        let (exec_error, exec_error_write) = fd::pipe().context(|| "make a pipe for the scheduler's start")?;
-        for end in [&output, &exec_error] {
-            fd::set_nonblocking(end).context(|| "make a pipe non-blocking")?;
-        }
-        let nothing = File::open("/dev/null").context(|| "open /dev/null")?;
+        fd::set_nonblocking(&output).context(|| "make the scheduler's output non-blocking")?;
+        let environment = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let stdio = [None, Some(output_write.as_fd()), Some(output_write.as_fd())];
+        let spawn = Spawn { argv: &spec.argv, environment: &environment, stdio, keep: &[], die_with_parent: true };
         let started_ns = time::monotonic_ns();
-        let pid = match process::fork().context(|| format!("fork for the scheduler '{}'", spec.name))? {
-            Fork::Parent(pid) => {
-                own_group(pid).context(|| "give the scheduler a process group")?;
-                pid
-            }
-            Fork::Child => {
-                let cause = become_scheduler(spec, &nothing, &output_write);
-                let errno = cause.raw_os_error().unwrap_or(libc::EINVAL);
-                // Where even this fails, the exit code still tells the parent that it is no scheduler's own.
-                let code = if File::from(exec_error_write).write_all(&errno.to_le_bytes()).is_ok() {
-                    CANNOT_EXECUTE
-                } else {
-                    libc::EXIT_FAILURE
-                };
-                process::exit_now(code)
-            }
-        };
+        if spec.argv.is_empty() {
+            return Err(Error::internal(format!("the scheduler '{}' has no program", spec.name)));
+        }
+        let pid = spawn.start().map_err(|cause| {
+            let errno = cause.raw_os_error().unwrap_or(libc::EIO);
+            Error::host(exec_error::explain(&spec.argv[0], errno))
+        })?;
         Ok(Self {
             spec: spec.clone(),
             root: root.to_path_buf(),
@@ -107,7 +91,6 @@ impl Scheduler {
             gone: false,
             output: Some(output),
             tail: Vec::new(),
-            exec_error: Some(exec_error),
             started_ns,
             before,
             enabled: None,
@@ -174,9 +157,6 @@ impl Scheduler {
         if !text.is_empty() {
             fresh_output(text);
         }
-        if let Some(errno) = self.exec_errno() {
-            return Progress::Failed(SchedFailure::NotExecutable, exec_error::explain(&self.spec.argv[0], errno));
-        }
         let now = Snapshot::read(&self.dir);
         let was_enabled = now.enable_seq.unwrap_or(0) > self.before.enable_seq.unwrap_or(0);
         let took_ns = time::monotonic_ns().saturating_sub(self.started_ns);
@@ -202,20 +182,6 @@ impl Scheduler {
             return Progress::Failed(SchedFailure::EnableTimeout, self.with_last_words(text));
         }
         Progress::Starting
-    }
-
-    /// The errno of a failed exec; none while it is under way, and after it succeeded.
-    fn exec_errno(&mut self) -> Option<i32> {
-        let mut errno = [0; 4];
-        match fd::read_available(self.exec_error.as_ref()?.as_fd(), &mut errno) {
-            Ok(None) => None,
-            Ok(Some(4)) => Some(i32::from_le_bytes(errno)),
-            // Closed by exec. An error here could only hide an errno, and the exit code tells of that too.
-            Ok(Some(_)) | Err(_) => {
-                self.exec_error = None;
-                None
-            }
-        }
     }
 
     /// It ended before it was enabled, or was enabled only for a moment.
@@ -247,32 +213,6 @@ impl Scheduler {
 fn has_kernel_config(root: &Path) -> bool {
     let release = std::fs::read_to_string(root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
     root.join("proc/config.gz").exists() || root.join(format!("boot/config-{}", release.trim())).exists()
-}
-
-/// Done by parent and child alike, so that the group exists when either needs it.
-fn own_group(pid: i32) -> std::io::Result<()> {
-    match process::set_own_group(pid) {
-        // It has executed its program already (EACCES), or is gone (ESRCH): it did this first.
-        Err(cause) if matches!(cause.raw_os_error(), Some(libc::EACCES | libc::ESRCH)) => Ok(()),
-        other => other,
-    }
-}
-
-/// Runs in the child: gives it its place and executes the program. Returns only with the reason why not.
-fn become_scheduler(spec: &SchedSpec, nothing: &File, output: &OwnedFd) -> std::io::Error {
-    let prepared = process::set_own_group(0)
-        .and_then(|()| process::redirect(nothing, 0))
-        .and_then(|()| process::redirect(output, 1))
-        .and_then(|()| process::redirect(output, 2))
-        // PID 1 may run in a real-time class; the subject must not.
-        .and_then(|()| sched::set_policy(0, &SchedPolicy::Normal, 0, false))
-        // Rust ignores SIGPIPE, shells SIGINT of what runs behind; an ignored signal stays ignored across exec.
-        .and_then(|()| signal::default_action(&[libc::SIGPIPE, libc::SIGINT, libc::SIGTERM]))
-        .and_then(|()| signal::restore_defaults());
-    match prepared {
-        Ok(()) => process::exec(&spec.argv, &ENVIRONMENT),
-        Err(cause) => cause,
-    }
 }
 
 /// Why the process ended too early, by its end and its last words.
@@ -468,11 +408,8 @@ mod tests {
         let root = fake_root("exec");
         let mut spec = spec(&root, "");
         spec.argv = vec!["/nowhere/scx".into()];
-        let (progress, mut scheduler, _) = started(&spec, &root);
-        let Progress::Failed(why, text) = progress else { panic!("{progress:?}") };
-        assert_eq!(why, SchedFailure::NotExecutable);
-        assert!(text.contains("/nowhere/scx: there is no such file"), "{text}");
-        assert!(!scheduler.stop(&mut |_| {}).killed);
+        let error = Scheduler::start(&spec, &root.0).unwrap_err();
+        assert!(error.message().contains("/nowhere/scx: there is no such file"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! Our own VMM on real KVM: kernels, formats, CPUs, memory, schedulers and faults.
+
+use crate::lab::{self, Cell, Result};
+use crate::util::{ktstr, not_run};
+use std::time::Duration;
+
+const KERNELS: [&str; 2] = ["7", "6.12"];
+const FORMATS: [&str; 2] = ["vmlinuz", "vmlinux"];
+const CPUS: [u32; 3] = [1, 2, 4];
+const MEMORIES: [&str; 2] = ["256M", "4G"];
+/// The short run that must pass ten times in a row.
+const REPEATS: u32 = 10;
+
+fn cells() -> Vec<Cell> {
+    let run = |name: String, kernel: &str, rest: &str| Cell {
+        name,
+        args: format!("--kernel /k/{kernel} --accel kvm --duration 1s --json - {rest}"),
+    };
+    let mut cells = vec![Cell { name: "doctor".into(), args: "doctor".into() }];
+    for kernel in KERNELS {
+        for format in FORMATS {
+            for cpus in CPUS {
+                for memory in MEMORIES {
+                    let name = shape(kernel, format, cpus, memory);
+                    let kernel = format!("{kernel}.{format}");
+                    cells.push(run(name, &kernel, &format!("--topo {cpus} --memory {memory}")));
+                }
+            }
+        }
+    }
+    cells.push(run("fifo".into(), "7.vmlinuz", "--topo 2 --sched builtin:fifo"));
+    cells.push(run("drop".into(), "7.vmlinuz", "--topo 2 --sched builtin:drop --duration 10s"));
+    cells.push(run("fifo on 6.12".into(), "6.12.vmlinuz", "--topo 2 --sched builtin:fifo"));
+    cells.push(run("serial".into(), "7.vmlinuz", "--topo 2 --channel serial"));
+    cells.push(run("early panic".into(), "7.vmlinuz", "--cmdline 'rdinit=/no/such init=/no/such'"));
+    for index in 0..REPEATS {
+        cells.push(run(format!("repeat {index}"), "7.vmlinux", "--topo 2 --sched builtin:fifo"));
+    }
+    cells.push(Cell { name: "left".into(), args: "--version; ls /tmp/ktstr/runs; ps | grep -c '[_]_vm'".into() });
+    cells
+}
+
+fn shape(kernel: &str, format: &str, cpus: u32, memory: &str) -> String {
+    format!("{kernel} {format} {cpus} CPUs {memory}")
+}
+
+/// The result of a cell, or none where the laboratory cannot run here.
+fn cell(name: &str) -> Option<&'static Result> {
+    let results = lab::results(cells)?;
+    Some(results.get(name).unwrap_or_else(|| panic!("no result of '{name}'; there are {:?}", results.keys())))
+}
+
+fn assert_outcome(name: &str, outcome: &str, code: i32) -> Option<&'static Result> {
+    let result = cell(name)?;
+    assert_eq!(result.code, code, "{name}:\n{}", result.text);
+    assert_eq!(result.json()["outcome"], outcome, "{name}:\n{}", result.text);
+    Some(result)
+}
+
+#[test]
+fn every_kernel_format_cpu_count_and_memory_passes() {
+    for kernel in KERNELS {
+        for format in FORMATS {
+            for cpus in CPUS {
+                for memory in MEMORIES {
+                    let Some(result) = assert_outcome(&shape(kernel, format, cpus, memory), "PASS", 0) else { return };
+                    let json = result.json();
+                    assert_eq!(json["guest"]["online_cpus"], cpus, "{}", result.text);
+                    let least_kib: u64 = if memory == "4G" { 3_800_000 } else { 180_000 };
+                    let seen = json["guest"]["memory_kib"].as_u64().unwrap_or(0);
+                    assert!(seen > least_kib, "the guest sees {seen} KiB of {memory}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn builtin_fifo_passes_on_kvm() {
+    assert_outcome("fifo", "PASS", 0);
+}
+
+#[test]
+fn dropped_task_is_a_stall_on_kvm() {
+    let Some(result) = assert_outcome("drop", "FAIL", 1) else { return };
+    let json = result.json();
+    let headline = json["headline"].as_str().unwrap_or_default();
+    assert!(headline.contains("runnable task stall") && headline.contains("kw"), "{headline}");
+}
+
+#[test]
+fn scheduler_on_a_kernel_without_sched_ext_is_skipped_on_kvm() {
+    let Some(result) = assert_outcome("fifo on 6.12", "SKIP", 125) else { return };
+    assert!(result.text.contains("CONFIG_SCHED_CLASS_EXT"), "{}", result.text);
+}
+
+#[test]
+fn serial_fallback_works_on_kvm() {
+    let Some(result) = assert_outcome("serial", "PASS", 0) else { return };
+    assert_eq!(result.json()["guest"]["channel"], "serial", "{}", result.text);
+}
+
+#[test]
+fn kernel_without_init_is_skipped_on_kvm() {
+    assert_outcome("early panic", "SKIP", 125);
+}
+
+#[test]
+fn ten_runs_in_a_row_pass() {
+    for index in 0..REPEATS {
+        assert_outcome(&format!("repeat {index}"), "PASS", 0);
+    }
+}
+
+#[test]
+fn timings_of_every_stage_and_the_vmm_memory_are_in_the_result() {
+    let Some(result) = cell("repeat 0") else { return };
+    let json = result.json();
+    let text = json["timings"].to_string();
+    for stage in ["first-instruction", "kernel-entry", "pid1", "scheduler-enabled", "scenario-end", "torn-down"] {
+        assert!(text.contains(stage), "no {stage} in {text}");
+    }
+    assert!(result.text.contains("own_kib"), "{}", result.text);
+}
+
+#[test]
+fn doctor_finds_kvm_usable_where_it_is() {
+    let Some(result) = cell("doctor") else { return };
+    assert_eq!(result.code, 0, "{}", result.text);
+}
+
+#[test]
+fn runs_leave_no_process_behind() {
+    let Some(result) = cell("left") else { return };
+    assert!(result.text.lines().last().is_some_and(|count| count.trim() == "0"), "{}", result.text);
+}
+
+#[test]
+fn kvm_that_cannot_run_a_kernel_is_refused_within_two_seconds() {
+    let doctor = ktstr(&["doctor"]);
+    if doctor.stdout.lines().any(|line| line.starts_with("ok") && line.contains("KVM")) {
+        return not_run("boot: refusal of a KVM that cannot run kernels", "the KVM of this machine works");
+    }
+    let Some(kernel) = crate::util::kernel("7", "vmlinuz") else { return };
+    let ran = ktstr(&["--kernel", &kernel.display().to_string(), "--accel", "kvm"]).exits(128).says("--accel kvm");
+    assert!(ran.took < Duration::from_secs(10), "{ran}");
+}

@@ -1,0 +1,130 @@
+//! The laboratory: many runs through our own VMM on real KVM, here or in one emulated host.
+//!
+//! Owns carrying runs there and bringing their results back; leaves judging them to boot.rs.
+//! Invariant: a run whose result did not come back is missing, never a pass.
+
+use crate::util::{self, Scratch, finish, kernel, not_run};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// All runs of the laboratory together, in the emulated host on two busy cores.
+const LIMIT_S: u64 = 2400;
+/// Exit code of scripts/emulated-host where the emulated host itself hung.
+const HOST_HUNG: i32 = 75;
+
+/// One run: a name, and the arguments behind `ktstr`. Kernels are named as in the emulated host: /k/7.vmlinuz.
+pub struct Cell {
+    pub name: String,
+    pub args: String,
+}
+
+/// What came back of one run.
+pub struct Result {
+    pub code: i32,
+    pub text: String,
+}
+
+impl Result {
+    pub fn json(&self) -> Value {
+        let start = self.text.find("{\n").unwrap_or(0);
+        let end = self.text.rfind("\n}").map_or(self.text.len(), |end| end + 2);
+        serde_json::from_str(&self.text[start..end]).unwrap_or_else(|error| panic!("no JSON ({error}) in:\n{}", self.text))
+    }
+}
+
+/// The laboratory's results by name; `None` where this machine has no way to run them.
+pub fn results(cells: fn() -> Vec<Cell>) -> Option<&'static BTreeMap<String, Result>> {
+    static RESULTS: OnceLock<Option<BTreeMap<String, Result>>> = OnceLock::new();
+    RESULTS.get_or_init(|| run(&cells())).as_ref()
+}
+
+fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
+    if ["7", "6.12"].iter().any(|name| kernel(name, "vmlinux").is_none()) {
+        not_run("boot: everything on our own VMM", "the kernels are not in the cache (scripts/fetch-kernels)");
+        return None;
+    }
+    let scratch = Scratch::new();
+    let doctor = Command::new(util::binary()).arg("doctor").output().expect("run doctor");
+    let kvm_works = String::from_utf8_lossy(&doctor.stdout).lines().any(|line| line.starts_with("ok") && line.contains("KVM"));
+    let text = if kvm_works { on_this_host(&scratch, cells) } else { in_the_emulated_host(&scratch, cells)? };
+    Some(parse(&text))
+}
+
+/// A shell script that runs the cells one after another and prints each between two marks.
+fn script(cells: &[Cell], prologue: &str) -> String {
+    let mut text = format!("{prologue}\n");
+    for Cell { name, args } in cells {
+        writeln!(text, "echo '@cell {name}'; ktstr {args} 2>&1; echo \"@code $?\"; sleep 0.1").expect("write to a string");
+    }
+    text
+}
+
+fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
+    let mut prologue = format!("ktstr() {{ XDG_STATE_HOME={} {} \"$@\"; }}", scratch.0.display(), util::binary().display());
+    std::fs::create_dir(scratch.0.join("k")).expect("make a directory");
+    for (name, file) in [("7", "vmlinuz"), ("7", "vmlinux"), ("6.12", "vmlinuz"), ("6.12", "vmlinux")] {
+        let from = kernel(name, file).expect("was checked");
+        std::os::unix::fs::symlink(from, scratch.0.join(format!("k/{name}.{file}"))).expect("link a kernel");
+    }
+    let text = script(cells, "").replace(" /k/", &format!(" {}/k/", scratch.0.display()));
+    prologue.push_str(&text);
+    let job = scratch.file("job.sh", prologue);
+    let mut command = Command::new("/bin/sh");
+    command.arg(job);
+    finish(command, Duration::from_secs(LIMIT_S)).stdout
+}
+
+fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> Option<String> {
+    let emulated_host = util::root().join("scripts/emulated-host");
+    let job = scratch.file("job.sh", script(cells, "export XDG_STATE_HOME=/tmp"));
+    let place = |from: &Path, to: &str| format!("{}:{to}", from.display());
+    let mut files = vec![place(&util::binary(), "/bin/ktstr")];
+    for (name, file) in [("7", "vmlinuz"), ("7", "vmlinux"), ("6.12", "vmlinuz"), ("6.12", "vmlinux")] {
+        files.push(place(&kernel(name, file).expect("was checked"), &format!("/k/{name}.{file}")));
+    }
+    for attempt in 1..=2 {
+        let mut command = Command::new(&emulated_host);
+        command.args(["-m", "6144", "-t", &LIMIT_S.to_string()]);
+        files.iter().for_each(|file| {
+            command.args(["-f", file]);
+        });
+        command.arg(&job);
+        let ran = finish(command, Duration::from_secs(LIMIT_S + 60));
+        match ran.code {
+            Some(0) => return Some(ran.stdout),
+            Some(HOST_HUNG) if attempt == 1 => {
+                not_run("boot: first try", "the emulated host itself hung; tried once more");
+            }
+            _ => panic!("the emulated host failed:{ran}"),
+        }
+    }
+    None
+}
+
+fn parse(text: &str) -> BTreeMap<String, Result> {
+    let mut results = BTreeMap::new();
+    let text = text.replace('\r', "");
+    for part in text.split("@cell ").skip(1) {
+        let Some((name, rest)) = part.split_once('\n') else { continue };
+        if let Some((body, code)) = rest.rsplit_once("@code ") {
+            let code = code.split_whitespace().next().and_then(|code| code.parse().ok());
+            if let Some(code) = code {
+                results.insert(name.trim().to_owned(), Result { code, text: body.to_owned() });
+            }
+        }
+    }
+    results
+}
+
+#[test]
+fn results_are_cut_out_of_the_output() {
+    let text = "noise\r\n@cell a\r\n{\r\n \"x\": 1\r\n}\r\n@code 0\r\n@cell b\nlost";
+    let results = parse(text);
+    assert_eq!((results.len(), results["a"].code), (1, 0));
+    assert_eq!(results["a"].json()["x"], 1);
+}
