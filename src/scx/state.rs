@@ -44,9 +44,12 @@ impl Snapshot {
         }
     }
 
-    /// Only the state word: for waiting.
+    /// Only the state word, for waiting: whether nothing is loaded. A kernel without sched_ext has nothing loaded.
     pub fn is_disabled(dir: &Path) -> bool {
-        std::fs::read_to_string(dir.join("state")).is_ok_and(|text| text.trim() == DISABLED)
+        match std::fs::read_to_string(dir.join("state")) {
+            Ok(text) => text.trim() == DISABLED,
+            Err(cause) => cause.kind() == std::io::ErrorKind::NotFound,
+        }
     }
 
     /// How the counters grew since `earlier`.
@@ -112,6 +115,7 @@ pub(super) mod tests {
         assert_eq!((now.state.as_str(), now.ops.as_deref()), ("enabled", Some("mini_fifo")));
         assert_eq!((now.enable_seq, now.nr_rejected), (Some(3), Some(0)));
         assert_eq!(now.events.len(), 2);
+        assert!(!Snapshot::is_disabled(&root.dir()));
         let mut before = now.clone();
         before.events = vec![("SCX_EV_BYPASS_DURATION".into(), 1000)];
         assert_eq!(
@@ -123,6 +127,6 @@ pub(super) mod tests {
     #[test]
     fn kernel_without_sched_ext_is_an_empty_snapshot() {
         assert_eq!(Snapshot::read(Path::new("/nowhere")), Snapshot::default());
-        assert!(!Snapshot::is_disabled(Path::new("/nowhere")));
+        assert!(Snapshot::is_disabled(Path::new("/nowhere")));
     }
 }
