@@ -27,7 +27,8 @@ pub fn machine_paths(path: &str, text: &str) -> Vec<String> {
 pub fn command_lines(document: &str, text: &str) -> Vec<String> {
     let mut violations = Vec::new();
     let mut fenced = false;
-    for (at, line) in text.lines().enumerate() {
+    let lines: Vec<&str> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
         fenced ^= line.trim_start().starts_with("```");
         let shown = line.trim_start();
         let shown = shown.strip_prefix("$ ").unwrap_or(shown);
@@ -37,8 +38,15 @@ pub fn command_lines(document: &str, text: &str) -> Vec<String> {
         if !is_block || arguments.contains('[') {
             continue;
         }
-        // What follows a comment sign, a pipe or a redirection is the shell's.
-        let arguments = arguments.split([';', '|', '>', '#']).next().unwrap_or("");
+        let mut arguments = arguments.to_string();
+        for next in &lines[at + 1..] {
+            let Some(continued) = arguments.strip_suffix('\\') else { break };
+            arguments = format!("{continued}{}", next.trim_start());
+        }
+        // What follows a comment sign, a pipe or a redirection is the shell's, and so is the end of a quoted script.
+        let arguments = arguments.split([';', '|', '&', '>', '#']).next().unwrap_or("");
+        let quoted_script = arguments.matches('\'').count() % 2 == 1;
+        let arguments = if quoted_script { arguments.trim_end_matches('\'') } else { arguments };
         let refused = match split::words(arguments) {
             Ok(words) => parse::parse(words.into_iter().map(Into::into)).err().map(|error| error.to_string()),
             Err(why) => Some(why),
@@ -65,6 +73,8 @@ mod tests {
         assert_eq!(command_lines("a", "    $ ktstr doctr\n").len(), 1);
         assert!(command_lines("a", "```\nktstr doctor   # what this host can do\n```\n").is_empty());
         assert!(command_lines("a", "ktstr --kernl is prose\n").is_empty());
+        assert_eq!(command_lines("a", "```\nktstr -k x \\\n  --sched y --nonsense\n```\n").len(), 1);
+        assert!(command_lines("a", "```\nsh -c 'a;\n  ktstr -k x'\n```\n").is_empty());
         assert!(command_lines("a", "```\n./ktstr -k x --json - | jq .\n```\n").is_empty());
     }
 }
