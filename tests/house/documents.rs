@@ -35,7 +35,7 @@ pub fn command_lines(document: &str, text: &str) -> Vec<String> {
         let is_block = fenced || line.starts_with("    ");
         let Some(arguments) = shown.strip_prefix("ktstr ").or_else(|| shown.strip_prefix("./ktstr ")) else { continue };
         // Not a command line of ours: `ktstr: error:`, prose outside of a block, or a synopsis.
-        if !is_block || arguments.contains('[') {
+        if !is_block || arguments.contains('[') || arguments.contains("...") {
             continue;
         }
         let mut arguments = arguments.to_string();

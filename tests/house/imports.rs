@@ -75,7 +75,7 @@ pub fn check(source: &Source, macros: &[(String, String)]) -> Vec<String> {
         let target = lifted.or(exported).unwrap_or(first);
         let part = path.get(1).map(|second| format!("{target}::{second}")).unwrap_or_default();
         let fits = |name: &&str| *name == target || *name == part || (exported.is_some() && name.starts_with(target));
-        if target != module && !BASE.contains(&target) && !allowed.iter().any(|name| fits(name)) {
+        if target != module && !BASE.contains(&target) && !allowed.iter().any(fits) {
             violations.push(source.at(line, &format!("{module} may not import {}", path.join("::"))));
         }
     }
