@@ -197,4 +197,40 @@ mod tests {
             }
         }
     }
+
+    /// What bash offers at the end of these words; none where there is no bash.
+    fn offered(words: &[&str]) -> Option<String> {
+        let listed: String = words.iter().map(|word| format!(" '{word}'")).collect();
+        let ask = format!("COMP_WORDS=({listed} ); COMP_CWORD={}; _ktstr; echo \"${{COMPREPLY[*]}}\"", words.len() - 1);
+        let run = std::process::Command::new("bash").args(["--norc", "-c", &format!("{}\n{ask}", bash())]).output();
+        match run {
+            Ok(output) => {
+                assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+                Some(String::from_utf8(output.stdout).unwrap().trim().to_string())
+            }
+            Err(error) => {
+                println!("not run: bash: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn bash_offers_commands_flags_and_choices() {
+        for (words, expected) in [
+            (&["ktstr", "do"][..], "doctor"),
+            (&["ktstr", "--acc"], "--accel"),
+            (&["ktstr", "--accel", ""], "auto kvm qemu"),
+            (&["ktstr", "--accel", "=", "k"], "kvm"),
+            (&["ktstr", "run", "--color", "n"], "never"),
+            (&["ktstr", "list", "w"], "works"),
+            (&["ktstr", "help", "bis"], "bisect"),
+            (&["ktstr", "image", "--out"], "--output"),
+            (&["ktstr", "doctor", "--k"], ""),
+        ] {
+            if let Some(found) = offered(words) {
+                assert_eq!(found, expected, "{words:?}");
+            }
+        }
+    }
 }

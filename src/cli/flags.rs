@@ -255,7 +255,7 @@ pub const FLAGS: &[Flag] = &[
         short: Some('w'),
         arity: Arity::Value("NAME"),
         default: "spin",
-        help: "what each worker does; `ktstr list works` lists them",
+        help: "what each worker does; 'ktstr list works' lists them",
         ..LOAD
     },
     Flag {

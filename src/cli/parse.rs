@@ -60,7 +60,6 @@ fn scan(args: impl IntoIterator<Item = OsString>) -> Result<Scanned> {
             Some(Arg::Long(name)) => {
                 (flags::long(cmd, name).ok_or_else(|| unknown_flag(cmd, &format!("--{name}")))?, true)
             }
-
             Some(Arg::Short(letter)) => {
                 (flags::short(cmd, letter).ok_or_else(|| unknown_flag(cmd, &format!("-{letter}")))?, false)
             }

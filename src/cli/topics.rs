@@ -57,7 +57,7 @@ pub const TOPICS: &[Topic] = &[
         name: "bisect",
         help: "how to find the commit that broke a scheduler",
         text: "\
-ktstr's exit codes are made for `git bisect run`: 0 is good, 1 is bad, 125
+The exit codes are made for 'git bisect run': 0 is good, 1 is bad, 125
 skips a commit that cannot be judged, and anything above 127 stops the search,
 because then ktstr, and not the commit, is at fault.
 
@@ -89,7 +89,7 @@ A seed makes the choices of the load the same in every step: --seed 1.
                     linker finds them and are packed with it; one that is
                     missing is an error before anything boots.
 --sched builtin:X   a scheduler inside ktstr, loaded without clang and libbpf;
-                    `ktstr list schedulers` lists them. They show that a kernel
+                    'ktstr list schedulers' lists them. They show that a kernel
                     and ktstr's own checks work.
 no --sched          the kernel's own scheduler.
 
