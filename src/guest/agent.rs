@@ -9,7 +9,7 @@ use crate::channel::guest::GuestSession;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::message::{Msg, SchedFailure};
 use crate::proto::plan::{Plan, SchedSpec};
-use crate::scenario::run::Scenario;
+use crate::scenario::Scenario;
 use crate::scx::start::{Progress, Scheduler};
 use crate::scx::support::Support;
 use crate::sys::process::{self, End};
@@ -195,7 +195,7 @@ impl Agent {
             if early.is_some() {
                 self.pass(LAST_WORDS_NS);
             }
-            scenario.tick().into_iter().for_each(|text| self.outside.say(Msg::Note { text }));
+            scenario.tick().iter().for_each(|finding| self.outside.say(Msg::Note { text: finding.describe() }));
             if self.outside.stop_asked {
                 early = Some("the host asked to stop: the run's time is nearly over".into());
             }
