@@ -66,7 +66,7 @@ fn schedulers() -> Vec<Listed> {
     let listed = |probe: &probe::Probe| Listed {
         name: format!("builtin:{}", probe.name),
         detail: String::new(),
-        text: probe.description.into(),
+        text: probe.about.into(),
     };
     probe::PROBES.iter().map(listed).collect()
 }

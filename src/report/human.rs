@@ -272,7 +272,7 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
     lines
 }
 
-fn verdict_line(verdict: &Verdict, style: Style) -> String {
+pub fn verdict_line(verdict: &Verdict, style: Style) -> String {
     let code = match verdict.outcome {
         Outcome::Pass => GREEN,
         Outcome::Fail | Outcome::Error => RED,
