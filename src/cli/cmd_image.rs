@@ -40,7 +40,7 @@ pub fn cmd_image(args: &ImageArgs) -> Result<()> {
 fn make(args: &ImageArgs) -> Result<Image> {
     let (plan, sched) = plan::make(&args.guest)?;
     let release = match &args.kernel {
-        Some(path) => KernelImage::open(path)?.release().map(str::to_owned),
+        Some(path) => KernelImage::open(path)?.release()?,
         None => None,
     };
     let includes = args.guest.include.iter().map(|include| {

@@ -148,7 +148,7 @@ fn build_image(job: &Job, kernel: &KernelImage) -> Result<Image> {
         plan: job.plan.to_bytes(),
         sched: job.sched_program.clone(),
         kernel: job.kernel.clone(),
-        release: kernel.release().map(str::to_owned),
+        release: kernel.release()?,
         kernel_config: job.kernel_config.clone(),
         includes: job.includes.clone(),
     })
