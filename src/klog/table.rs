@@ -32,7 +32,7 @@ const CLOCK: &str = "the guest's clocks were disturbed by the host";
 const SOFTWARE: &str = "the kernel's own consistency check failed";
 
 /// The patterns, first match wins.
-pub const PATTERNS: &[Pattern] = &[
+pub static PATTERNS: &[Pattern] = &[
     // Lines that begin with a program's name, which its author chooses: before everything they could pretend to be.
     row("*[*]: segfault at ", UserCrash, Note, USER_CRASH),
     row("traps: PANIC: double fault", Oops, Fail, EXCEPTION),
