@@ -60,6 +60,7 @@ const LINES: &[(&str, Class, Severity)] = &[
     ("VFS: Cannot open root device \"\" or unknown-block(0,0): error -6", Class::BootFailure, Severity::CannotJudge),
     ("VFS: Unable to mount root fs on unknown-block(0,0)", Class::BootFailure, Severity::CannotJudge),
     ("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=g0", Class::OutOfMemory, Severity::Note),
+    ("Memory cgroup min protection 0kB -- low protection 0kB", Class::OutOfMemory, Severity::Note),
     ("Memory cgroup out of memory: Killed process 9 (x) total-vm:1kB", Class::OutOfMemory, Severity::Note),
     ("oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/", Class::OutOfMemory, Severity::Harness),
     ("Out of memory: Killed process 9 (x) total-vm:1kB", Class::OutOfMemory, Severity::Harness),
