@@ -139,7 +139,9 @@ impl Grouper {
                 };
                 let at = self.push(finding);
                 self.exit_findings.push(at);
-                self.open = at.map(|finding| Block { finding, absorbs: false, last_us: time_us });
+                // An error brings a backtrace; what follows a clean stop is not part of it.
+                let error = severity == Severity::Fail;
+                self.open = at.filter(|_| error).map(|finding| Block { finding, absorbs: false, last_us: time_us });
             }
             Fed::Changed(index) => {
                 let exit = &self.exits.list[index];

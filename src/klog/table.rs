@@ -32,7 +32,7 @@ const CLOCK: &str = "the guest's clocks were disturbed by the host";
 const SOFTWARE: &str = "the kernel's own consistency check failed";
 
 /// The patterns, first match wins.
-pub const PATTERNS: &[Pattern] = &[
+pub static PATTERNS: &[Pattern] = &[
     // Lines that begin with a program's name, which its author chooses: before everything they could pretend to be.
     row("*[*]: segfault at ", UserCrash, Note, USER_CRASH),
     row("traps: PANIC: double fault", Oops, Fail, EXCEPTION),
@@ -72,6 +72,8 @@ pub const PATTERNS: &[Pattern] = &[
     row("VFS: Cannot open root device", BootFailure, CannotJudge, NO_INIT),
     row("VFS: Unable to mount root fs", BootFailure, CannotJudge, NO_INIT),
     row("oom-kill:constraint=CONSTRAINT_MEMCG", OutOfMemory, Note, "a cgroup reached its own memory limit"),
+    // Under `quiet`, all that a failed allocation shows of itself (mem_cgroup_show_protected_memory, mm/memcontrol.c).
+    row("Memory cgroup min protection", OutOfMemory, Note, "an allocation failed; the caller may cope"),
     row("Memory cgroup out of memory:", OutOfMemory, Note, "a cgroup reached its own memory limit"),
     row("oom-kill:", OutOfMemory, Harness, MEMORY),
     row("Out of memory:", OutOfMemory, Harness, MEMORY),

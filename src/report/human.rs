@@ -10,7 +10,7 @@ use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 use crate::proto::work::SampleKind;
 use crate::units::{approx, duration, size};
-use crate::verdict::{Check, GroupStats, Outcome, Status, Verdict, group_stats};
+use crate::verdict::{Check, EMULATOR, GroupStats, Outcome, Status, Verdict, group_stats};
 
 /// Columns of the page.
 const WIDTH: usize = 100;
@@ -24,8 +24,8 @@ const GROUPS_SHOWN: usize = 16;
 const NOTES_SHOWN: usize = 4;
 /// Characters of the verdict's one line.
 const HEADLINE_WIDTH: usize = 400;
-const NAME_WIDTH: usize = 16;
-const REASON_WIDTH: usize = 44;
+/// Characters of a group's and a work type's name: the longest work type of the catalogue is cut, none in daily use.
+const NAME_WIDTH: usize = 14;
 
 /// How the summary may look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,14 +79,15 @@ fn head(record: &Record) -> Vec<String> {
         (None, Some(host)) => host.kernel.clone(),
         (None, None) => "an unknown kernel".into(),
     };
-    let how = match record.host.as_ref().map(|host| (host.accel.as_str(), host.accel_reason.as_str())) {
-        Some(("qemu", why)) => {
-            format!("emulated: QEMU TCG{}", if why.is_empty() { "".into() } else { format!(", {why}") })
-        }
-        Some((accel, _)) => accel.to_uppercase(),
+    let how = match record.host.as_ref().map(|host| host.accel.as_str()) {
+        Some(EMULATOR) => "emulated: QEMU TCG".to_owned(),
+        Some(accel) => accel.to_uppercase(),
         None => "host unknown".into(),
     };
     let mut lines = vec![fit(&format!("ktstr: {subject} on {kernel} ({how})"), WIDTH)];
+    if let Some(host) = record.host.as_ref().filter(|host| host.accel == EMULATOR && !host.accel_reason.is_empty()) {
+        lines.push(fit(&format!("       why emulated: {}", host.accel_reason), WIDTH));
+    }
     let mut parts: Vec<String> = Vec::new();
     if let Some(host) = &record.host {
         parts.push(format!("{} ({})", counted(u64::from(host.topology.total_cpus()), "CPU"), host.topology));
@@ -106,7 +107,7 @@ fn head(record: &Record) -> Vec<String> {
 
 fn group_table(groups: &[GroupStats]) -> Vec<String> {
     let wakes = groups.iter().any(|group| group.hist(SampleKind::Wake).is_some());
-    let mut header = vec!["group", "work", "n", "units/s", "iter/s", "CPU %", "max delay", "max gap", "migr"];
+    let mut header = vec!["group", "work", "n", "units/s", "CPU %", "max delay", "max gap", "migr"];
     if wakes {
         header.extend(["wake p50", "p99", "samples"]);
     }
@@ -133,7 +134,6 @@ fn group_row(group: &GroupStats, wakes: bool) -> Vec<String> {
         fit(&group.work_type, NAME_WIDTH),
         workers,
         short_count(group.units_per_s),
-        short_count(group.iterations_per_s),
         format!("{:.1}", group.cpu_percent),
         time(group.max_run_delay_ns),
         approx(group.max_gap_ns),
@@ -156,30 +156,28 @@ fn shown(checks: &[Check]) -> Vec<&Check> {
     };
     let hidden = |check: &Check| {
         let same = |other: &&Check| other.name == check.name && other.status == check.status;
-        let worst = checks.iter().filter(same).max_by(|a, b| number(a).total_cmp(&number(b)));
+        let worst = checks.iter().filter(same).rev().max_by(|a, b| number(a).total_cmp(&number(b)));
         check.status != Status::Fail && worst.is_some_and(|worst| !std::ptr::eq(worst, check))
     };
     checks.iter().filter(|check| !hidden(check)).collect()
 }
 
+/// One line a check. What has a threshold shows its number beside it; the others only words.
 fn check_table(checks: &[Check], style: Style) -> Vec<String> {
     let shown = shown(checks);
-    let rows: Vec<Vec<String>> = shown
-        .iter()
-        .map(|check| {
-            let limit = check.threshold.map_or_else(String::new, |limit| format!("<= {}", limit.text()));
-            let value = if check.threshold.is_some() || !check.reason.is_empty() && check.status == Status::Fail {
-                check.value_text()
-            } else {
-                String::new()
-            };
-            let room = if check.threshold.is_some() { REASON_WIDTH } else { WIDTH };
-            vec![mark(check.status).to_owned(), check.name.to_owned(), value, limit, fit(&check.reason, room)]
-        })
-        .collect();
-    let align = [Align::Left, Align::Left, Align::Right, Align::Left, Align::Left];
-    let lines = layout(&align, &rows);
-    lines.iter().zip(&shown).map(|(line, check)| painted(&fit(line, WIDTH), check.status, style)).collect()
+    let width = |cell: fn(&Check) -> String| shown.iter().map(|check| cell(check).chars().count()).max().unwrap_or(0);
+    let limited = |check: &Check| if check.threshold.is_some() { check.value_text() } else { String::new() };
+    let limit = |check: &Check| check.threshold.map_or_else(String::new, |limit| format!("<= {}", limit.text()));
+    let (names, values, limits) = (width(|check| check.name.to_owned()), width(limited), width(limit));
+    let line = |check: &Check| {
+        let numbers = match check.threshold {
+            Some(_) => format!("  {:>values$}  {:<limits$}", limited(check), limit(check)),
+            None => String::new(),
+        };
+        let text = format!("{:<4}  {:<names$}{numbers}  {}", mark(check.status), check.name, check.reason);
+        painted(&fit(&text, WIDTH), check.status, style)
+    };
+    shown.iter().map(|check| line(check)).collect()
 }
 
 fn mark(status: Status) -> &'static str {
@@ -209,6 +207,8 @@ fn painted(line: &str, status: Status, style: Style) -> String {
 /// What the reader should know although it did not decide: notes, and kernel lines that are shown and not judged.
 fn notes(record: &Record, verdict: &Verdict) -> Vec<String> {
     let mut list: Vec<String> = record.host_notes.iter().chain(&record.notes).cloned().collect();
+    let missing = record.hello.iter().flat_map(|hello| &hello.missing);
+    list.extend(missing.map(|what| format!("the guest lacks {what}")));
     let told = |severity| matches!(severity, Severity::Note | Severity::HostNoise);
     for finding in &verdict.findings {
         if told(finding.severity) && finding.class != Class::SchedExtExit {
@@ -256,23 +256,32 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
     if bad.len() > FINDINGS_SHOWN {
         lines.push(format!("  ... and {} more", bad.len() - FINDINGS_SHOWN));
     }
-    let output = tail(&record.sched_output, EVIDENCE_LINES, WIDTH - 2);
-    if !output.is_empty() {
-        lines.push(String::new());
-        lines.push("scheduler's last output:".into());
-        lines.extend(output.iter().map(|line| format!("  {line}")));
+    let told = record.sched_failed.as_ref().map_or("", |(_, text)| text.as_str());
+    if told.lines().nth(1).is_some() {
+        section(&mut lines, "why the scheduler did not start:", told);
     }
-    let silent = record.klog_end.is_none() && record.vm_end != Some(VmEnd::Interrupted);
-    let console = tail(&record.console, EVIDENCE_LINES, WIDTH - 2);
-    if silent && !console.is_empty() {
-        lines.push(String::new());
-        lines.push("end of the console:".into());
-        lines.extend(console.iter().map(|line| format!("  {line}")));
+    section(&mut lines, "scheduler's last output:", &record.sched_output);
+    if record.klog_end.is_none() && record.vm_end != Some(VmEnd::Interrupted) {
+        section(&mut lines, "end of the console:", &record.console);
     }
     lines
 }
 
+<<<<<<< HEAD
 pub fn verdict_line(verdict: &Verdict, style: Style) -> String {
+=======
+/// The last lines of a text under a title; nothing where the text says nothing.
+fn section(lines: &mut Vec<String>, title: &str, text: &str) {
+    let shown = tail(text, EVIDENCE_LINES, WIDTH - 2);
+    if !shown.is_empty() {
+        lines.push(String::new());
+        lines.push(title.to_owned());
+        lines.extend(shown.iter().map(|line| format!("  {line}")));
+    }
+}
+
+fn verdict_line(verdict: &Verdict, style: Style) -> String {
+>>>>>>> verdict
     let code = match verdict.outcome {
         Outcome::Pass => GREEN,
         Outcome::Fail | Outcome::Error => RED,

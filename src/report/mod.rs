@@ -7,6 +7,10 @@ mod human;
 mod json;
 mod result;
 mod table;
+#[cfg(test)]
+mod tests_human;
+#[cfg(test)]
+mod tests_result;
 mod text;
 mod timings;
 

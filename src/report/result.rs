@@ -17,7 +17,7 @@ use crate::proto::plan::Plan;
 use crate::proto::record::Record;
 use crate::proto::report::WorkerReport;
 use crate::proto::work::SampleKind;
-use crate::verdict::{Check, GroupStats, Measure, Verdict, group_stats};
+use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Verdict, group_stats};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "ktstr.result/1";
@@ -27,7 +27,7 @@ const PERCENTILES: [(&str, u32); 4] = [("p50_ns", 5000), ("p90_ns", 9000), ("p99
 
 /// The whole result.
 pub fn result_json(record: &Record, verdict: &Verdict) -> String {
-    let emulated = record.host.as_ref().map(|host| host.accel == "qemu");
+    let emulated = record.host.as_ref().map(|host| host.accel == EMULATOR);
     let list = |texts: &[String]| Json::array(texts);
     Json::object([
         ("schema", SCHEMA.into()),

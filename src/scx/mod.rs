@@ -6,7 +6,6 @@
 pub mod asm;
 pub mod btf;
 pub mod exec_error;
-pub mod parse;
 pub mod probe;
 pub mod start;
 pub mod state;

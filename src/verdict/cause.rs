@@ -23,6 +23,11 @@ use super::workers::emulated;
 use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
+use crate::units::{MIB, size};
+
+/// Below this a distribution's kernel and its initramfs may not even unpack: with 96 MiB Debian's 7.x cloud kernel
+/// panics in an initcall, with 48 MiB it resets without a word.
+const LITTLE_MEMORY_BYTES: u64 = 128 * MIB;
 
 /// An outcome with its reason.
 pub type Cause = (Outcome, String);
@@ -55,18 +60,21 @@ fn not_booted(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Caus
         None => return (Outcome::Error, format!("the VM ended without saying how ({stage})")),
         Some(_) => {}
     }
-    if let Some(memory) =
-        log.findings.iter().find(|finding| finding.class == Class::OutOfMemory && finding.severity == Severity::Harness)
-    {
-        let given = record.host.as_ref().map_or_else(String::new, |host| crate::units::size(host.memory_bytes));
-        return (Outcome::Error, format!("guest memory is too small ({given}): {}", memory.title));
+    let given = record.host.as_ref().map(|host| host.memory_bytes);
+    // Before PID 1 no cgroup has a limit, so every failed allocation is for want of guest memory.
+    if let Some(memory) = log.findings.iter().find(|finding| finding.class == Class::OutOfMemory) {
+        let given = given.map_or_else(String::new, |bytes| format!(" ({})", size(bytes)));
+        return (Outcome::Error, format!("guest memory is too small{given}: {}", memory.title));
     }
     let outcome = if thresholds.boot_failure_fails { Outcome::Fail } else { Outcome::Skip };
     let end = record.vm_end.as_ref().map(vm_end_text).unwrap_or_default();
     let told = boot_finding(log).map(|finding| format!("{} - {}", finding.title, finding.meaning));
     let last = told.or_else(|| last_console_line(&record.console));
     let words = last.map_or_else(String::new, |line| format!(": {line}"));
-    (outcome, format!("the kernel did not boot to PID 1 ({stage}; {end}){words}"))
+    let little = given.filter(|bytes| *bytes < LITTLE_MEMORY_BYTES);
+    let little =
+        little.map_or_else(String::new, |bytes| format!("; {} of memory may be too little for it", size(bytes)));
+    (outcome, format!("the kernel did not boot to PID 1 ({stage}; {end}{little}){words}"))
 }
 
 /// The finding that tells most about a failed boot: what stood before the panic, or the panic.

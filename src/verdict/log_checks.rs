@@ -28,7 +28,7 @@ pub fn kernel_log_clean(record: &Record, log: &KernelLog, thresholds: &Threshold
     }
     match log_gaps(record).first() {
         Some(gap) => check(Status::Inconclusive, gap.clone()),
-        None => check(Status::Pass, format!("{} records", record.klog.len())),
+        None => check(Status::Pass, format!("nothing bad in {} records", record.klog.len())),
     }
 }
 

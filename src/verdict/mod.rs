@@ -28,3 +28,4 @@ pub use judge::{Verdict, judge};
 pub use outcome::Outcome;
 pub use stage::{reached, stopped_at};
 pub use stats::{GroupStats, group_stats};
+pub use workers::EMULATOR;

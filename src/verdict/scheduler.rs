@@ -78,7 +78,11 @@ fn at_the_end(enabled: &Enabled, last: &SchedFinal, log: &KernelLog) -> Check {
     match last.end {
         None => fail("its process could not be reaped".into()),
         Some(end) if !clean(end) => fail(format!("its process ended with {} when asked to stop", end.describe())),
-        Some(_) => Check::new(NAME, Status::Pass, format!("{}, the same instance to the end", enabled.ops)),
+        Some(_) => {
+            let rejected = last.nr_rejected.filter(|count| *count > 0);
+            let rejected = rejected.map_or_else(String::new, |count| format!(" (it rejected {count} tasks)"));
+            Check::new(NAME, Status::Pass, format!("{}, the same instance to the end{rejected}", enabled.ops))
+        }
     }
 }
 

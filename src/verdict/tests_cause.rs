@@ -97,6 +97,13 @@ fn too_little_memory_is_the_harness_error() {
     let mut record = stopped_before(passing(), Stage::Pid1, VmEnd::Reset);
     record.console = "[    0.9] x\n[    0.900000] Initramfs unpacking failed: write error\n".into();
     assert_cause(&default(&record), Outcome::Error, 128, "guest memory is too small (256 MiB)");
+    record.console = "[    1.8] x\n[    1.840573] Memory cgroup min protection 0kB -- low protection 0kB\n\
+                      [    1.841082] Kernel panic - not syncing: bio: can't create integrity buf pool\n"
+        .into();
+    assert_cause(&default(&record), Outcome::Error, 128, "guest memory is too small (256 MiB)");
+    record.console.clear();
+    record.host.as_mut().unwrap().memory_bytes = 48 << 20;
+    assert_cause(&default(&record), Outcome::Skip, 125, "48 MiB of memory may be too little");
     let mut record = passing();
     add_log(&mut record, &["Out of memory: Killed process 120 (kw0.0-spin) total-vm:1kB"]);
     record.reports[0].1.work_units = 0;

@@ -11,6 +11,9 @@ use crate::proto::report::{ExitInfo, WorkerReport};
 use crate::proto::topology::Topology;
 use crate::units::NS_PER_SEC;
 
+/// One thing that goes wrong in a record.
+type Fault = fn(&mut Record);
+
 fn run(change: impl FnOnce(&mut Record)) -> Verdict {
     let mut record = passing();
     change(&mut record);
@@ -100,7 +103,7 @@ fn run_delay_above_the_threshold_fails_and_absent_is_inconclusive() {
 #[test]
 fn unequal_shares_fail_in_their_group_only() {
     let verdict = run(|record| record.reports[3].1.cpu_time_ns = NS_PER_SEC * 6 / 10);
-    assert_fails(&verdict, "spread", "30.0 % of a CPU for worker 1 (tid 101), 50.0 % for worker 0");
+    assert_fails(&verdict, "spread", "30.0 % (tid 101) to 50.0 % (tid 100) in g1");
     let failed: Vec<_> = verdict.checks.iter().filter(|check| check.status == Status::Fail).collect();
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].group.as_deref(), Some("g1"));
@@ -196,7 +199,7 @@ fn kernel_finding_fails_the_log_check() {
 #[test]
 fn log_without_its_end_is_inconclusive() {
     for (change, why) in [
-        ((|record| record.klog_end = None) as fn(&mut Record), "not read to its end"),
+        ((|record| record.klog_end = None) as Fault, "not read to its end"),
         (|record| record.klog_end = Some((2, 5)), "5 kernel log records were overwritten"),
         (|record| record.klog_end = Some((9, 0)), "7 of 9 kernel log records did not arrive"),
         (|record| record.klog_cut = 3, "3 kernel log records were beyond the cap"),
@@ -210,7 +213,7 @@ fn log_without_its_end_is_inconclusive() {
 #[test]
 fn every_missing_piece_of_telemetry_is_inconclusive() {
     for (change, why) in [
-        ((|record| record.host = None) as fn(&mut Record), "host's own facts"),
+        ((|record| record.host = None) as Fault, "host's own facts"),
         (|record| record.plan = None, "plan is missing"),
         (|record| record.scenario_end = None, "scenario's end"),
         (|record| record.scenario_end.as_mut().unwrap().early = Some("stopped".into()), "ended early: stopped"),
@@ -249,7 +252,7 @@ fn switched_off_checks_are_named_as_such() {
 #[test]
 fn pass_is_given_only_where_no_check_objects() {
     // Every single fault, and every pair of them: never Pass, and a Fail is never masked by missing data.
-    let faults: [(fn(&mut Record), Status); 7] = [
+    let faults: [(Fault, Status); 7] = [
         (|record| record.reports[0].1.work_units = 0, Status::Fail),
         (|record| record.reports[0].1.max_gap_ns = u64::MAX, Status::Fail),
         (|record| add_log(record, &STALL), Status::Fail),

@@ -8,6 +8,9 @@ use super::{Outcome, Status, Thresholds, Verdict, judge};
 use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
 use crate::proto::record::{Died, Record};
 
+/// One thing that goes wrong in a record.
+type Fault = fn(&mut Record);
+
 fn run(change: impl FnOnce(&mut Record)) -> (Verdict, Status, String) {
     let mut record = passing_with_scheduler();
     change(&mut record);
@@ -30,7 +33,7 @@ fn same_instance_to_the_end_passes() {
 
 #[test]
 fn every_wrong_end_fails_for_its_reason() {
-    let faults: [(fn(&mut Record), &str); 8] = [
+    let faults: [(Fault, &str); 8] = [
         (|record| last(record).state = "disabled".into(), "it was 'disabled'"),
         (|record| last(record).ops = Some("other".into()), "'other' was loaded at the end"),
         (|record| last(record).enable_seq = Some(2), "enable_seq 1 became 2"),
@@ -58,7 +61,7 @@ fn ends_by_our_own_sigint_are_clean() {
 
 #[test]
 fn unknown_end_is_inconclusive() {
-    let faults: [fn(&mut Record); 4] = [
+    let faults: [Fault; 4] = [
         |record| record.sched_final = None,
         |record| last(record).ops = None,
         |record| last(record).enable_seq = None,

@@ -11,7 +11,7 @@ use crate::proto::report::WorkerReport;
 use crate::units::approx;
 
 /// The name of the emulating accelerator in `HostInfo::accel`.
-const EMULATOR: &str = "qemu";
+pub const EMULATOR: &str = "qemu";
 const OFF: &str = "switched off";
 
 type Reports = [(String, WorkerReport)];
@@ -123,13 +123,13 @@ impl Timing {
     fn of(record: &Record) -> Self {
         let Some(host) = &record.host else { return Self { none: None, no_spread: None } };
         if emulated(record) {
-            let why = "under software emulation the emulator, not the scheduler, decides how long things take";
+            let why = "under software emulation, times are the emulator's";
             return Self { none: Some(why.into()), no_spread: Some(why.into()) };
         }
         let vcpus = host.topology.total_cpus();
         let no_spread = (vcpus > host.host_cpus).then(|| {
             let (cpus, many) = (host.host_cpus, if host.host_cpus == 1 { "" } else { "s" });
-            format!("{vcpus} vCPUs share {cpus} host CPU{many}, so the host's scheduler decides who runs")
+            format!("{vcpus} vCPUs share {cpus} host CPU{many}, so the host decides who runs")
         });
         Self { none: None, no_spread }
     }
@@ -143,7 +143,8 @@ impl Timing {
         measure: impl Fn(&WorkerReport) -> Option<(u64, String)>,
     ) -> Check {
         let measured = record.reports.iter().filter_map(|(group, report)| Some((measure(report)?, group, report)));
-        let worst = measured.max_by_key(|((ns, _), _, _)| *ns);
+        // The first of equals, so that the text does not depend on what came later.
+        let worst = measured.rev().max_by_key(|((ns, _), _, _)| *ns);
         let without = record.reports.iter().find(|(_, report)| measure(report).is_none());
         let mut check = Check::new(name, Status::Pass, "");
         if let Some(((ns, place), group, report)) = &worst {
@@ -195,7 +196,7 @@ fn spread(record: &Record, thresholds: &Thresholds, timing: &Timing) -> Vec<Chec
 fn group_spread(reports: &Reports, group: &str, thresholds: &Thresholds, timing: &Timing) -> Check {
     let members = reports.iter().filter(|(name, _)| name == group);
     let sets: Vec<_> = equals(members).into_iter().filter(|(_, set)| set.len() > 1).collect();
-    let widest = sets.iter().filter_map(|(_, set)| widest(set)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let widest = sets.iter().filter_map(|(_, set)| widest(group, set)).max_by(|a, b| a.0.total_cmp(&b.0));
     let mut check = Check::new("spread", Status::Pass, "").group(group);
     if let Some((points, reason)) = &widest {
         check = check.value(Measure::Percent(*points));
@@ -228,14 +229,11 @@ fn share(report: &WorkerReport) -> Option<f64> {
 }
 
 /// The difference between the largest and the smallest share, and whose they are.
-fn widest(set: &[&WorkerReport]) -> Option<(f64, String)> {
+fn widest(group: &str, set: &[&WorkerReport]) -> Option<(f64, String)> {
     let shares = || set.iter().filter_map(|report| Some((share(report)?, *report)));
     let (low, poor) = shares().min_by(|a, b| a.0.total_cmp(&b.0))?;
     let (high, rich) = shares().max_by(|a, b| a.0.total_cmp(&b.0))?;
-    let reason = format!(
-        "{low:.1} % of a CPU for worker {} (tid {}), {high:.1} % for worker {} (tid {})",
-        poor.worker_idx, poor.tid, rich.worker_idx, rich.tid
-    );
+    let reason = format!("{low:.1} % (tid {}) to {high:.1} % (tid {}) in {group}", poor.tid, rich.tid);
     Some((high - low, reason))
 }
 
