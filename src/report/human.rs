@@ -267,9 +267,6 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
     lines
 }
 
-<<<<<<< HEAD
-pub fn verdict_line(verdict: &Verdict, style: Style) -> String {
-=======
 /// The last lines of a text under a title; nothing where the text says nothing.
 fn section(lines: &mut Vec<String>, title: &str, text: &str) {
     let shown = tail(text, EVIDENCE_LINES, WIDTH - 2);
@@ -280,8 +277,8 @@ fn section(lines: &mut Vec<String>, title: &str, text: &str) {
     }
 }
 
-fn verdict_line(verdict: &Verdict, style: Style) -> String {
->>>>>>> verdict
+/// The verdict and its cause, on one line.
+pub fn verdict_line(verdict: &Verdict, style: Style) -> String {
     let code = match verdict.outcome {
         Outcome::Pass => GREEN,
         Outcome::Fail | Outcome::Error => RED,

@@ -168,7 +168,7 @@ fn ends(pair: &PipePair, position: usize) -> Ends<'_> {
 
 /// What `ps`, /proc and the kernel log call a worker: `spin/3`.
 fn worker_name(work: &WorkType, idx: usize) -> Result<CString> {
-    let name = format!("{}/{idx}", work.cli_name());
+    let name = format!("kw{idx}-{}", work.cli_name());
     CString::new(name).map_err(|_| Error::internal(format!("the name of worker {idx} holds a zero byte")))
 }
 
