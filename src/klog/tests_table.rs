@@ -57,6 +57,7 @@ const LINES: &[(&str, Class, Severity)] = &[
         Severity::CannotJudge,
     ),
     ("RAMDISK: incomplete write (1 != 2)", Class::BootFailure, Severity::CannotJudge),
+    ("RAMDISK: Couldn't find valid RAM disk image starting at 0.", Class::BootFailure, Severity::CannotJudge),
     ("VFS: Cannot open root device \"\" or unknown-block(0,0): error -6", Class::BootFailure, Severity::CannotJudge),
     ("VFS: Unable to mount root fs on unknown-block(0,0)", Class::BootFailure, Severity::CannotJudge),
     ("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=g0", Class::OutOfMemory, Severity::Note),

@@ -166,7 +166,7 @@ fn ends(pair: &PipePair, position: usize) -> Ends<'_> {
     Ends { read: &pair[1 - position].0, write: &pair[position].1 }
 }
 
-/// What `ps`, /proc and the kernel log call a worker: `spin/3`.
+/// What `ps`, /proc and the kernel log call a worker: `kw3-spin`. The probe schedulers know workers by `kw` and a digit.
 fn worker_name(work: &WorkType, idx: usize) -> Result<CString> {
     let name = format!("kw{idx}-{}", work.cli_name());
     CString::new(name).map_err(|_| Error::internal(format!("the name of worker {idx} holds a zero byte")))
