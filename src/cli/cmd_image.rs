@@ -19,7 +19,8 @@ pub fn cmd_image(args: &ImageArgs) -> Result<()> {
     match &args.action {
         ImageAction::ListFile(path) => {
             let bytes = fs::read(path).context(|| format!("read {}", path.display()))?;
-            out::print(&listing(&image::list(&bytes)?))
+            let entries = image::list(&bytes).map_err(|error| error.while_doing(path.display()))?;
+            out::print(&listing(&entries))
         }
         ImageAction::List => {
             let image = make(args)?;
@@ -51,7 +52,7 @@ fn make(args: &ImageArgs) -> Result<Image> {
         init: PathBuf::from("/proc/self/exe"),
         plan: plan.to_bytes(),
         sched,
-        kernel: args.kernel.clone().unwrap_or_default(),
+        kernel: args.kernel.clone(),
         release,
         kernel_config: args.guest.kernel_config.clone(),
         includes: includes.collect(),

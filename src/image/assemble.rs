@@ -26,7 +26,8 @@ pub struct ImageSpec {
     pub plan: Vec<u8>,
     /// The scheduler under test, where it is an external program.
     pub sched: Option<PathBuf>,
-    pub kernel: PathBuf,
+    /// Beside it, its configuration is looked for; none: an image for any kernel.
+    pub kernel: Option<PathBuf>,
     /// Read from the kernel image where it is not known.
     pub release: Option<String>,
     /// The kernel's configuration, where the user named it; else it is looked for.
@@ -135,11 +136,15 @@ fn check_init(init: &Path) -> Result<()> {
 
 /// Programs that use libbpf read /boot/config-RELEASE; real scx schedulers fail without it, with a bare "Invalid argument".
 fn add_kernel_config(spec: &ImageSpec, contents: &mut Contents, notes: &mut Vec<String>) -> Result<()> {
+    let Some(kernel_path) = &spec.kernel else {
+        notes.push("no kernel is named: no configuration is packed, and schedulers that read it may fail".into());
+        return Ok(());
+    };
     let release = match &spec.release {
         Some(release) => Some(release.clone()),
-        None => kconfig::release(&spec.kernel)?,
+        None => kconfig::release(kernel_path)?,
     };
-    let kernel = spec.kernel.display();
+    let kernel = kernel_path.display();
     let Some(release) = release else {
         notes.push(format!(
             "{kernel} does not tell its release: its configuration is not packed, and schedulers that read it may fail"
@@ -149,7 +154,7 @@ fn add_kernel_config(spec: &ImageSpec, contents: &mut Contents, notes: &mut Vec<
     let found = match &spec.kernel_config {
         Some(config) => Some(config.clone()),
         None => {
-            kconfig::candidates(Path::new("/"), &spec.kernel, Some(&release)).into_iter().find(|path| path.is_file())
+            kconfig::candidates(Path::new("/"), kernel_path, Some(&release)).into_iter().find(|path| path.is_file())
         }
     };
     match found {
@@ -277,7 +282,7 @@ mod tests {
             init: dir.write_program("ktstr", &init),
             plan: b"plan".to_vec(),
             sched: None,
-            kernel: dir.write("vmlinux", b"Linux version 7.2.0-test (x) "),
+            kernel: Some(dir.write("vmlinux", b"Linux version 7.2.0-test (x) ")),
             release: None,
             kernel_config: None,
             includes: Vec::new(),

@@ -60,6 +60,7 @@ pub struct Job {
 
 /// Carries out the job. The record is complete when this returns, and the directory still there.
 pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
+    signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
     let accel = accel::choose(job.accel, crate::vmm::kvm::self_check)?;
     listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
     let kernel = KernelImage::open(&job.kernel)?;
@@ -77,6 +78,9 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     };
     let cmdline = cmdline::build(&words);
 
+    if signal::noted().is_some() {
+        return Err(Error::interrupted());
+    }
     let mut run = RunDir::create(&job.run_place)?;
     run.add(Msg::Host { info: host_info(job, &accel, &cmdline, memory_bytes) });
     run.add(Msg::Planned { plan: job.plan.clone() });
@@ -126,7 +130,6 @@ fn run_vm(
         initramfs_gpa: layout.initramfs_gpa,
         log: &log,
     };
-    signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
     let mut machine = Machine::start(&spec)?;
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
     let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(job, accel.kind));
@@ -147,8 +150,9 @@ fn build_image(job: &Job, kernel: &KernelImage) -> Result<Image> {
         init: PathBuf::from("/proc/self/exe"),
         plan: job.plan.to_bytes(),
         sched: job.sched_program.clone(),
-        kernel: job.kernel.clone(),
-        release: kernel.release()?,
+        kernel: Some(job.kernel.clone()),
+        // Only a scheduler's program needs the kernel's configuration, and looking for a release can take a while.
+        release: if job.sched_program.is_some() { kernel.release()? } else { None },
         kernel_config: job.kernel_config.clone(),
         includes: job.includes.clone(),
     })

@@ -100,10 +100,6 @@ impl Machine {
         Ok(Self { lines, pidfd, pid, end: None, events, stats: VmStats::default() })
     }
 
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Takes what the machine has told since the last call.
     pub fn take_events(&mut self) -> Result<Vec<MachineEvent>> {
         let mut bytes = Vec::new();

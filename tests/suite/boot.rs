@@ -14,7 +14,7 @@ const REPEATS: u32 = 10;
 fn cells() -> Vec<Cell> {
     let run = |name: String, kernel: &str, rest: &str| Cell {
         name,
-        args: format!("--kernel /k/{kernel} --accel kvm --duration 1s --json - {rest}"),
+        args: format!("--kernel /k/{kernel} --accel kvm --json - {rest}"),
     };
     let mut cells = vec![Cell { name: "doctor".into(), args: "doctor".into() }];
     for kernel in KERNELS {
@@ -23,18 +23,18 @@ fn cells() -> Vec<Cell> {
                 for memory in MEMORIES {
                     let name = shape(kernel, format, cpus, memory);
                     let kernel = format!("{kernel}.{format}");
-                    cells.push(run(name, &kernel, &format!("--topo {cpus} --memory {memory}")));
+                    cells.push(run(name, &kernel, &format!("--duration 1s --topo {cpus} --memory {memory}")));
                 }
             }
         }
     }
-    cells.push(run("fifo".into(), "7.vmlinuz", "--topo 2 --sched builtin:fifo"));
+    cells.push(run("fifo".into(), "7.vmlinuz", "--duration 1s --topo 2 --sched builtin:fifo"));
     cells.push(run("drop".into(), "7.vmlinuz", "--topo 2 --sched builtin:drop --duration 10s"));
-    cells.push(run("fifo on 6.12".into(), "6.12.vmlinuz", "--topo 2 --sched builtin:fifo"));
-    cells.push(run("serial".into(), "7.vmlinuz", "--topo 2 --channel serial"));
+    cells.push(run("fifo on 6.12".into(), "6.12.vmlinuz", "--duration 1s --topo 2 --sched builtin:fifo"));
+    cells.push(run("serial".into(), "7.vmlinuz", "--duration 1s --topo 2 --channel serial"));
     cells.push(run("early panic".into(), "7.vmlinuz", "--cmdline 'rdinit=/no/such init=/no/such'"));
     for index in 0..REPEATS {
-        cells.push(run(format!("repeat {index}"), "7.vmlinux", "--topo 2 --sched builtin:fifo"));
+        cells.push(run(format!("repeat {index}"), "7.vmlinux", "--duration 1s --topo 2 --sched builtin:fifo"));
     }
     cells.push(Cell { name: "left".into(), args: "--version; ls /tmp/ktstr/runs; ps | grep -c '[_]_vm'".into() });
     cells
@@ -63,7 +63,7 @@ fn every_kernel_format_cpu_count_and_memory_passes() {
         for format in FORMATS {
             for cpus in CPUS {
                 for memory in MEMORIES {
-                    let Some(result) = assert_outcome(&shape(kernel, format, cpus, memory), "PASS", 0) else { return };
+                    let Some(result) = assert_outcome(&shape(kernel, format, cpus, memory), "pass", 0) else { return };
                     let json = result.json();
                     assert_eq!(json["guest"]["online_cpus"], cpus, "{}", result.text);
                     let least_kib: u64 = if memory == "4G" { 3_800_000 } else { 180_000 };
@@ -77,12 +77,12 @@ fn every_kernel_format_cpu_count_and_memory_passes() {
 
 #[test]
 fn builtin_fifo_passes_on_kvm() {
-    assert_outcome("fifo", "PASS", 0);
+    assert_outcome("fifo", "pass", 0);
 }
 
 #[test]
 fn dropped_task_is_a_stall_on_kvm() {
-    let Some(result) = assert_outcome("drop", "FAIL", 1) else { return };
+    let Some(result) = assert_outcome("drop", "fail", 1) else { return };
     let json = result.json();
     let headline = json["headline"].as_str().unwrap_or_default();
     assert!(headline.contains("runnable task stall") && headline.contains("kw"), "{headline}");
@@ -90,25 +90,25 @@ fn dropped_task_is_a_stall_on_kvm() {
 
 #[test]
 fn scheduler_on_a_kernel_without_sched_ext_is_skipped_on_kvm() {
-    let Some(result) = assert_outcome("fifo on 6.12", "SKIP", 125) else { return };
+    let Some(result) = assert_outcome("fifo on 6.12", "skip", 125) else { return };
     assert!(result.text.contains("CONFIG_SCHED_CLASS_EXT"), "{}", result.text);
 }
 
 #[test]
 fn serial_fallback_works_on_kvm() {
-    let Some(result) = assert_outcome("serial", "PASS", 0) else { return };
+    let Some(result) = assert_outcome("serial", "pass", 0) else { return };
     assert_eq!(result.json()["guest"]["channel"], "serial", "{}", result.text);
 }
 
 #[test]
 fn kernel_without_init_is_skipped_on_kvm() {
-    assert_outcome("early panic", "SKIP", 125);
+    assert_outcome("early panic", "skip", 125);
 }
 
 #[test]
 fn ten_runs_in_a_row_pass() {
     for index in 0..REPEATS {
-        assert_outcome(&format!("repeat {index}"), "PASS", 0);
+        assert_outcome(&format!("repeat {index}"), "pass", 0);
     }
 }
 

@@ -6,8 +6,11 @@ use serde_json::Value;
 /// Runs on the emulator, short, with the result as JSON on standard output.
 fn run(scratch: &Scratch, kernel: &std::path::Path, args: &[&str]) -> Ran {
     let kernel = kernel.display().to_string();
-    let mut all = vec!["--kernel", &kernel, "--accel", "qemu", "--duration", "1s", "--json", "-"];
+    let mut all = vec!["--kernel", &kernel, "--accel", "qemu", "--json", "-"];
     all.extend(args);
+    if !args.contains(&"--duration") {
+        all.extend(["--duration", "1s"]);
+    }
     run_in(scratch, &all)
 }
 
@@ -22,7 +25,7 @@ fn kernel_scheduler_passes_and_emulation_is_named_first() {
     let scratch = Scratch::new();
     let ran = run(&scratch, &kernel, &["--work", "spin"]).exits(0);
     let result = ran.json();
-    assert_eq!(result["outcome"], "PASS", "{ran}");
+    assert_eq!(result["outcome"], "pass", "{ran}");
     assert!(ran.stderr.contains("PASS"), "{ran}");
     let first = ran.stderr.lines().find(|line| !line.starts_with("ktstr:")).unwrap_or_default();
     assert!(first.to_lowercase().contains("emulat"), "the first line hides the emulation:{ran}");
@@ -60,7 +63,7 @@ fn serial_fallback_carries_the_whole_result() {
 fn kernel_without_sched_ext_cannot_be_judged_with_a_scheduler() {
     let Some(kernel) = emulation("guest: no sched_ext", "6.12") else { return };
     let ran = run(&Scratch::new(), &kernel, &["--sched", "builtin:fifo"]).exits(125).says("CONFIG_SCHED_CLASS_EXT");
-    assert_eq!(ran.json()["outcome"], "SKIP", "{ran}");
+    assert_eq!(ran.json()["outcome"], "skip", "{ran}");
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn dropped_task_is_a_stall_with_its_victim() {
     let scratch = Scratch::new();
     let ran = run(&scratch, &kernel, &["--sched", "builtin:drop", "--duration", "10s"]).exits(1);
     let result = ran.json();
-    assert_eq!(result["outcome"], "FAIL", "{ran}");
+    assert_eq!(result["outcome"], "fail", "{ran}");
     let headline = result["headline"].as_str().unwrap_or_default();
     assert!(headline.contains("runnable task stall") && headline.contains("kw"), "{headline}{ran}");
     let kept = std::fs::read_dir(scratch.0.join("ktstr/runs")).unwrap().next().unwrap().unwrap().path();
