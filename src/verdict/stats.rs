@@ -22,7 +22,7 @@ pub struct GroupStats {
     pub iterations: u64,
     pub wall_time_ns: u64,
     pub cpu_time_ns: u64,
-    /// Sum of the workers' CPU shares: 200 is two whole CPUs.
+    /// The workers' CPU time by the longest worker's wall time: 200 is two whole CPUs.
     pub cpu_percent: f64,
     pub units_per_s: f64,
     pub iterations_per_s: f64,
@@ -110,7 +110,7 @@ fn one(group: &str, report: &WorkerReport) -> GroupStats {
         iterations: report.iterations,
         wall_time_ns: report.wall_time_ns,
         cpu_time_ns: report.cpu_time_ns,
-        cpu_percent: cpu_percent(report).unwrap_or(0.0),
+        cpu_percent: percent(report.cpu_time_ns, report.wall_time_ns),
         units_per_s: rate(report.work_units, report.wall_time_ns),
         iterations_per_s: rate(report.iterations, report.wall_time_ns),
         run_delay_ns: report.schedstat_run_delay_ns,
@@ -129,9 +129,10 @@ impl GroupStats {
         self.iterations = self.iterations.saturating_add(other.iterations);
         self.wall_time_ns = self.wall_time_ns.max(other.wall_time_ns);
         self.cpu_time_ns = self.cpu_time_ns.saturating_add(other.cpu_time_ns);
-        self.cpu_percent += other.cpu_percent;
-        self.units_per_s += other.units_per_s;
-        self.iterations_per_s += other.iterations_per_s;
+        // Over the longest worker's time: summing each worker's own ratio would count time twice where one began late.
+        self.cpu_percent = percent(self.cpu_time_ns, self.wall_time_ns);
+        self.units_per_s = rate(self.work_units, self.wall_time_ns);
+        self.iterations_per_s = rate(self.iterations, self.wall_time_ns);
         self.run_delay_ns = both(self.run_delay_ns, other.run_delay_ns, u64::saturating_add);
         self.max_run_delay_ns = both(self.max_run_delay_ns, other.max_run_delay_ns, u64::max);
         self.max_gap_ns = self.max_gap_ns.max(other.max_gap_ns);
@@ -151,7 +152,11 @@ fn both(a: Option<u64>, b: Option<u64>, join: fn(u64, u64) -> u64) -> Option<u64
 
 /// One worker's share of a CPU; none where it has no measured time.
 pub fn cpu_percent(report: &WorkerReport) -> Option<f64> {
-    (report.wall_time_ns > 0).then(|| report.cpu_time_ns as f64 * 100.0 / report.wall_time_ns as f64)
+    (report.wall_time_ns > 0).then(|| percent(report.cpu_time_ns, report.wall_time_ns))
+}
+
+fn percent(cpu_ns: u64, wall_ns: u64) -> f64 {
+    if wall_ns == 0 { 0.0 } else { cpu_ns as f64 * 100.0 / wall_ns as f64 }
 }
 
 fn rate(count: u64, wall_ns: u64) -> f64 {
