@@ -25,6 +25,3 @@ pub mod vmm;
 pub mod workload;
 
 pub use error::{Error, Result};
-
-/// Names the build: the commit, or the version where there is none.
-pub const BUILD: &str = env!("KTSTR_BUILD");

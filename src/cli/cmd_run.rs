@@ -48,10 +48,8 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         exec_ns,
     };
     let run = job::run(&job, &mut |event| show(args, event))?;
-    let thresholds = Thresholds {
-        boot_failure_fails: args.boot_failure == args::BootFailure::Fail,
-        ..Thresholds::default()
-    };
+    let thresholds =
+        Thresholds { boot_failure_fails: args.boot_failure == args::BootFailure::Fail, ..Thresholds::default() };
     let verdict = judge(run.record(), &thresholds);
     tell(args, run, &verdict)
 }
@@ -92,7 +90,8 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict) -> Result<u8> {
     };
     let record = run.record();
     let style = Style { color };
-    let mut text = if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
+    let mut text =
+        if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
     if args.timings {
         text.push_str(&format!("\n{}", report::timings(record)));
     }
@@ -113,7 +112,11 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict) -> Result<u8> {
         }
         None => out::print(&text)?,
     }
-    if kept { stored? } else { run.remove()? }
+    if kept {
+        stored?
+    } else {
+        run.remove()?
+    }
     Ok(verdict.exit_code)
 }
 

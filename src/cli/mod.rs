@@ -22,6 +22,7 @@ pub mod split;
 pub mod topics;
 
 use crate::error::Result;
+use crate::proto::plan::BUILD;
 use crate::scx::probe;
 use crate::vmm;
 use crate::workload;
@@ -47,7 +48,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers()).map(|()| 0),
         Command::Completions(shell) => cmd_completions::cmd_completions(shell).map(|()| 0),
         Command::Help(on) => cmd_help::cmd_help(&on).map(|()| 0),
-        Command::Version => cmd_help::cmd_version(crate::BUILD).map(|()| 0),
+        Command::Version => cmd_help::cmd_version(BUILD).map(|()| 0),
         Command::Vm { fd } => Ok(vmm::process_main(fd)),
         Command::Probe { name } => Ok(probe::main(&name)),
     }

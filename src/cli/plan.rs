@@ -6,7 +6,7 @@
 use super::args::{GuestArgs, SchedChoice};
 use crate::error::{Context, Error, Result};
 use crate::image;
-use crate::proto::plan::{GroupSpec, PROTOCOL, Plan, SchedPolicy, SchedSpec, WorkSpec};
+use crate::proto::plan::{BUILD, GroupSpec, PROTOCOL, Plan, SchedPolicy, SchedSpec, WorkSpec};
 use crate::scx::probe;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use crate::workload::{parse_work, validate_spec};
@@ -42,7 +42,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
     };
     let plan = Plan {
         protocol: PROTOCOL,
-        build: crate::BUILD.into(),
+        build: BUILD.into(),
         seed: args.seed.map_or_else(draw_seed, Ok)?,
         topology: args.topology,
         sched,
@@ -63,7 +63,9 @@ fn builtin(name: &str, arguments: &[String]) -> Result<SchedSpec> {
         let known = || probe::PROBES.iter().map(|probe| probe.name);
         let hint = match crate::units::nearest(name, known()) {
             Some(near) => format!("did you mean builtin:{near}?"),
-            None => format!("there are {}", known().map(|name| format!("builtin:{name}")).collect::<Vec<_>>().join(", ")),
+            None => {
+                format!("there are {}", known().map(|name| format!("builtin:{name}")).collect::<Vec<_>>().join(", "))
+            }
         };
         return Err(Error::usage(format!("there is no built-in scheduler '{name}'")).hint(hint));
     }
@@ -81,6 +83,8 @@ fn external(path: &Path, arguments: &[String]) -> Result<SchedSpec> {
 
 fn draw_seed() -> Result<u64> {
     let mut bytes = [0; 8];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context(|| "draw a seed from /dev/urandom")?;
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context(|| "draw a seed from /dev/urandom")?;
     Ok(u64::from_le_bytes(bytes))
 }

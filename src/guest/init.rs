@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::message::Msg;
-use crate::proto::plan::{PROTOCOL, Plan, SchedPolicy};
+use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedPolicy};
 use crate::sys::port::Port;
 use crate::sys::{mount, process, sched, time};
 use std::fs;
@@ -78,9 +78,10 @@ fn read_plan() -> Result<Plan> {
             .hint("give the guest more memory with --memory"));
     }
     let bytes = fs::read(PLAN_PATH).context(|| format!("read {PLAN_PATH}"))?;
-    let plan = Plan::from_bytes(&bytes).map_err(|error| Error::internal(format!("{PLAN_PATH} cannot be decoded: {error}")))?;
-    if plan.protocol != PROTOCOL || plan.build != crate::BUILD {
-        let (theirs, ours) = (&plan.build, crate::BUILD);
+    let plan =
+        Plan::from_bytes(&bytes).map_err(|error| Error::internal(format!("{PLAN_PATH} cannot be decoded: {error}")))?;
+    if plan.protocol != PROTOCOL || plan.build != BUILD {
+        let (theirs, ours) = (&plan.build, BUILD);
         return Err(Error::internal(format!("{PLAN_PATH} was made by build {theirs}, this is {ours}")));
     }
     Ok(plan)
@@ -89,10 +90,11 @@ fn read_plan() -> Result<Plan> {
 fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> Msg {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let meminfo = text("/proc/meminfo");
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let total =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     Msg::Hello {
         protocol: PROTOCOL,
-        build: crate::BUILD.into(),
+        build: BUILD.into(),
         kernel: text("/proc/sys/kernel/osrelease"),
         online: text("/sys/devices/system/cpu/online").parse().unwrap_or_else(|_| CpuSet::new()),
         memory_kib: total.unwrap_or(0),

@@ -132,7 +132,8 @@ mod tests {
     fn sequence_gap_counts_as_lost() {
         let path = std::env::temp_dir().join(format!("ktstr-kmsg-{}", std::process::id()));
         std::fs::write(&path, "6,3,1,-;late start\n").unwrap();
-        let mut kmsg = Kmsg { file: File::open(&path).unwrap(), buffer: vec![0; 64], next_sequence: 0, records: 0, lost: 0 };
+        let mut kmsg =
+            Kmsg { file: File::open(&path).unwrap(), buffer: vec![0; 64], next_sequence: 0, records: 0, lost: 0 };
         assert_eq!(kmsg.take().len(), 1);
         assert_eq!(kmsg.totals(), (1, 3));
         std::fs::remove_file(path).unwrap();

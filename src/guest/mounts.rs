@@ -61,6 +61,7 @@ fn mount_one(entry: &Entry) -> io::Result<()> {
 }
 
 fn missing(entry: &Entry, error: &io::Error) -> Missing {
-    let text = format!("{} on {} (kernel option {} may be missing): {error}", entry.kind, entry.target, entry.kernel_option);
+    let text =
+        format!("{} on {} (kernel option {} may be missing): {error}", entry.kind, entry.target, entry.kernel_option);
     Missing { text, needed: entry.needed }
 }

@@ -10,6 +10,8 @@ use crate::{wire_enum, wire_struct};
 
 /// Version of the plan and of the messages; grows with every change of either.
 pub const PROTOCOL: u32 = 1;
+/// Names the build: the commit, or the version where there is none. Host and guest compare it.
+pub const BUILD: &str = env!("KTSTR_BUILD");
 
 wire_enum! {
     /// A scheduling class and its parameters, as sched_setattr(2) takes them.

@@ -15,7 +15,7 @@ use crate::image::{self, Image, ImageSpec};
 use crate::log::{Event, Listener};
 use crate::proto::codec::Wire;
 use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
-use crate::proto::plan::Plan;
+use crate::proto::plan::{BUILD, Plan};
 use crate::sys::mmap::Mapping;
 use crate::sys::{fd, sched, signal, time};
 use crate::units::{MIB, NS_PER_SEC};
@@ -112,7 +112,8 @@ fn run_vm(
     run: &mut RunDir,
     listener: Listener<'_>,
 ) -> Result<VmEnd> {
-    let ram = fd::memfd("ktstr-guest-ram", memory_bytes).context(|| format!("reserve {} MiB of guest memory", memory_bytes / MIB))?;
+    let ram = fd::memfd("ktstr-guest-ram", memory_bytes)
+        .context(|| format!("reserve {} MiB of guest memory", memory_bytes / MIB))?;
     // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
     let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
@@ -172,7 +173,7 @@ fn default_timeout(job: &Job, accel: AccelKind) -> u64 {
 fn host_info(job: &Job, accel: &Accel, cmdline: &str, memory_bytes: u64) -> HostInfo {
     HostInfo {
         version: env!("CARGO_PKG_VERSION").into(),
-        build: crate::BUILD.into(),
+        build: BUILD.into(),
         argv: job.argv.clone(),
         accel: accel.kind.name().into(),
         accel_reason: accel.reason.clone(),

@@ -40,8 +40,13 @@ pub struct MachineSpec<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU is about to run, at this CLOCK_MONOTONIC time.
-    FirstInstruction { monotonic_ns: u64 },
-    Ended { end: VmEnd, exits: Vec<(String, u64)> },
+    FirstInstruction {
+        monotonic_ns: u64,
+    },
+    Ended {
+        end: VmEnd,
+        exits: Vec<(String, u64)>,
+    },
 }
 
 /// Our ends of the machine's lines.
@@ -113,7 +118,9 @@ impl Machine {
     /// Whether the process has ended, and how.
     pub fn poll_end(&mut self) -> Result<Option<End>> {
         if self.end.is_none() {
-            self.end = process::wait(self.pid, false).context(|| format!("wait for the VM's process {}", self.pid))?.map(|(_, end)| end);
+            self.end = process::wait(self.pid, false)
+                .context(|| format!("wait for the VM's process {}", self.pid))?
+                .map(|(_, end)| end);
         }
         Ok(self.end)
     }
@@ -121,7 +128,8 @@ impl Machine {
     /// Ends the process now, and waits until it is gone.
     pub fn kill(&mut self) -> Result<()> {
         if self.poll_end()?.is_none() {
-            process::pidfd_signal(&self.pidfd, libc::SIGKILL).context(|| format!("kill the VM's process {}", self.pid))?;
+            process::pidfd_signal(&self.pidfd, libc::SIGKILL)
+                .context(|| format!("kill the VM's process {}", self.pid))?;
             poll::readable(&[self.pidfd.as_fd()], REAP_WAIT_MS).context(|| "wait for the VM's process")?;
             self.poll_end()?;
         }

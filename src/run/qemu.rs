@@ -18,7 +18,8 @@ const MOST_LINE_BYTES: usize = 64 * 1024;
 
 /// Starts the emulator; returns its process id.
 pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
-    let program = spec.accel.qemu.as_ref().ok_or_else(|| Error::internal("no emulator was found, yet one is to be started"))?;
+    let program =
+        spec.accel.qemu.as_ref().ok_or_else(|| Error::internal("no emulator was found, yet one is to be started"))?;
     let mut argv = vec![program.display().to_string()];
     argv.extend(arguments(spec, far));
     let keep = [
@@ -50,7 +51,11 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
         ("-machine", "pc,memory-backend=ram,usb=off,hpet=off".to_owned()),
         (
             "-object",
-            format!("memory-backend-file,id=ram,size={},share=on,mem-path={}", spec.memory_bytes, file(number(spec.ram))),
+            format!(
+                "memory-backend-file,id=ram,size={},share=on,mem-path={}",
+                spec.memory_bytes,
+                file(number(spec.ram))
+            ),
         ),
         ("-kernel", spec.kernel.display().to_string()),
         ("-initrd", file(number(spec.initramfs))),
@@ -122,7 +127,9 @@ mod tests {
     #[test]
     fn shutdown_reasons_are_told_apart() {
         let line = |reason: &str| {
-            format!(r#"{{"timestamp": {{"seconds": 1}}, "event": "SHUTDOWN", "data": {{"guest": true, "reason": "{reason}"}}}}"#)
+            format!(
+                r#"{{"timestamp": {{"seconds": 1}}, "event": "SHUTDOWN", "data": {{"guest": true, "reason": "{reason}"}}}}"#
+            )
         };
         let end = |reason: &str| match event_of(&line(reason)) {
             Some(MachineEvent::Ended { end, .. }) => end,

@@ -46,13 +46,17 @@ fn take_named(path: &Path) -> Result<PathBuf> {
             return Err(Error::usage(format!("the run directory {dir} holds {other:?}, which is no file of a run"))
                 .hint("name a new or empty directory"));
         }
-        fs::remove_file(entry.path()).context(|| format!("remove {} of an earlier run", entry.path().display())).map_err(with_hint)?;
+        fs::remove_file(entry.path())
+            .context(|| format!("remove {} of an earlier run", entry.path().display()))
+            .map_err(with_hint)?;
     }
     Ok(path.to_owned())
 }
 
 fn make_fresh(parent: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(parent).context(|| format!("make {}, where runs are kept", parent.display())).map_err(with_hint)?;
+    fs::create_dir_all(parent)
+        .context(|| format!("make {}, where runs are kept", parent.display()))
+        .map_err(with_hint)?;
     let stamp = crate::sys::time::unix_s();
     (0..1000)
         .map(|attempt| parent.join(format!("{stamp}-{}-{attempt}", crate::sys::process::id())))
@@ -159,7 +163,8 @@ impl RunDir {
 pub fn load(path: &Path) -> Result<(Record, bool)> {
     let file = if path.is_dir() { path.join(RECORD) } else { path.to_owned() };
     let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
-    Record::from_file_bytes(&bytes).map_err(|error| Error::usage(format!("{} is no usable record: {error}", file.display())))
+    Record::from_file_bytes(&bytes)
+        .map_err(|error| Error::usage(format!("{} is no usable record: {error}", file.display())))
 }
 
 #[cfg(test)]

@@ -63,7 +63,9 @@ impl Watch<'_, '_> {
             self.take_lines()?;
             for event in self.machine.take_events()? {
                 match event {
-                    MachineEvent::FirstInstruction { monotonic_ns } => self.mark_at(Stage::FirstInstruction, monotonic_ns),
+                    MachineEvent::FirstInstruction { monotonic_ns } => {
+                        self.mark_at(Stage::FirstInstruction, monotonic_ns)
+                    }
                     MachineEvent::Ended { end, exits: counted } => {
                         self.mark(Stage::VmEnd);
                         exits = counted;

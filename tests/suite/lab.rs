@@ -33,7 +33,8 @@ impl Result {
     pub fn json(&self) -> Value {
         let start = self.text.find("{\n").unwrap_or(0);
         let end = self.text.rfind("\n}").map_or(self.text.len(), |end| end + 2);
-        serde_json::from_str(&self.text[start..end]).unwrap_or_else(|error| panic!("no JSON ({error}) in:\n{}", self.text))
+        serde_json::from_str(&self.text[start..end])
+            .unwrap_or_else(|error| panic!("no JSON ({error}) in:\n{}", self.text))
     }
 }
 
@@ -50,7 +51,8 @@ fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
     }
     let scratch = Scratch::new();
     let doctor = Command::new(util::binary()).arg("doctor").output().expect("run doctor");
-    let kvm_works = String::from_utf8_lossy(&doctor.stdout).lines().any(|line| line.starts_with("ok") && line.contains("KVM"));
+    let kvm_works =
+        String::from_utf8_lossy(&doctor.stdout).lines().any(|line| line.starts_with("ok") && line.contains("KVM"));
     let text = if kvm_works { on_this_host(&scratch, cells) } else { in_the_emulated_host(&scratch, cells)? };
     Some(parse(&text))
 }
@@ -59,13 +61,15 @@ fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
 fn script(cells: &[Cell], prologue: &str) -> String {
     let mut text = format!("{prologue}\n");
     for Cell { name, args } in cells {
-        writeln!(text, "echo '@cell {name}'; ktstr {args} 2>&1; echo \"@code $?\"; sleep 0.1").expect("write to a string");
+        writeln!(text, "echo '@cell {name}'; ktstr {args} 2>&1; echo \"@code $?\"; sleep 0.1")
+            .expect("write to a string");
     }
     text
 }
 
 fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
-    let mut prologue = format!("ktstr() {{ XDG_STATE_HOME={} {} \"$@\"; }}", scratch.0.display(), util::binary().display());
+    let mut prologue =
+        format!("ktstr() {{ XDG_STATE_HOME={} {} \"$@\"; }}", scratch.0.display(), util::binary().display());
     std::fs::create_dir(scratch.0.join("k")).expect("make a directory");
     for (name, file) in [("7", "vmlinuz"), ("7", "vmlinux"), ("6.12", "vmlinuz"), ("6.12", "vmlinux")] {
         let from = kernel(name, file).expect("was checked");

@@ -95,9 +95,12 @@ impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n$ {}\nexit code {:?} after {:?}", self.command, self.code, self.took)?;
         write!(f, "--- stdout\n{}\n--- stderr\n{}\n", self.stdout, self.stderr)?;
-        let directory = self.stdout.lines().chain(self.stderr.lines()).find_map(|line| line.strip_prefix("run directory: "));
+        let directory =
+            self.stdout.lines().chain(self.stderr.lines()).find_map(|line| line.strip_prefix("run directory: "));
         match directory.map(|directory| Path::new(directory).join("console.log")) {
-            Some(console) => write!(f, "--- console\n{}", String::from_utf8_lossy(&fs::read(console).unwrap_or_default())),
+            Some(console) => {
+                write!(f, "--- console\n{}", String::from_utf8_lossy(&fs::read(console).unwrap_or_default()))
+            }
             None => Ok(()),
         }
     }
