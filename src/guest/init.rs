@@ -12,8 +12,9 @@ use crate::proto::codec::Wire;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::message::Msg;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedPolicy};
+use crate::sys::mount::{self, Limit};
 use crate::sys::port::Port;
-use crate::sys::{mount, process, sched, time};
+use crate::sys::{process, sched, time};
 use std::fs;
 use std::path::Path;
 
@@ -51,8 +52,8 @@ fn run(pid1_uptime_ns: u64) -> Result<()> {
     let observer = SchedPolicy::Fifo { priority: OBSERVER_PRIORITY };
     note("SCHED_FIFO for PID 1", sched::set_policy(0, &observer, 0, true).err());
     note("memory lock for PID 1", sched::lock_memory().err());
-    note("RLIMIT_MEMLOCK", mount::raise_limit(libc::RLIMIT_MEMLOCK as u32, libc::RLIM_INFINITY).err());
-    note("RLIMIT_NOFILE", mount::raise_limit(libc::RLIMIT_NOFILE as u32, MOST_FILES).err());
+    note("RLIMIT_MEMLOCK", mount::set_limit(Limit::LockedMemory, libc::RLIM_INFINITY).err());
+    note("RLIMIT_NOFILE", mount::set_limit(Limit::OpenFiles, MOST_FILES).err());
     note("loopback interface", mount::loopback_up().err());
     note("name of PID 1", process::set_name("ktstr-pid1").err());
 

@@ -27,11 +27,22 @@ pub fn load_module(file: &impl AsRawFd, parameters: &str, compressed: bool) -> i
     Ok(())
 }
 
-/// Raises a limit of the calling process to "no limit", or to what the hard limit allows.
-pub fn raise_limit(resource: u32, value: u64) -> io::Result<()> {
+/// A limit of the calling process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    LockedMemory,
+    OpenFiles,
+}
+
+/// Sets a limit, soft and hard alike.
+pub fn set_limit(which: Limit, value: u64) -> io::Result<()> {
+    let resource = match which {
+        Limit::LockedMemory => libc::RLIMIT_MEMLOCK,
+        Limit::OpenFiles => libc::RLIMIT_NOFILE,
+    };
     let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: `limit` is valid for the call. The raw call takes the resource as a plain number under glibc and musl.
-    check_long(unsafe { libc::syscall(libc::SYS_setrlimit, resource, &limit) })?;
+    // SAFETY: `limit` is valid for the call.
+    check(unsafe { libc::setrlimit(resource, &limit) })?;
     Ok(())
 }
 

@@ -262,7 +262,7 @@ mod tests {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", tids[0])).unwrap();
         // Field 19 of proc_pid_stat(5) is the nice value; the name in brackets holds no space.
         assert_eq!(stat.split(' ').nth(18), Some("5"));
-        assert!(stat.contains("(spin/0)"));
+        assert!(stat.contains("(kw0-spin)"));
         let reports = handle.stop_and_collect().unwrap();
         assert_eq!(reports[0].affinity_error.as_deref(), Some("invalid argument (errno 22)"));
         assert_eq!((reports[0].group_idx, reports[1].group_idx), (0, 1));
