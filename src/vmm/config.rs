@@ -1,0 +1,97 @@
+//! What one VM is told by the process that spawns it, and what it says back.
+//!
+//! Owns the fields of both directions; leaves making the descriptors to the parent and using them to the recipe.
+//! Invariant: everything a VM needs is in its `VmConfig`; it reads no environment and no command line.
+
+use crate::proto::message::VmEnd;
+use crate::proto::topology::Topology;
+use crate::{wire_enum, wire_struct};
+
+/// The I/O port whose writes wake the host (port 0xE9 is free on a PC; Bochs and QEMU use it for debug output).
+pub const DOORBELL_PORT: u16 = 0xE9;
+
+wire_struct! {
+    /// One VM, described. Descriptor numbers are those of the VM's process, which inherited them.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct VmConfig {
+        /// The process that spawned the VM: where it is gone, so is the VM.
+        pub parent_pid: i32,
+        pub topology: Topology,
+        pub memory_bytes: u64,
+        pub kernel_path: String,
+        /// The whole kernel command line.
+        pub cmdline: String,
+        /// Guest-physical base and bytes kept from the guest's allocator: the host-guest ring.
+        pub reserved: Option<(u64, u64)>,
+        /// The memory file of `memory_bytes` bytes that is guest RAM.
+        pub ram_fd: i32,
+        pub initramfs_fd: i32,
+        pub initramfs_bytes: u64,
+        pub initramfs_gpa: u64,
+        /// Gets what the guest writes to COM1.
+        pub console_fd: i32,
+        /// A stream socket that is the guest's COM2.
+        pub com2_fd: i32,
+        /// Gets each byte the guest writes to `doorbell_port`.
+        pub doorbell_fd: i32,
+        pub doorbell_port: u16,
+        /// Gets frames of `VmEvent`.
+        pub events_fd: i32,
+    }
+}
+
+wire_enum! {
+    /// What a VM's process says to its parent.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub enum VmEvent {
+        /// vCPU 0 is about to run its first instruction.
+        FirstInstruction = 0 { monotonic_ns: u64 },
+        /// The VM has ended; how, and the number of exits by kind.
+        Ended = 1 { end: VmEnd, exits: Vec<(String, u64)> },
+        /// The VM could not be set up.
+        Failed = 2 { text: String, hint: Option<String>, errno: Option<i32> },
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+
+    pub fn sample() -> VmConfig {
+        VmConfig {
+            parent_pid: 1,
+            topology: Topology::flat(2),
+            memory_bytes: 256 << 20,
+            kernel_path: "/k".into(),
+            cmdline: "quiet".into(),
+            reserved: Some((0xF00_0000, 0x20_0000)),
+            ram_fd: 3,
+            initramfs_fd: 4,
+            initramfs_bytes: 4096,
+            initramfs_gpa: 0xFFF_F000,
+            console_fd: 5,
+            com2_fd: 6,
+            doorbell_fd: 7,
+            doorbell_port: DOORBELL_PORT,
+            events_fd: 8,
+        }
+    }
+
+    #[test]
+    fn config_round_trips_and_refuses_every_cut() {
+        let bytes = sample().to_bytes();
+        assert_eq!(VmConfig::from_bytes(&bytes).unwrap(), sample());
+        for cut in 0..bytes.len() {
+            assert!(VmConfig::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn events_round_trip_and_keep_their_bytes() {
+        let ended = VmEvent::Ended { end: VmEnd::Reset, exits: vec![("io-out".into(), 3)] };
+        assert_eq!(VmEvent::from_bytes(&ended.to_bytes()).unwrap(), ended);
+        let hex: String = ended.to_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, concat!("01", "00", "01000000", "06000000", "696f2d6f7574", "0300000000000000"));
+    }
+}

@@ -1,0 +1,192 @@
+//! /dev/kvm: opening it, what it must be able to do, and the calls that need `unsafe`.
+//!
+//! Owns the machine (VM, memory slots, interrupt chips) and reading `kvm_run`; leaves vCPU state to vcpu and x86.
+//! Invariant: guest memory outlives the VM that uses it: the machine owns both.
+
+#![allow(unsafe_code)]
+
+use super::exit::InternalError;
+use super::x86::layout::{IDENTITY_MAP_GPA, TSS_GPA};
+use crate::error::{Error, Result};
+use kvm_bindings::{
+    KVM_CAP_HALT_POLL, KVM_CAP_X2APIC_API, KVM_INTERNAL_ERROR_EMULATION, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+pub use super::self_check::self_check;
+
+/// The only API version there is (Documentation/virt/kvm/api.rst, 4.1).
+const API_VERSION: i32 = 12;
+/// Most CPUID entries KVM handles (KVM_MAX_CPUID_ENTRIES, arch/x86/include/asm/kvm_host.h).
+pub const CPUID_ENTRIES_MAX: usize = 256;
+/// How long a halted vCPU polls before it sleeps: KVM's own default on x86.
+const HALT_POLL_NS: u64 = 200_000;
+/// KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES (include/uapi/linux/kvm.h).
+const EMULATION_FLAG_INSTRUCTION_BYTES: u64 = 1;
+/// The flags word and the instruction's size and bytes: the `ndata` that tells they are there.
+const EMULATION_DATA_WITH_BYTES: u32 = 3;
+/// APIC ids above this need KVM's 32-bit form.
+const XAPIC_ID_MAX: u32 = 254;
+
+/// What a VM needs of KVM, by the name the manual gives it.
+const REQUIRED: [(Cap, &str); 10] = [
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
+];
+
+/// A failed KVM call, as ours.
+pub fn failed(attempt: impl std::fmt::Display, cause: kvm_ioctls::Error) -> Error {
+    Error::os(attempt, std::io::Error::from_raw_os_error(cause.errno()))
+}
+
+/// Opens /dev/kvm and checks that it has what a VM needs.
+pub fn open() -> Result<Kvm> {
+    let kvm = Kvm::new().map_err(|cause| {
+        let error = failed("open /dev/kvm", cause);
+        match open_remedy(cause.errno()) {
+            Some(remedy) => error.hint(remedy),
+            None => error,
+        }
+    })?;
+    let version = kvm.get_api_version();
+    if version != API_VERSION {
+        return Err(Error::host(format!("/dev/kvm speaks API version {version}, not {API_VERSION}")));
+    }
+    match REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+        Some((_, name)) => Err(Error::host(format!("/dev/kvm lacks {name}")).hint("a newer host kernel has it")),
+        None => Ok(kvm),
+    }
+}
+
+/// What helps where /dev/kvm cannot be opened.
+fn open_remedy(errno: i32) -> Option<&'static str> {
+    match errno {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => Some(
+            "modprobe kvm_intel or kvm_amd; in a virtual machine, its host has to allow nested virtualization; \
+             in a container, pass /dev/kvm in",
+        ),
+        libc::EACCES | libc::EPERM => {
+            Some("add your user to the group that owns it: usermod -aG kvm USER, then log in again")
+        }
+        libc::EBUSY => Some("another hypervisor, such as VirtualBox, holds the CPU's virtualization: stop it"),
+        _ => None,
+    }
+}
+
+/// A VM and the memory it uses.
+pub struct Machine {
+    pub vm: VmFd,
+    pub memory: GuestMemoryMmap,
+}
+
+impl Machine {
+    /// An empty VM over this memory.
+    pub fn new(kvm: &Kvm, memory: GuestMemoryMmap) -> Result<Self> {
+        let vm = loop {
+            match kvm.create_vm() {
+                Err(cause) if cause.errno() == libc::EINTR => {}
+                Err(cause) => {
+                    let error = failed("create a VM", cause);
+                    return Err(match open_remedy(cause.errno()) {
+                        Some(remedy) => error.hint(remedy),
+                        None => error,
+                    });
+                }
+                Ok(vm) => break vm,
+            }
+        };
+        let machine = Self { vm, memory };
+        for (slot, region) in machine.memory.iter().enumerate() {
+            let slot = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is mapped for as long as the machine, which owns the VM too, and slots do not overlap.
+            unsafe { machine.vm.set_user_memory_region(slot) }
+                .map_err(|cause| failed("give the VM its memory", cause))?;
+        }
+        Ok(machine)
+    }
+
+    /// Interrupt chips, timer and the pages KVM keeps for itself; before any vCPU.
+    pub fn add_chips(&self) -> Result<()> {
+        let vm = &self.vm;
+        let identity = vm.set_identity_map_address(IDENTITY_MAP_GPA);
+        identity.map_err(|cause| failed("place KVM's identity map", cause))?;
+        vm.set_tss_address(TSS_GPA as usize).map_err(|cause| failed("place KVM's TSS", cause))?;
+        vm.create_irq_chip().map_err(|cause| failed("create the interrupt chips", cause))?;
+        // The dummy speaker port is where Linux reads the timer's output from while it calibrates.
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        vm.create_pit2(pit).map_err(|cause| failed("create the timer chip", cause))
+    }
+
+    /// Polls for a halted vCPU's next interrupt, unless vCPUs have to share CPUs: then it would poll another's away.
+    pub fn set_halt_poll(&self, vcpus: u32, host_cpus: u32) -> Result<()> {
+        let poll_ns = if vcpus > host_cpus { 0 } else { HALT_POLL_NS };
+        if self.vm.check_extension_raw(u64::from(KVM_CAP_HALT_POLL)) <= 0 {
+            return Ok(());
+        }
+        self.enable(KVM_CAP_HALT_POLL, poll_ns, "set the halt polling time")
+    }
+
+    /// Lets interrupts reach APIC ids above 254, where there are any.
+    pub fn allow_wide_apic_ids(&self, highest_id: u32) -> Result<()> {
+        if highest_id <= XAPIC_ID_MAX {
+            return Ok(());
+        }
+        let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+        self.enable(KVM_CAP_X2APIC_API, u64::from(flags), "allow APIC ids above 254")
+    }
+
+    fn enable(&self, cap: u32, argument: u64, attempt: &str) -> Result<()> {
+        let enable = kvm_enable_cap { cap, args: [argument, 0, 0, 0], ..Default::default() };
+        self.vm.enable_cap(&enable).map_err(|cause| failed(attempt, cause))
+    }
+}
+
+/// What KVM says after KVM_EXIT_INTERNAL_ERROR.
+pub fn internal_error(vcpu: &mut VcpuFd) -> InternalError {
+    let run = vcpu.get_kvm_run();
+    // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, for which the kernel fills this member; any bytes are valid.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    let data = internal.data[..(internal.ndata as usize).min(internal.data.len())].to_vec();
+    let mut instruction = Vec::new();
+    if internal.suberror == KVM_INTERNAL_ERROR_EMULATION && internal.ndata >= EMULATION_DATA_WITH_BYTES {
+        // SAFETY: as above; the suberror says that this member is the one in use.
+        let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+        if failure.flags & EMULATION_FLAG_INSTRUCTION_BYTES != 0 {
+            // SAFETY: the flag says that the kernel filled these fields; any bytes are valid.
+            let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+            let count = usize::from(bytes.insn_size).min(bytes.insn_bytes.len());
+            instruction.extend_from_slice(&bytes.insn_bytes[..count]);
+        }
+    }
+    InternalError { suberror: internal.suberror, data, instruction }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_of_not_opening_has_its_remedy() {
+        assert!(open_remedy(libc::ENOENT).unwrap().contains("modprobe"));
+        assert!(open_remedy(libc::EACCES).unwrap().contains("group"));
+        assert!(open_remedy(libc::EBUSY).unwrap().contains("VirtualBox"));
+        assert_eq!(open_remedy(libc::EMFILE), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! Guest RAM in this process: the memory file and the initramfs, mapped.
+//!
+//! Owns the mappings; leaves the address map to layout and what is written where to boot.
+//! Invariant: RAM is the memory file, shared; only the initramfs lies over it, private, so that parallel VMs share its
+//! pages until their guests write them.
+
+#![allow(unsafe_code)]
+
+use super::x86::layout::{PAGE_BYTES, ram_ranges};
+use crate::error::{Context, Error, Result};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// Maps the memory file as RAM; no page exists until it is touched.
+pub fn map_ram(file: File, memory_bytes: u64) -> Result<GuestMemoryMmap> {
+    let file = std::sync::Arc::new(file);
+    let ranges = ram_ranges(memory_bytes).into_iter().map(|range| {
+        let offset = FileOffset::from_arc(file.clone(), range.file_offset);
+        (GuestAddress(range.gpa), range.bytes as usize, Some(offset))
+    });
+    GuestMemoryMmap::from_ranges_with_files(ranges).map_err(|cause| {
+        Error::host(format!("cannot map {} of guest memory: {cause}", crate::units::size(memory_bytes)))
+    })
+}
+
+/// Lays a file over RAM at `gpa`, copy-on-write, without copying it.
+pub fn overlay(memory: &GuestMemoryMmap, gpa: u64, file: &File, bytes: u64) -> Result<()> {
+    let what = || format!("map {bytes} bytes of initramfs at guest address {gpa:#x}");
+    let length = file.metadata().context(what)?.len();
+    let span = bytes.div_ceil(PAGE_BYTES) * PAGE_BYTES;
+    // Page-aligned and within both, so that nothing but pages of this guest's RAM is replaced.
+    if gpa % PAGE_BYTES != 0 || bytes == 0 || bytes > length {
+        return Err(Error::internal(format!("cannot {}: the file has {length} bytes", what())));
+    }
+    let slice = memory
+        .get_slice(GuestAddress(gpa), span as usize)
+        .map_err(|cause| Error::internal(format!("cannot {}: {cause}", what())))?;
+    let guard = slice.ptr_guard_mut();
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the range lies within one mapping of `memory`, begins on a page, and is reached only through volatile
+    // accesses, which find the new pages in the place of the old; the mapping's owner unmaps it with the rest.
+    let mapped = unsafe {
+        libc::mmap(guard.as_ptr().cast(), span as usize, libc::PROT_READ | libc::PROT_WRITE, flags, file.as_raw_fd(), 0)
+    };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()).context(what) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fd;
+    use crate::vmm::x86::layout::{HIGH_RAM_START, MMIO_HOLE_START};
+    use std::os::unix::fs::FileExt;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn ram_is_the_file_on_both_sides_of_the_hole() {
+        let bytes = MMIO_HOLE_START + (1 << 20);
+        let file = fd::memfd("ram", bytes).unwrap();
+        let memory = map_ram(file.try_clone().unwrap(), bytes).unwrap();
+        memory.write_slice(b"low", GuestAddress(0x1000)).unwrap();
+        memory.write_slice(b"high", GuestAddress(HIGH_RAM_START)).unwrap();
+        let mut got = [0; 4];
+        file.read_exact_at(&mut got[..3], 0x1000).unwrap();
+        assert_eq!(&got[..3], b"low");
+        file.read_exact_at(&mut got, MMIO_HOLE_START).unwrap();
+        assert_eq!(&got, b"high");
+        assert!(memory.write_slice(b"x", GuestAddress(MMIO_HOLE_START)).is_err());
+    }
+
+    #[test]
+    fn overlay_shows_the_file_and_keeps_it_unwritten() {
+        let ram = fd::memfd("ram", 1 << 20).unwrap();
+        let memory = map_ram(ram, 1 << 20).unwrap();
+        let file = fd::memfd("initramfs", 0).unwrap();
+        file.write_all_at(&[7; 5000], 0).unwrap();
+        overlay(&memory, 0x8000, &file, 5000).unwrap();
+        let mut got = [0; 5001];
+        memory.read_slice(&mut got, GuestAddress(0x8000)).unwrap();
+        assert_eq!((&got[..5000], got[5000]), (&[7; 5000][..], 0));
+        memory.write_slice(&[9], GuestAddress(0x8000)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 0).unwrap();
+        assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn overlay_outside_ram_or_file_is_refused() {
+        let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();
+        let file = fd::memfd("initramfs", 8192).unwrap();
+        for (gpa, bytes) in [(0x8001, 4096), (0xFF000, 8192), (0x8000, 8193), (0x8000, 0), (1 << 40, 4096)] {
+            assert!(overlay(&memory, gpa, &file, bytes).is_err(), "{gpa:#x} {bytes}");
+        }
+    }
+}

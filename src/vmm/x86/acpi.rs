@@ -1,0 +1,307 @@
+//! ACPI tables: RSDP, XSDT, FADT, DSDT and MADT of a hardware-reduced machine without PCI.
+//!
+//! Owns their bytes (ACPI specification 6.5, sections in brackets); leaves where they go to layout.
+//! Invariant: pure; every table's check sum is right, and every processor of the topology is listed once.
+
+use super::layout::{ACPI_GPA, EXTENDED_RAM_START, IOAPIC_GPA, LAPIC_GPA};
+use crate::error::{Error, Result};
+use crate::proto::topology::Topology;
+use crate::vmm::dev::power::{SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5};
+use crate::vmm::dev::serial::{COM1, COM2};
+use crate::vmm::dev::{i8042, serial::PortMap};
+use crate::vmm::x86::cpuid::apic_id;
+
+const OEM_ID: &[u8; 6] = b"KTSTR ";
+const OEM_TABLE_ID: &[u8; 8] = b"KTSTRVM ";
+const CREATOR_ID: &[u8; 4] = b"KTST";
+const OEM_REVISION: u32 = 1;
+
+/// Header bytes common to all tables [5.2.6], and the offset of the check sum in it.
+const HEADER_BYTES: usize = 36;
+const CHECKSUM_AT: usize = 9;
+/// Bytes of the RSDP [5.2.5.3].
+const RSDP_BYTES: u64 = 36;
+const RSDP_FIRST_PART_BYTES: usize = 20;
+
+/// FADT [5.2.9]: revision 6.5, its bytes, and the offsets of the fields set here.
+const FADT_REVISION: u8 = 6;
+const FADT_MINOR: u8 = 5;
+const FADT_BYTES: usize = 276;
+const FADT_BOOT_ARCH_AT: usize = 109;
+const FADT_FLAGS_AT: usize = 112;
+const FADT_RESET_REG_AT: usize = 116;
+const FADT_RESET_VALUE_AT: usize = 128;
+const FADT_MINOR_AT: usize = 131;
+const FADT_X_DSDT_AT: usize = 140;
+const FADT_SLEEP_CONTROL_AT: usize = 244;
+const FADT_SLEEP_STATUS_AT: usize = 256;
+/// IA-PC boot architecture flags [5.2.9.3]: no 8042 to probe (its reset port is the reset register), no VGA, no RTC.
+const BOOT_ARCH_LEGACY_DEVICES: u16 = 1;
+const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
+const BOOT_ARCH_NO_RTC: u16 = 1 << 5;
+/// Fixed feature flags [5.2.9]: WBINVD works, no fixed buttons, reset register, hardware-reduced.
+const FADT_WBINVD: u32 = 1;
+const FADT_NO_POWER_BUTTON: u32 = 1 << 4;
+const FADT_NO_SLEEP_BUTTON: u32 = 1 << 5;
+const FADT_RESET_SUPPORTED: u32 = 1 << 10;
+const FADT_HW_REDUCED: u32 = 1 << 20;
+/// Generic address structure [5.2.3.2]: system I/O space, eight bits, byte access.
+const GAS_SYSTEM_IO: u8 = 1;
+const GAS_BYTE_ACCESS: u8 = 1;
+
+/// MADT [5.2.12]: dual 8259s present, entry types, enabled flag, all processors, LINT1.
+const MADT_REVISION: u8 = 5;
+const MADT_PCAT_COMPAT: u32 = 1;
+const MADT_LOCAL_APIC: u8 = 0;
+const MADT_IO_APIC: u8 = 1;
+const MADT_LOCAL_APIC_NMI: u8 = 4;
+const MADT_LOCAL_X2APIC: u8 = 9;
+const MADT_LOCAL_X2APIC_NMI: u8 = 10;
+const MADT_ENABLED: u32 = 1;
+const LINT1: u8 = 1;
+/// An 8-bit APIC id ends here; 255 is the broadcast.
+const XAPIC_ID_MAX: u32 = 254;
+/// KVM's I/O APIC gets the id 0 and the interrupts from 0 on. KVM's default routing is one to one, the timer's too,
+/// so no interrupt source override is needed.
+const IOAPIC_ID: u8 = 0;
+
+/// All tables as one block of bytes, to be written at `ACPI_GPA`; the RSDP is at its start.
+pub fn tables(topology: &Topology) -> Result<Vec<u8>> {
+    let mut block = Vec::new();
+    let place = |block: &mut Vec<u8>, table: Vec<u8>| {
+        block.resize(block.len().next_multiple_of(16), 0);
+        let gpa = ACPI_GPA + RSDP_BYTES.next_multiple_of(16) + block.len() as u64;
+        block.extend(table);
+        gpa
+    };
+    let dsdt = place(&mut block, dsdt());
+    let fadt = place(&mut block, fadt(dsdt));
+    let madt = place(&mut block, madt(topology));
+    let xsdt = place(&mut block, table(b"XSDT", 1, &[fadt, madt].map(u64::to_le_bytes).concat()));
+    let mut bytes = rsdp(xsdt);
+    bytes.resize(bytes.len().next_multiple_of(16), 0);
+    bytes.extend(block);
+    if bytes.len() as u64 > EXTENDED_RAM_START - ACPI_GPA {
+        return Err(Error::usage(format!("{} CPUs do not fit the ACPI tables' area", topology.total_cpus())));
+    }
+    Ok(bytes)
+}
+
+/// The value that makes the bytes sum up to zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+    bytes.extend_from_slice(signature);
+    bytes.extend(((HEADER_BYTES + body.len()) as u32).to_le_bytes());
+    bytes.extend([revision, 0]);
+    bytes.extend_from_slice(OEM_ID);
+    bytes.extend_from_slice(OEM_TABLE_ID);
+    bytes.extend(OEM_REVISION.to_le_bytes());
+    bytes.extend_from_slice(CREATOR_ID);
+    bytes.extend(OEM_REVISION.to_le_bytes());
+    bytes.extend_from_slice(body);
+    bytes[CHECKSUM_AT] = checksum(&bytes);
+    bytes
+}
+
+fn rsdp(xsdt: u64) -> Vec<u8> {
+    let mut bytes = b"RSD PTR \0".to_vec();
+    bytes.extend_from_slice(OEM_ID);
+    bytes.push(2);
+    bytes.extend(0u32.to_le_bytes());
+    bytes.extend((RSDP_BYTES as u32).to_le_bytes());
+    bytes.extend(xsdt.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes[8] = checksum(&bytes[..RSDP_FIRST_PART_BYTES]);
+    bytes[32] = checksum(&bytes);
+    bytes
+}
+
+fn io_register(port: u16) -> [u8; 12] {
+    let mut gas = [GAS_SYSTEM_IO, 8, 0, GAS_BYTE_ACCESS, 0, 0, 0, 0, 0, 0, 0, 0];
+    gas[4..6].copy_from_slice(&port.to_le_bytes());
+    gas
+}
+
+fn fadt(dsdt: u64) -> Vec<u8> {
+    let mut bytes = vec![0u8; FADT_BYTES];
+    let mut set = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    set(FADT_BOOT_ARCH_AT, &(BOOT_ARCH_LEGACY_DEVICES | BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_RTC).to_le_bytes());
+    let flags = FADT_WBINVD | FADT_NO_POWER_BUTTON | FADT_NO_SLEEP_BUTTON | FADT_RESET_SUPPORTED | FADT_HW_REDUCED;
+    set(FADT_FLAGS_AT, &flags.to_le_bytes());
+    set(FADT_RESET_REG_AT, &io_register(i8042::COMMAND_PORT));
+    set(FADT_RESET_VALUE_AT, &[i8042::RESET_COMMAND]);
+    set(FADT_MINOR_AT, &[FADT_MINOR]);
+    set(FADT_X_DSDT_AT, &dsdt.to_le_bytes());
+    set(FADT_SLEEP_CONTROL_AT, &io_register(SLEEP_CONTROL_PORT));
+    set(FADT_SLEEP_STATUS_AT, &io_register(SLEEP_STATUS_PORT));
+    table(b"FACP", FADT_REVISION, &bytes[HEADER_BYTES..])
+}
+
+fn madt(topology: &Topology) -> Vec<u8> {
+    let mut body = LAPIC_GPA.to_le_bytes().to_vec();
+    body.extend(MADT_PCAT_COMPAT.to_le_bytes());
+    let mut wide = false;
+    for cpu in 0..topology.total_cpus() {
+        let id = apic_id(topology, cpu);
+        if id <= XAPIC_ID_MAX && cpu <= XAPIC_ID_MAX {
+            body.extend([MADT_LOCAL_APIC, 8, cpu as u8, id as u8]);
+            body.extend(MADT_ENABLED.to_le_bytes());
+        } else {
+            wide = true;
+            body.extend([MADT_LOCAL_X2APIC, 16, 0, 0]);
+            body.extend([id, MADT_ENABLED, cpu].map(u32::to_le_bytes).concat());
+        }
+    }
+    body.extend([MADT_IO_APIC, 12, IOAPIC_ID, 0]);
+    body.extend(IOAPIC_GPA.to_le_bytes());
+    body.extend(0u32.to_le_bytes());
+    body.extend([MADT_LOCAL_APIC_NMI, 6, 0xFF, 0, 0, LINT1]);
+    if wide {
+        body.extend([MADT_LOCAL_X2APIC_NMI, 12, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, LINT1, 0, 0, 0]);
+    }
+    table(b"APIC", MADT_REVISION, &body)
+}
+
+/// AML opcodes [20.2] and resource descriptor tags [6.4].
+const AML_NAME: u8 = 0x08;
+const AML_BYTE: u8 = 0x0A;
+const AML_DWORD: u8 = 0x0C;
+const AML_SCOPE: u8 = 0x10;
+const AML_BUFFER: u8 = 0x11;
+const AML_PACKAGE: u8 = 0x12;
+const AML_DEVICE: [u8; 2] = [0x5B, 0x82];
+const AML_ZERO: u8 = 0x00;
+const RESOURCE_IO_PORT: u8 = 0x47;
+const RESOURCE_DECODE_16: u8 = 1;
+const RESOURCE_EXTENDED_IRQ: u8 = 0x89;
+/// Consumer, edge-triggered, active high, exclusive.
+const RESOURCE_IRQ_FLAGS: u8 = 0x03;
+const RESOURCE_END: [u8; 2] = [0x79, 0];
+
+/// A package length [20.2.4] in front of its content; the length counts itself.
+fn with_length(content: &[u8]) -> Vec<u8> {
+    let mut bytes = match content.len() {
+        0..=0x3E => vec![content.len() as u8 + 1],
+        short => {
+            let length = short + 2;
+            vec![0x40 | (length & 0xF) as u8, (length >> 4) as u8]
+        }
+    };
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+fn name(path: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[AML_NAME], path, value].concat()
+}
+
+/// `PNP0501`, a 16550A-compatible port, as EISAID() compresses it [19.3.4].
+const PNP0501: u32 = 0x0105_D041;
+
+fn serial_device(path: &[u8; 4], unit: u8, ports: &PortMap) -> Vec<u8> {
+    let mut resources = vec![RESOURCE_IO_PORT, RESOURCE_DECODE_16];
+    resources.extend(ports.base.to_le_bytes());
+    resources.extend(ports.base.to_le_bytes());
+    resources.extend([1, PortMap::COUNT as u8, RESOURCE_EXTENDED_IRQ, 6, 0, RESOURCE_IRQ_FLAGS, 1]);
+    resources.extend(ports.irq.to_le_bytes());
+    resources.extend(RESOURCE_END);
+    let mut buffer = vec![AML_BYTE, resources.len() as u8];
+    buffer.extend(resources);
+    let mut body = path.to_vec();
+    body.extend(name(b"_HID", &[&[AML_DWORD], &PNP0501.to_le_bytes()[..]].concat()));
+    body.extend(name(b"_UID", &[AML_BYTE, unit]));
+    body.extend(name(b"_CRS", &[&[AML_BUFFER][..], &with_length(&buffer)].concat()));
+    [&AML_DEVICE[..], &with_length(&body)].concat()
+}
+
+fn dsdt() -> Vec<u8> {
+    let mut scope = b"\\_SB_".to_vec();
+    scope.extend(serial_device(b"COM1", 1, &COM1));
+    scope.extend(serial_device(b"COM2", 2, &COM2));
+    let sleep = [4, AML_BYTE, SLEEP_TYPE_S5, AML_BYTE, SLEEP_TYPE_S5, AML_ZERO, AML_ZERO];
+    let mut body = [&[AML_SCOPE][..], &with_length(&scope)].concat();
+    body.extend(name(b"\\_S5_", &[&[AML_PACKAGE][..], &with_length(&sleep)].concat()));
+    table(b"DSDT", 2, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    fn at_gpa(block: &[u8], gpa: u64) -> &[u8] {
+        let start = (gpa - ACPI_GPA) as usize;
+        let length = u32::from_le_bytes(block[start + 4..start + 8].try_into().unwrap()) as usize;
+        &block[start..start + length]
+    }
+
+    #[test]
+    fn every_table_is_reached_and_sums_to_zero() {
+        let block = tables(&Topology::flat(4)).unwrap();
+        assert_eq!((sum(&block[..20]), sum(&block[..36])), (0, 0));
+        let xsdt = at_gpa(&block, u64_at(&block, 24));
+        assert_eq!(&xsdt[..4], b"XSDT");
+        let (fadt, madt) = (at_gpa(&block, u64_at(xsdt, 36)), at_gpa(&block, u64_at(xsdt, 44)));
+        let dsdt = at_gpa(&block, u64_at(fadt, FADT_X_DSDT_AT));
+        for (table, signature) in [(fadt, b"FACP"), (madt, b"APIC"), (dsdt, b"DSDT"), (xsdt, b"XSDT")] {
+            assert_eq!((&table[..4], sum(table)), (&signature[..], 0));
+        }
+        assert_eq!(fadt.len(), FADT_BYTES);
+    }
+
+    #[test]
+    fn madt_lists_every_cpu_once_and_wide_ids_as_x2apic() {
+        for (cpus, narrow, wide) in [(1, 1, 0), (4, 4, 0), (255, 255, 0), (256, 255, 1), (1024, 255, 769)] {
+            let madt = madt(&Topology::flat(cpus));
+            let (mut at, mut ids, mut kinds) = (HEADER_BYTES + 8, Vec::new(), [0usize; 16]);
+            while at < madt.len() {
+                kinds[madt[at] as usize] += 1;
+                match madt[at] {
+                    MADT_LOCAL_APIC => ids.push(u32::from(madt[at + 3])),
+                    MADT_LOCAL_X2APIC => ids.push(u32::from_le_bytes(madt[at + 4..at + 8].try_into().unwrap())),
+                    _ => {}
+                }
+                at += madt[at + 1] as usize;
+            }
+            assert_eq!(ids, (0..cpus).collect::<Vec<_>>());
+            assert_eq!((kinds[0], kinds[9], kinds[1]), (narrow, wide, 1), "{cpus} CPUs");
+        }
+    }
+
+    #[test]
+    fn most_cpus_kvm_allows_still_fit() {
+        assert!(tables(&Topology::flat(crate::proto::topology::MAX_CPUS)).is_ok());
+    }
+
+    #[test]
+    fn dsdt_bytes_are_as_the_specification_writes_them() {
+        let dsdt = dsdt();
+        let hex: String = dsdt[HEADER_BYTES..].iter().map(|b| format!("{b:02x}")).collect();
+        let com = |name: &str, unit: &str, base: &str, irq: &str| {
+            format!(
+                "5b8232{name}085f4849440c41d00501085f5549440a{unit}085f43525311160a13\
+                 4701{base}{base}01088906000301{irq}0000007900"
+            )
+        };
+        let expected = format!(
+            "10465f5c5f53425f{}{}085c5f53355f1208040a050a050000",
+            com("434f4d31", "01", "f803", "04"),
+            com("434f4d32", "02", "f802", "03")
+        );
+        let expected = expected.replacen("10465f", &hex[..6], 1);
+        assert_eq!(hex, expected);
+        assert_eq!(with_length(&[0; 0x3E])[0], 0x3F);
+        assert_eq!(with_length(&[0; 0x3F])[..2], [0x41, 0x04]);
+    }
+}
