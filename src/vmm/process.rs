@@ -30,6 +30,9 @@ const FLUSH_EVERY_MS: u64 = 50;
 /// The end is waited for in pieces of this length, only because a wait has to have one.
 const WAIT_PIECE: Duration = Duration::from_secs(3600);
 
+/// Exit code after a panic, as Rust's own.
+const EXIT_PANIC: i32 = 101;
+
 /// Writes events as frames.
 struct Events {
     to: File,
@@ -46,6 +49,12 @@ impl Events {
 
 /// Runs the VM whose configuration is in this descriptor. Returns the exit code.
 pub fn process_main(config_fd: i32) -> u8 {
+    // A thread that panicked would leave the others in the guest for ever: the parent is to see the process end.
+    std::panic::set_hook(Box::new(|info| {
+        let text = format!("ktstr: the VM's process panicked: {info}\n");
+        drop(std::io::stderr().write_all(text.as_bytes()));
+        process::exit_now(EXIT_PANIC)
+    }));
     let config = match read_config(config_fd) {
         Ok(config) => config,
         Err(error) => return report(&error),
@@ -202,7 +211,7 @@ mod tests {
 
     #[test]
     fn broken_configuration_ends_the_process_with_a_code() {
-        assert_eq!(process_main(987_654), 1);
+        assert!(read_config(987_654).unwrap_err().message().contains("descriptor 987654"));
         let mut file = fd::memfd("config", 0).unwrap();
         file.write_all(b"nonsense").unwrap();
         assert!(read_config(std::os::fd::IntoRawFd::into_raw_fd(file)).unwrap_err().message().contains("decoded"));
