@@ -6,17 +6,18 @@ cache=${KTSTR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ktstr}
 apt_seconds=900
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
-fail() { say "$*"; exit 1; }
+fail() { say "$*"; exit "${fail_code:-1}"; }
 
 # need COMMAND PACKAGE: stops, naming the package, where a command is missing.
 need() { command -v "$1" >/dev/null || fail "$1 is missing: install the package $2 (as root: apt-get install $2)"; }
 
-# lock NAME: waits until no other run holds the lock; held until this process ends.
+# lock NAME: waits until no other run holds the lock; held until `unlock`, or until this process ends.
 lock() {
     mkdir -p "$cache"
     exec 9>"$cache/.$1.lock"
     flock 9
 }
+unlock() { exec 9>&-; }
 
 # Prepares suites_apt for the suites that hold what we fetch, with lists of their own under the cache.
 suites_setup() {

@@ -1,6 +1,6 @@
 //! Faults injected from outside: what breaks must be named, with the right exit code, and nothing may be left behind.
 
-use crate::util::{Scratch, binary, emulation, processes_with, run_in};
+use crate::util::{Scratch, binary, emulation, processes_with, run_in, share_machine};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -79,6 +79,7 @@ fn interruption_at_any_moment_leaves_nothing() {
     let Some(kernel) = emulation("faults: interruption", "7") else { return };
     for (delay_ms, signal) in [(5, "INT"), (50, "TERM"), (400, "INT"), (2000, "INT"), (4500, "INT")] {
         let scratch = Scratch::new();
+        let _shared = share_machine();
         let marker = format!("ktstr.test=interrupt{delay_ms}");
         let mut child = Command::new(binary())
             .args(args(&kernel, "30s"))
@@ -114,6 +115,7 @@ fn interruption_at_any_moment_leaves_nothing() {
 fn killed_parent_takes_its_vm_along() {
     let Some(kernel) = emulation("faults: killed parent", "7") else { return };
     let scratch = Scratch::new();
+    let _shared = share_machine();
     let marker = "ktstr.test=killedparent";
     let mut child = Command::new(binary())
         .args(args(&kernel, "30s"))

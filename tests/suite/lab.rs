@@ -7,7 +7,6 @@ use crate::util::{self, Scratch, finish, kernel, not_run};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -17,7 +16,9 @@ const LIMIT_S: u64 = 2400;
 /// Exit code of scripts/emulated-host where the emulated host itself hung.
 const HOST_HUNG: i32 = 75;
 
-/// One run: a name, and the arguments behind `ktstr`. Kernels are named as in the emulated host: /k/7.vmlinuz.
+const KERNELS: [&str; 2] = ["7", "6.12"];
+
+/// One run: a name, and the arguments behind `ktstr`. Kernels are named as in the emulated host: /k/7/vmlinuz.
 pub struct Cell {
     pub name: String,
     pub args: String,
@@ -45,7 +46,8 @@ pub fn results(cells: fn() -> Vec<Cell>) -> Option<&'static BTreeMap<String, Res
 }
 
 fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
-    if ["7", "6.12"].iter().any(|name| kernel(name, "vmlinux").is_none()) {
+    let _alone = util::take_machine();
+    if KERNELS.iter().any(|name| kernel(name, "vmlinux").is_none()) {
         not_run("boot: everything on our own VMM", "the kernels are not in the cache (scripts/fetch-kernels)");
         return None;
     }
@@ -71,9 +73,9 @@ fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
     let mut prologue =
         format!("ktstr() {{ XDG_STATE_HOME={} {} \"$@\"; }}", scratch.0.display(), util::binary().display());
     std::fs::create_dir(scratch.0.join("k")).expect("make a directory");
-    for (name, file) in [("7", "vmlinuz"), ("7", "vmlinux"), ("6.12", "vmlinuz"), ("6.12", "vmlinux")] {
-        let from = kernel(name, file).expect("was checked");
-        std::os::unix::fs::symlink(from, scratch.0.join(format!("k/{name}.{file}"))).expect("link a kernel");
+    for name in KERNELS {
+        let directory = kernel(name, ".").expect("was checked");
+        std::os::unix::fs::symlink(directory, scratch.0.join("k").join(name)).expect("link the kernels");
     }
     let text = script(cells, "").replace(" /k/", &format!(" {}/k/", scratch.0.display()));
     prologue.push_str(&text);
@@ -86,18 +88,9 @@ fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
 fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> Option<String> {
     let emulated_host = util::root().join("scripts/emulated-host");
     let job = scratch.file("job.sh", script(cells, "export XDG_STATE_HOME=/tmp"));
-    let place = |from: &Path, to: &str| format!("{}:{to}", from.display());
-    let mut files = vec![place(&util::binary(), "/bin/ktstr")];
-    for (name, file) in [("7", "vmlinuz"), ("7", "vmlinux"), ("6.12", "vmlinuz"), ("6.12", "vmlinux")] {
-        files.push(place(&kernel(name, file).expect("was checked"), &format!("/k/{name}.{file}")));
-    }
     for attempt in 1..=2 {
         let mut command = Command::new(&emulated_host);
-        command.args(["-m", "6144", "-t", &LIMIT_S.to_string()]);
-        files.iter().for_each(|file| {
-            command.args(["-f", file]);
-        });
-        command.arg(&job);
+        command.args(["-x", "-m", "6144", "-t", &LIMIT_S.to_string()]).arg(&job).env("KTSTR_BIN", util::binary());
         let ran = finish(command, Duration::from_secs(LIMIT_S + 60));
         match ran.code {
             Some(0) => return Some(ran.stdout),

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// No single run of the binary in a test may take longer: three times what the slowest took under emulation.
@@ -35,9 +36,10 @@ pub fn kernel(name: &str, file: &str) -> Option<PathBuf> {
     Some(cache.join("kernels").join(name).join(file)).filter(|path| path.exists())
 }
 
-/// Notes that a test could not run here; `make test` prints the list at its end.
+/// Notes that a test could not run here; `make test` names the file and prints it at its end.
 pub fn not_run(test: &str, why: &str) {
-    let path = root().join("target/tests-not-run.txt");
+    eprintln!("not run: {test}: {why}");
+    let Some(path) = std::env::var_os("KTSTR_NOT_RUN") else { return };
     let mut list = OpenOptions::new().create(true).append(true).open(path).expect("open the list of tests not run");
     writeln!(list, "{test}: {why}").expect("write the list of tests not run");
 }
@@ -122,6 +124,19 @@ impl Ran {
     }
 }
 
+/// Runs share the machine; the laboratory, which is slow enough alone, has it for itself.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// To be held while a run goes on.
+pub fn share_machine() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be held while nothing else may run.
+pub fn take_machine() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs the binary with a state directory of its own, so that run directories go with the test.
 pub fn ktstr(args: &[&str]) -> Ran {
     let scratch = Scratch::new();
@@ -131,6 +146,7 @@ pub fn ktstr(args: &[&str]) -> Ran {
 pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
     let mut command = Command::new(binary());
     command.args(args).env("XDG_STATE_HOME", &scratch.0);
+    let _shared = share_machine();
     finish(command, RUN_LIMIT)
 }
 

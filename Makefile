@@ -1,0 +1,48 @@
+# What a developer types; the work is in scripts/.
+#
+#   make               build the static release binary, linked as ./ktstr
+#   make demo          from nothing to a verdict: tools, binary, a Debian kernel, one run
+#   make test          all tests; kernels and the emulated host are fetched once into the cache
+#   make prepush       what CI runs: fmt, clippy, build, check-binary, test
+#   make check-binary  assert that the binary is static and small
+#   make install       copy it to $(DESTDIR)$(PREFIX)/bin
+#   make clean         remove what was built; the cache stays (make clean-cache)
+
+PREFIX ?= /usr/local
+CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
+
+.PHONY: build demo test prepush fmt clippy check-binary install clean clean-cache help
+
+build:
+	@scripts/build
+
+demo:
+	@scripts/demo
+
+test:
+	@scripts/test
+
+prepush: fmt clippy build check-binary test
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+check-binary: build
+	@scripts/check-binary ktstr
+
+install:
+	@test -e ktstr || { echo "run make first" >&2; exit 1; }
+	install -D -m 755 ktstr "$(DESTDIR)$(PREFIX)/bin/ktstr"
+
+clean:
+	$(CARGO) clean
+	rm -f ktstr
+
+clean-cache:
+	rm -rf "$${KTSTR_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/ktstr}"
+
+help:
+	@sed -n 's/^#   //p' Makefile
