@@ -29,10 +29,17 @@ pub struct SchedStat {
 }
 
 impl SchedStat {
+    /// `None` where /proc is not mounted or the kernel has no SCHED_INFO.
+    fn open() -> Option<OwnedFd> {
+        fd::open_read(c"/proc/thread-self/schedstat").ok()
+    }
+
     fn read(file: &OwnedFd) -> Option<Self> {
         let mut buffer = [0; SCHEDSTAT_BYTES];
-        let count = fd::read_start(file, &mut buffer).ok()?;
-        Self::parse(&buffer[..count])
+        match fd::read_start(file, &mut buffer) {
+            Ok(count) => Self::parse(&buffer[..count]),
+            Err(_) => None,
+        }
     }
 
     /// `None` for what is no schedstat, and for the zeros of a kernel that does not count.
@@ -71,8 +78,7 @@ pub struct Sampler<'a> {
 impl<'a> Sampler<'a> {
     /// The clock starts here.
     pub fn start(slot: Slot<'a>) -> Self {
-        // Absent where /proc is not mounted or the kernel has no SCHED_INFO: the fields are then `None`.
-        let schedstat = fd::open_read(c"/proc/thread-self/schedstat").ok();
+        let schedstat = SchedStat::open();
         let baseline = schedstat.as_ref().and_then(SchedStat::read);
         let last_cpu = sched::current_cpu();
         slot.add_cpu(last_cpu);

@@ -150,7 +150,7 @@ impl<'a> Group<'a> {
     pub fn turn(&self) -> &'a AtomicU32 {
         &self.halves[0]
     }
-    /// A time stamp, one of `GROUP_STAMPS`.
+    /// One of the group's time stamps; the work type says which is which.
     pub fn stamp(&self, index: usize) -> &'a AtomicU64 {
         &self.words[1 + index]
     }
