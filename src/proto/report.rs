@@ -68,7 +68,7 @@ wire_struct! {
         pub work_units: u64,
         /// Outer loops done.
         pub iterations: u64,
-        /// Length of the measured loop.
+        /// From the opening of the gate, which is the same for all, to the end of the loop.
         pub wall_time_ns: u64,
         /// CLOCK_THREAD_CPUTIME_ID over the loop.
         pub cpu_time_ns: u64,

@@ -13,7 +13,7 @@ use crate::proto::cpuset::CpuSet;
 use crate::proto::plan::WorkSpec;
 use crate::proto::work::WorkType;
 use crate::sys::process::Fork;
-use crate::sys::{fd, futex, process, sched, signal};
+use crate::sys::{fd, futex, process, sched, signal, time};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -117,6 +117,7 @@ impl WorkloadHandle {
             return Ok(());
         }
         self.started = true;
+        self.shared.opened_ns().store(time::monotonic_ns(), Ordering::Relaxed);
         self.shared.gate().store(1, Ordering::Release);
         futex::wake(self.shared.gate(), u32::MAX).context(|| "wake the workers at the gate")?;
         Ok(())

@@ -75,28 +75,43 @@ pub struct Sampler<'a> {
     max_run_delay_ns: u64,
 }
 
-impl<'a> Sampler<'a> {
-    /// The clock starts here.
-    pub fn start(slot: Slot<'a>) -> Self {
+/// What is read before the gate, so that a worker that waits long for its first turn has that wait in its numbers.
+pub struct Baseline {
+    schedstat: Option<OwnedFd>,
+    stat: Option<SchedStat>,
+}
+
+impl Baseline {
+    pub fn read() -> Self {
         let schedstat = SchedStat::open();
-        let baseline = schedstat.as_ref().and_then(SchedStat::read);
+        let stat = schedstat.as_ref().and_then(SchedStat::read);
+        Self { schedstat, stat }
+    }
+}
+
+impl<'a> Sampler<'a> {
+    /// The clock started when the gate was opened.
+    pub fn start(slot: Slot<'a>, baseline: Baseline, opened_ns: u64) -> Self {
         let last_cpu = sched::current_cpu();
         slot.add_cpu(last_cpu);
         let now = time::monotonic_ns();
-        Self {
+        let mut sampler = Self {
             slot,
-            start_ns: now,
+            start_ns: opened_ns,
             cpu_start_ns: time::thread_cpu_ns(),
-            last_ns: now,
+            last_ns: opened_ns,
             next_checkpoint_ns: now + CHECKPOINT_NS,
             next_run_delay_ns: now + RUN_DELAY_NS,
             last_cpu,
             max_gap_ns: 0,
-            schedstat,
-            baseline,
-            last_run_delay_ns: baseline.map_or(0, |stat| stat.run_delay_ns),
+            last_run_delay_ns: baseline.stat.map_or(0, |stat| stat.run_delay_ns),
+            schedstat: baseline.schedstat,
+            baseline: baseline.stat,
             max_run_delay_ns: 0,
-        }
+        };
+        sampler.tick_at(now);
+        sampler.look_at_run_delay();
+        sampler
     }
 
     /// The worker made progress. Returns the time.
@@ -206,8 +221,10 @@ mod tests {
     #[test]
     fn a_pause_between_ticks_is_a_gap_but_a_blocking_call_is_not() {
         let shared = Shared::new(1, 0, 0).unwrap();
-        let mut sampler = Sampler::start(shared.slot(0));
+        let mut sampler = Sampler::start(shared.slot(0), Baseline::read(), time::monotonic_ns());
         let t0 = sampler.start_ns;
+        // The first turn's own wait, which is another test's matter.
+        (sampler.last_ns, sampler.max_gap_ns) = (t0, 0);
         sampler.tick_at(t0 + 1000);
         sampler.resume_at(t0 + 900_000_000);
         sampler.tick_at(t0 + 900_005_000);
@@ -220,9 +237,20 @@ mod tests {
     }
 
     #[test]
+    fn waiting_for_the_first_turn_is_a_gap_and_counts_as_wall_time() {
+        const LATE_NS: u64 = 3_000_000_000;
+        let shared = Shared::new(1, 0, 0).unwrap();
+        let opened_ns = time::monotonic_ns() - LATE_NS;
+        let sampler = Sampler::start(shared.slot(0), Baseline::read(), opened_ns);
+        sampler.finish();
+        assert!(shared.slot(0).get(Field::MaxGapNs) >= LATE_NS);
+        assert!(shared.slot(0).get(Field::WallNs) >= LATE_NS);
+    }
+
+    #[test]
     fn finish_writes_the_deltas() {
         let shared = Shared::new(1, 0, 0).unwrap();
-        let sampler = Sampler::start(shared.slot(0));
+        let sampler = Sampler::start(shared.slot(0), Baseline::read(), time::monotonic_ns());
         let known = sampler.baseline.is_some();
         let spun: u64 = (0..2_000_000u64).fold(0, |sum, i| std::hint::black_box(sum + i));
         assert!(spun > 0);

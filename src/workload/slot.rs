@@ -17,8 +17,9 @@ const _: () = assert!(cfg!(target_endian = "little"));
 const LINE_WORDS: usize = 8;
 /// 64-bit words of a page of 4096 bytes.
 const PAGE_WORDS: usize = 512;
-/// Header: the gate word on one line, the stop word on the next.
+/// Header: the gate word and the time of its opening on one line, the stop word on the next.
 const GATE_AT: usize = 0;
+const OPENED_AT: usize = 1;
 const STOP_AT: usize = LINE_WORDS;
 const HEADER_WORDS: usize = 2 * LINE_WORDS;
 /// A group's area: two lines, so that neighbours' adjacent-line prefetch does not couple groups.
@@ -112,6 +113,10 @@ impl Shared {
     /// 0: closed; 1: open. A futex word.
     pub fn gate(&self) -> &AtomicU32 {
         self.half(GATE_AT)
+    }
+    /// CLOCK_MONOTONIC when the gate was opened: every worker's time begins then, whenever it first runs.
+    pub fn opened_ns(&self) -> &AtomicU64 {
+        &self.map.words()[OPENED_AT]
     }
     /// 0: work; 1: stop.
     pub fn stop(&self) -> &AtomicU32 {

@@ -5,7 +5,7 @@
 //! and a worker leaves by `exit_now` only.
 
 use super::kinds;
-use super::sampler::Sampler;
+use super::sampler::{Baseline, Sampler};
 use super::slot::{Field, Shared, Slot, State};
 use crate::proto::plan::{SchedPolicy, WorkSpec};
 use crate::sys::{fd, futex, process, sched, signal, time};
@@ -87,13 +87,15 @@ pub fn run(birth: &Birth<'_>) -> ! {
     if let Err((what, error)) = prepare(birth) {
         fail(slot, what, &error);
     }
+    let baseline = Baseline::read();
     slot.set_state(State::Ready);
     if let Err(error) = wait_at_gate(birth.shared) {
         fail(slot, "wait for the start", &error);
     }
     apply_settings(birth.spec, slot);
     slot.set_state(State::Running);
-    let mut task = kinds::Task::new(birth, Sampler::start(slot));
+    let opened_ns = birth.shared.opened_ns().load(Ordering::Relaxed);
+    let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns));
     task.run();
     task.finish();
     slot.set_state(State::Done);
