@@ -29,6 +29,21 @@ pub fn clear_noted() {
     NOTED.store(0, Ordering::SeqCst);
 }
 
+extern "C" fn nothing(_signal: libc::c_int) {}
+
+/// Lets `wake_thread` interrupt the calling thread's blocking calls, and nothing more.
+pub fn allow_wakeups() -> io::Result<()> {
+    install(libc::SIGRTMIN(), nothing as extern "C" fn(libc::c_int) as libc::sighandler_t)?;
+    block(&[libc::SIGRTMIN()], false)
+}
+
+/// Interrupts a blocking call of a thread of this process that called `allow_wakeups`.
+pub fn wake_thread(tid: i32) -> io::Result<()> {
+    // SAFETY: tgkill takes numbers only.
+    super::check_long(unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, libc::SIGRTMIN()) })?;
+    Ok(())
+}
+
 /// Restores the default action.
 pub fn default_action(signals: &[i32]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| install(*signal, libc::SIG_DFL))

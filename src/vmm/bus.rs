@@ -74,12 +74,12 @@ impl Bus {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
     use crate::sys::fd;
     use std::os::fd::{AsFd, OwnedFd};
 
-    pub fn bus() -> (Bus, [OwnedFd; 3]) {
+    fn bus() -> (Bus, [OwnedFd; 3]) {
         let (com1, com1_out) = fd::pipe().unwrap();
         let (com2, com2_out) = fd::pipe().unwrap();
         let (bell, bell_out) = fd::pipe().unwrap();

@@ -1,224 +1,186 @@
-//! vCPUs: making one ready for its first instruction, running it, and what each exit means.
+//! vCPUs: their state at the start, and the loop that runs one until the VM ends.
 //!
-//! Owns the run loop; leaves register and CPUID values to x86, ports to the bus, words to exit.
-//! Invariant: the first vCPU that ends decides how the VM ended; the others may then be anywhere.
+//! Owns the loop and what each exit leads to; leaves devices to the bus and words to exit.
+//! Invariant: the first end wins and stops every vCPU; no exit is taken silently.
 
-use super::bus::{Bus, FLOATING};
-use super::exit::{self, CpuState, ExitCounts, ExitKind};
+use super::bus::{Bus, lock};
+use super::exit::{CpuState, ExitCounts, ExitKind, fail_entry_text, internal_error_text};
 use super::kvm::{self, Machine, failed};
+use super::self_check::host_virtualizes;
 use super::x86::cpuid::{self, CpuShape, apic_id};
-use super::x86::regs;
+use super::x86::{layout, regs};
 use crate::error::{Error, Result};
 use crate::proto::message::VmEnd;
 use crate::proto::topology::Topology;
 use kvm_bindings::{CpuId, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Msrs, kvm_cpuid_entry2};
-use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use std::fs::File;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use vm_memory::{Bytes, GuestAddress};
 
-/// Bytes at RIP that are shown: no x86 instruction is longer (Intel SDM vol. 2A, 2.3.11).
-const INSTRUCTION_MAX_BYTES: usize = 15;
-
-/// What all vCPUs of a VM share.
+/// What the vCPUs of a VM share.
 pub struct Shared {
+    pub machine: Machine,
     pub bus: Bus,
     pub counts: ExitCounts,
-    pub memory: GuestMemoryMmap,
-    end: Mutex<Option<VmEnd>>,
-    ended: Condvar,
-    stop: AtomicBool,
+    /// An eventfd: written when the VM has ended.
+    pub wake: Arc<File>,
+    pub stop: AtomicBool,
+    pub end: Mutex<Option<VmEnd>>,
+    /// vCPU threads that have not returned.
+    pub running: AtomicU32,
 }
 
 impl Shared {
-    pub fn new(bus: Bus, memory: GuestMemoryMmap) -> Self {
-        let (end, ended) = (Mutex::new(None), Condvar::new());
-        Self { bus, counts: ExitCounts::default(), memory, end, ended, stop: AtomicBool::new(false) }
+    pub fn new(machine: Machine, bus: Bus, wake: Arc<File>) -> Self {
+        let (counts, stop) = (ExitCounts::default(), AtomicBool::new(false));
+        Self { machine, bus, counts, wake, stop, end: Mutex::new(None), running: AtomicU32::new(0) }
     }
 
-    /// The VM has ended like this, unless it had ended before.
-    pub fn end(&self, how: VmEnd) {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(how);
+    /// Ends the VM; only the first end counts.
+    pub fn finish(&self, end: VmEnd) {
+        lock(&self.end).get_or_insert(end);
         self.stop.store(true, Ordering::SeqCst);
-        self.ended.notify_all();
-    }
-
-    /// Waits for the end, at most this long.
-    pub fn wait_end(&self, limit: Duration) -> Option<VmEnd> {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let (end, _) =
-            self.ended.wait_timeout_while(end, limit, |end| end.is_none()).unwrap_or_else(PoisonError::into_inner);
-        end.clone()
+        // An eventfd write fails only where its counter is full, and then the reader is awake already.
+        drop(self.wake.as_ref().write_all(&1u64.to_ne_bytes()));
     }
 }
 
-/// What KVM offers every vCPU of a VM, asked once.
-pub struct Offer {
-    cpuid: Vec<kvm_cpuid_entry2>,
-    tsc_deadline: bool,
+/// What all vCPUs are made of.
+pub struct Recipe<'a> {
+    pub topology: &'a Topology,
+    /// KVM_GET_SUPPORTED_CPUID.
+    pub supported: &'a [kvm_cpuid_entry2],
+    pub tsc_deadline: bool,
+    pub entry_gpa: u64,
 }
 
-impl Offer {
-    /// The CPUID entries that KVM supports.
-    pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
-        &self.cpuid
-    }
-
-    pub fn of(kvm: &Kvm) -> Result<Self> {
-        let cpuid =
-            kvm.get_supported_cpuid(kvm::CPUID_ENTRIES_MAX).map_err(|cause| failed("ask KVM for its CPUID", cause))?;
-        Ok(Self { cpuid: cpuid.as_slice().to_vec(), tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
-    }
-}
-
-/// One virtual CPU.
-pub struct Vcpu {
-    fd: VcpuFd,
-    number: u32,
-}
-
-impl Vcpu {
-    /// CPU `number` of this topology. CPU 0 will begin at `entry_gpa`, the others wait for it.
-    pub fn new(machine: &Machine, offer: &Offer, topology: &Topology, number: u32, entry_gpa: u64) -> Result<Self> {
-        let at = |what: &str| format!("{what} of vCPU {number}");
-        let id = u64::from(apic_id(topology, number));
-        let fd = machine.vm.create_vcpu(id).map_err(|cause| failed(format!("create vCPU {number}"), cause))?;
-        // A KVM that cannot tell the frequency leaves the guest to measure it.
-        let tsc_khz = fd.get_tsc_khz().ok().filter(|khz| *khz > 0);
-        let shape = CpuShape { topology, cpu: number, tsc_khz, tsc_deadline: offer.tsc_deadline };
-        let table = cpuid::for_vcpu(&offer.cpuid, &shape);
-        let table = CpuId::from_entries(&table)
-            .map_err(|cause| Error::internal(format!("the CPUID table is too long: {cause:?}")))?;
-        fd.set_cpuid2(&table).map_err(|cause| failed(at("set the CPUID"), cause))?;
-        let values = regs::msrs();
-        let msrs = Msrs::from_entries(&values)
-            .map_err(|cause| Error::internal(format!("the MSR table is too long: {cause:?}")))?;
-        let done = fd.set_msrs(&msrs).map_err(|cause| failed(at("set the MSRs"), cause))?;
-        if let Some(refused) = values.get(done) {
-            return Err(Error::host(format!("KVM refuses the value of MSR {:#x} of vCPU {number}", refused.index)));
-        }
-        if number == 0 {
-            let reset = fd.get_sregs().map_err(|cause| failed(at("read the registers"), cause))?;
-            fd.set_sregs(&regs::special(reset)).map_err(|cause| failed(at("set the special registers"), cause))?;
-            fd.set_regs(&regs::general(entry_gpa)).map_err(|cause| failed(at("set the registers"), cause))?;
-        }
-        Ok(Self { fd, number })
-    }
-
-    /// Runs until the VM ends.
-    pub fn run(mut self, shared: &Shared) {
-        while !shared.stop.load(Ordering::Relaxed) {
-            if let Some(end) = self.step(shared) {
-                shared.end(end);
-            }
-        }
-    }
-
-    /// Enters the guest once.
-    fn step(&mut self, shared: &Shared) -> Option<VmEnd> {
-        let (kind, end) = match self.fd.run() {
-            Ok(VcpuExit::IoIn(port, data)) => {
-                shared.bus.read(port, data);
-                (ExitKind::IoIn, None)
-            }
-            Ok(VcpuExit::IoOut(port, data)) => (ExitKind::IoOut, shared.bus.write(port, data)),
-            Ok(VcpuExit::MmioRead(_, data)) => {
-                data.fill(FLOATING);
-                (ExitKind::MmioRead, None)
-            }
-            Ok(VcpuExit::MmioWrite(..)) => (ExitKind::MmioWrite, None),
-            Ok(VcpuExit::Hlt) => (ExitKind::Halt, None),
-            Ok(VcpuExit::Shutdown) => (ExitKind::Shutdown, Some(VmEnd::TripleFault)),
-            Ok(VcpuExit::SystemEvent(event, _)) => (ExitKind::SystemEvent, Some(system_event(event))),
-            Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                let text = exit::fail_entry_text(reason, cpu, &self.state(&shared.memory));
-                (ExitKind::FailEntry, Some(VmEnd::MachineError { text }))
-            }
-            Ok(VcpuExit::InternalError) => {
-                let error = kvm::internal_error(&mut self.fd);
-                let text = exit::internal_error_text(&error, &self.state(&shared.memory), host_virtualizes());
-                (ExitKind::InternalError, Some(VmEnd::MachineError { text }))
-            }
-            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => (ExitKind::Interrupted, None),
-            Ok(other) => {
-                let text = format!("KVM left vCPU {} with an exit nobody asked for: {other:?}", self.number);
-                (ExitKind::Other, Some(VmEnd::MachineError { text }))
-            }
-            // EAGAIN: a vCPU that waited for its start was woken, and is to be run again.
-            Err(cause) if matches!(cause.errno(), libc::EINTR | libc::EAGAIN) => (ExitKind::Interrupted, None),
-            Err(cause) => {
-                let text = failed(format!("run vCPU {}", self.number), cause).to_string();
-                (ExitKind::Other, Some(VmEnd::MachineError { text }))
-            }
+impl Recipe<'_> {
+    /// Makes the vCPU of a CPU. CPU 0 stands at the kernel's entry; the others wait for the kernel to start them.
+    pub fn create(&self, machine: &Machine, cpu: u32) -> Result<VcpuFd> {
+        let id = apic_id(self.topology, cpu);
+        let vcpu = machine.vm.create_vcpu(u64::from(id)).map_err(|cause| failed(format!("create vCPU {id}"), cause))?;
+        let call = |attempt: &str| {
+            let attempt = format!("{attempt} of vCPU {cpu}");
+            move |cause| failed(attempt, cause)
         };
-        shared.counts.add(kind);
-        end
-    }
-
-    /// Where the vCPU stands, as far as KVM tells.
-    fn state(&self, memory: &GuestMemoryMmap) -> CpuState {
-        cpu_state(&self.fd, memory)
-    }
-}
-
-/// Where a vCPU stands, with the code there as far as it can be read.
-pub fn cpu_state(fd: &VcpuFd, memory: &GuestMemoryMmap) -> CpuState {
-    let (Ok(regs), Ok(sregs)) = (fd.get_regs(), fd.get_sregs()) else { return CpuState::default() };
-    let mut code = vec![0; INSTRUCTION_MAX_BYTES];
-    let address = fd.translate_gva(regs.rip).ok().filter(|place| place.valid == 1).map(|place| place.physical_address);
-    let readable = address.is_some_and(|gpa| memory.read_slice(&mut code, GuestAddress(gpa)).is_ok());
-    CpuState {
-        rip: regs.rip,
-        rsp: regs.rsp,
-        cr0: sregs.cr0,
-        cr3: sregs.cr3,
-        cr4: sregs.cr4,
-        efer: sregs.efer,
-        cs_long: sregs.cs.l == 1,
-        cs_32: sregs.cs.db == 1,
-        code: if readable { code } else { Vec::new() },
+        // KVM says 0 or fails where it does not know the frequency; then the guest measures it.
+        let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz > 0);
+        let shape = CpuShape { topology: self.topology, cpu, tsc_khz, tsc_deadline: self.tsc_deadline };
+        let table = CpuId::from_entries(&cpuid::for_vcpu(self.supported, &shape))
+            .map_err(|cause| Error::internal(format!("cannot build the CPUID table of vCPU {cpu}: {cause:?}")))?;
+        vcpu.set_cpuid2(&table).map_err(call("set the CPUID table"))?;
+        let msrs = regs::msrs();
+        let list = Msrs::from_entries(&msrs)
+            .map_err(|cause| Error::internal(format!("cannot build the MSR list of vCPU {cpu}: {cause:?}")))?;
+        let done = vcpu.set_msrs(&list).map_err(call("set the MSRs"))?;
+        if let Some(refused) = msrs.get(done) {
+            return Err(Error::host(format!("KVM refuses to set MSR {:#x} of vCPU {cpu}", refused.index)));
+        }
+        if cpu == 0 {
+            let reset = vcpu.get_sregs().map_err(call("read the special registers"))?;
+            vcpu.set_sregs(&regs::special(reset)).map_err(call("set the special registers"))?;
+            vcpu.set_regs(&regs::general(self.entry_gpa)).map_err(call("set the registers"))?;
+        }
+        Ok(vcpu)
     }
 }
 
-fn system_event(event: u32) -> VmEnd {
-    match event {
-        KVM_SYSTEM_EVENT_SHUTDOWN => VmEnd::Poweroff,
-        KVM_SYSTEM_EVENT_RESET => VmEnd::Reset,
-        other => VmEnd::MachineError { text: format!("KVM reports system event {other}, which is no end of a PC") },
+/// What one KVM_RUN led to.
+enum Step {
+    Continue,
+    End(VmEnd),
+    InternalError,
+    FailEntry(u64, u32),
+}
+
+/// Runs one vCPU until the VM ends.
+pub fn run(shared: &Shared, mut vcpu: VcpuFd) {
+    while !shared.stop.load(Ordering::SeqCst) {
+        match step(shared, &mut vcpu) {
+            Step::Continue => {}
+            Step::End(end) => shared.finish(end),
+            Step::InternalError => {
+                let error = kvm::internal_error(&mut vcpu);
+                let text = internal_error_text(&error, &state(&shared.machine, &vcpu), host_virtualizes());
+                shared.finish(VmEnd::MachineError { text });
+            }
+            Step::FailEntry(reason, host_cpu) => {
+                let text = fail_entry_text(reason, host_cpu, &state(&shared.machine, &vcpu));
+                shared.finish(VmEnd::MachineError { text });
+            }
+        }
     }
 }
 
-/// Whether the host's CPU shows VMX or SVM.
-pub fn host_virtualizes() -> bool {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+fn step(shared: &Shared, vcpu: &mut VcpuFd) -> Step {
+    let broken = |text: String| Step::End(VmEnd::MachineError { text });
+    let (kind, next) = match vcpu.run() {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            (ExitKind::IoOut, shared.bus.write(port, data).map_or(Step::Continue, Step::End))
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            shared.bus.read(port, data);
+            (ExitKind::IoIn, Step::Continue)
+        }
+        Ok(VcpuExit::MmioRead(_, data)) => {
+            data.fill(super::bus::FLOATING);
+            (ExitKind::MmioRead, Step::Continue)
+        }
+        Ok(VcpuExit::MmioWrite(..)) => (ExitKind::MmioWrite, Step::Continue),
+        Ok(VcpuExit::Shutdown) => (ExitKind::Shutdown, Step::End(VmEnd::TripleFault)),
+        // With KVM's own APIC a halted vCPU stays in KVM; here it would halt for good.
+        Ok(VcpuExit::Hlt) => (ExitKind::Halt, broken("a vCPU halted outside KVM's interrupt controller".into())),
+        Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => (ExitKind::SystemEvent, Step::End(VmEnd::Poweroff)),
+        Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => (ExitKind::SystemEvent, Step::End(VmEnd::Reset)),
+        Ok(VcpuExit::SystemEvent(event, _)) => (ExitKind::SystemEvent, broken(format!("KVM system event {event}"))),
+        Ok(VcpuExit::InternalError) => (ExitKind::InternalError, Step::InternalError),
+        Ok(VcpuExit::FailEntry(reason, host_cpu)) => (ExitKind::FailEntry, Step::FailEntry(reason, host_cpu)),
+        Ok(VcpuExit::MemoryFault { gpa, size, .. }) => {
+            (ExitKind::Other, broken(format!("KVM cannot reach guest memory at {gpa:#x}, {size} bytes")))
+        }
+        Ok(VcpuExit::Intr) => (ExitKind::Interrupted, Step::Continue),
+        Ok(VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::TprAccess) => (ExitKind::Other, Step::Continue),
+        Ok(other) => (ExitKind::Other, broken(format!("KVM exit that this VMM does not know: {other:?}"))),
+        Err(cause) => match cause.errno() {
+            libc::EINTR | libc::EAGAIN => (ExitKind::Interrupted, Step::Continue),
+            libc::EFAULT => (
+                ExitKind::Other,
+                broken(
+                    "KVM cannot reach guest memory: the host is out of memory, or the memory file was cut (errno 14)"
+                        .into(),
+                ),
+            ),
+            _ => (ExitKind::Other, broken(failed("run a vCPU", cause).to_string())),
+        },
+    };
+    shared.counts.add(kind);
+    next
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vmm::bus::tests::bus;
+/// Longest x86 instruction (Intel SDM vol. 2A, 2.3.11).
+const INSTRUCTION_MAX_BYTES: u64 = 15;
 
-    #[test]
-    fn first_end_stands_and_wakes_the_waiter() {
-        let (bus, _outputs) = bus();
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap();
-        let shared = Shared::new(bus, memory);
-        assert_eq!(shared.wait_end(Duration::from_millis(1)), None);
-        std::thread::scope(|scope| {
-            scope.spawn(|| shared.end(VmEnd::Reset));
-            assert_eq!(shared.wait_end(Duration::from_secs(10)), Some(VmEnd::Reset));
-        });
-        shared.end(VmEnd::TripleFault);
-        assert_eq!(shared.wait_end(Duration::ZERO), Some(VmEnd::Reset));
+/// Where a vCPU stands; what cannot be read is left at zero.
+pub fn state(machine: &Machine, vcpu: &VcpuFd) -> CpuState {
+    let mut state = CpuState::default();
+    if let Ok(general) = vcpu.get_regs() {
+        (state.rip, state.rsp) = (general.rip, general.rsp);
     }
-
-    #[test]
-    fn system_events_are_told_apart() {
-        assert_eq!(system_event(1), VmEnd::Poweroff);
-        assert_eq!(system_event(2), VmEnd::Reset);
-        assert!(matches!(system_event(3), VmEnd::MachineError { .. }));
+    if let Ok(special) = vcpu.get_sregs() {
+        (state.cr0, state.cr3, state.cr4, state.efer) = (special.cr0, special.cr3, special.cr4, special.efer);
+        (state.cs_long, state.cs_32) = (special.cs.l == 1, special.cs.db == 1);
+        let linear = if state.cs_long { state.rip } else { special.cs.base.wrapping_add(state.rip) };
+        let left_in_page = layout::PAGE_BYTES - linear % layout::PAGE_BYTES;
+        let mut code = vec![0; INSTRUCTION_MAX_BYTES.min(left_in_page) as usize];
+        if let Ok(found) = vcpu.translate_gva(linear)
+            && found.valid == 1
+            && machine.memory.read_slice(&mut code, GuestAddress(found.physical_address)).is_ok()
+        {
+            state.code = code;
+        }
     }
+    state
 }

@@ -191,15 +191,15 @@ impl KernelImage {
         file.read_exact_at(&mut headers, table)
             .context(|| format!("read the program headers of {}", path.display()))?;
         let (mut start_gpa, mut end_gpa) = (u64::MAX, 0);
-        for header in headers.chunks_exact(PROGRAM_HEADER_BYTES as usize) {
-            if u32_at(header, 0) != PT_LOAD {
-                continue;
-            }
-            let (offset, virtual_address, physical) = (u64_at(header, 8), u64_at(header, 16), u64_at(header, 24));
+        let loaded =
+            || headers.chunks_exact(PROGRAM_HEADER_BYTES as usize).filter(|header| u32_at(header, 0) == PT_LOAD);
+        // Not every part: the per-CPU data of kernels before 6.15 is linked to address 0.
+        if loaded().next().is_some() && loaded().all(|header| u64_at(header, 16) < KERNEL_HALF) {
+            return no_kernel("an ordinary program: it is not linked to a kernel's addresses");
+        }
+        for header in loaded() {
+            let (offset, physical) = (u64_at(header, 8), u64_at(header, 24));
             let (bytes_in_file, bytes_in_memory) = (u64_at(header, 32), u64_at(header, 40));
-            if virtual_address < KERNEL_HALF {
-                return no_kernel("an ordinary program: it is not linked to a kernel's addresses");
-            }
             let end = offset.saturating_add(bytes_in_file);
             if end > file_bytes {
                 return Err(truncated("vmlinux", end, file_bytes));

@@ -295,11 +295,10 @@ mod tests {
             )
         };
         let expected = format!(
-            "10465f5c5f53425f{}{}085c5f53355f1208040a050a050000",
+            "104f065c5f53425f{}{}085c5f53355f1208040a050a050000",
             com("434f4d31", "01", "f803", "04"),
             com("434f4d32", "02", "f802", "03")
         );
-        let expected = expected.replacen("10465f", &hex[..6], 1);
         assert_eq!(hex, expected);
         assert_eq!(with_length(&[0; 0x3E])[0], 0x3F);
         assert_eq!(with_length(&[0; 0x3F])[..2], [0x41, 0x04]);

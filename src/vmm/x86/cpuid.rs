@@ -110,8 +110,9 @@ pub fn for_vcpu(source: &[kvm_cpuid_entry2], shape: &CpuShape<'_>) -> Vec<kvm_cp
     if vendor.eax >= LEAF_TOPOLOGY_V2 {
         table.extend(topology_levels(LEAF_TOPOLOGY_V2, shape, &widths));
     }
-    let told: Vec<kvm_cpuid_entry2> = frequencies(&table, &vendor, shape).collect();
-    table.extend(told);
+    let under_kvm = table.iter().any(|entry| entry.function == LEAF_KVM);
+    table.extend(timing(shape).filter(|_| under_kvm));
+    table.extend(crystal(shape).filter(|_| vendor.ebx == EBX_INTEL && vendor.eax >= LEAF_TSC));
     table
 }
 
@@ -188,29 +189,21 @@ fn topology_levels(leaf: u32, shape: &CpuShape<'_>, widths: &Widths) -> [kvm_cpu
     ]
 }
 
-/// The TSC frequency: KVM's timing leaf, and on Intel leaf 0x15, as a crystal of that frequency with the ratio 1.
-fn frequencies(
-    table: &[kvm_cpuid_entry2],
-    vendor: &kvm_cpuid_entry2,
-    shape: &CpuShape<'_>,
-) -> impl Iterator<Item = kvm_cpuid_entry2> {
-    let under_kvm = table.iter().any(|entry| entry.function == LEAF_KVM);
-    let timing = shape.tsc_khz.filter(|_| under_kvm).map(|khz| kvm_cpuid_entry2 {
+/// KVM's timing leaf: the frequencies of TSC and local APIC timer in kHz.
+fn timing(shape: &CpuShape<'_>) -> Option<kvm_cpuid_entry2> {
+    shape.tsc_khz.map(|khz| kvm_cpuid_entry2 {
         function: LEAF_TIMING,
         eax: khz,
         ebx: APIC_BUS_KHZ,
         ..Default::default()
-    });
-    let hertz = shape.tsc_khz.and_then(|khz| khz.checked_mul(1000));
-    let intel = vendor.ebx == EBX_INTEL && vendor.eax >= LEAF_TSC && shape.tsc_deadline;
-    let crystal = hertz.filter(|_| intel).map(|hertz| kvm_cpuid_entry2 {
-        function: LEAF_TSC,
-        eax: 1,
-        ebx: 1,
-        ecx: hertz,
-        ..Default::default()
-    });
-    timing.into_iter().chain(crystal)
+    })
+}
+
+/// Intel's TSC leaf: a crystal of the TSC's frequency with the ratio 1. Linux takes the local APIC timer's frequency
+/// from it, too, which is wrong here, and does not matter where the TSC-deadline timer is used instead.
+fn crystal(shape: &CpuShape<'_>) -> Option<kvm_cpuid_entry2> {
+    let hertz = shape.tsc_khz.filter(|_| shape.tsc_deadline)?.checked_mul(1000)?;
+    Some(kvm_cpuid_entry2 { function: LEAF_TSC, eax: 1, ebx: 1, ecx: hertz, ..Default::default() })
 }
 
 #[cfg(test)]
