@@ -8,8 +8,6 @@
 pub enum Event {
     /// Something the user should know, but that does not change the verdict.
     Note(String),
-    /// Something the user should mend.
-    Warning(String),
     /// The run has reached this stage.
     Stage(&'static str),
     /// Bytes of the guest's console, as they came.

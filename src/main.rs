@@ -7,6 +7,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let exec_ns = ktstr::sys::time::monotonic_ns();
+    // A file limit is then an error of the write, with its words, and not the end of the process.
+    if let Err(error) = ktstr::sys::signal::ignore(&[libc::SIGXFSZ]) {
+        eprintln!("ktstr: warning: cannot ignore SIGXFSZ: {error}");
+    }
     if ktstr::guest::is_our_role() {
         ktstr::guest::init::main();
     }

@@ -5,17 +5,22 @@
 
 use super::args::{self, ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs};
 use super::{out, plan};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::log::Event;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::accel::AccelChoice;
 use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
-use crate::sys::tty;
+use crate::sys::{poll, tty};
 use crate::verdict::{Outcome, Thresholds, Verdict, judge};
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+
+/// A pipe that is ready takes this much at once (pipe(7)).
+const PIPE_BUF: usize = 4096;
 
 /// Runs, tells, and gives the exit code. `exec_ns` is CLOCK_MONOTONIC at exec.
 pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
@@ -47,11 +52,24 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         argv,
         exec_ns,
     };
-    let run = job::run(&job, &mut |event| show(args, event))?;
+    // Found out before the run, not after it.
+    let mut json_file = match &args.json {
+        Some(JsonTarget::File(path)) => {
+            Some(File::create(path).context(|| format!("create {} for the result", path.display())).map_err(usage)?)
+        }
+        _ => None,
+    };
+    let mut screen = Screen { unseen_bytes: 0 };
+    let run = job::run(&job, &mut |event| screen.show(args, event))?;
+    screen.finish();
     let thresholds =
         Thresholds { boot_failure_fails: args.boot_failure == args::BootFailure::Fail, ..Thresholds::default() };
     let verdict = judge(run.record(), &thresholds);
-    tell(args, run, &verdict)
+    tell(args, run, &verdict, json_file.as_mut())
+}
+
+fn usage(error: Error) -> Error {
+    error.with_kind(Kind::Usage)
 }
 
 fn place(args: &RunArgs) -> Result<Place> {
@@ -65,20 +83,44 @@ fn place(args: &RunArgs) -> Result<Place> {
 }
 
 /// What is shown while the run goes on. Standard output is for the verdict only.
-fn show(args: &RunArgs, event: Event) {
-    let mut err = io::stderr().lock();
-    let written = match event {
-        Event::Note(text) if !args.quiet => writeln!(err, "ktstr: {text}"),
-        Event::Warning(text) => writeln!(err, "ktstr: warning: {text}"),
-        Event::Console(bytes) if args.dmesg => err.write_all(&bytes),
-        Event::SchedulerOutput(text) if args.dmesg => err.write_all(text.as_bytes()),
-        _ => Ok(()),
-    };
-    // The run does not depend on somebody watching it.
-    drop(written);
+struct Screen {
+    /// Bytes that were not shown because nobody took them.
+    unseen_bytes: usize,
 }
 
-fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict) -> Result<u8> {
+impl Screen {
+    fn show(&mut self, args: &RunArgs, event: Event) {
+        match event {
+            Event::Note(text) if !args.quiet => self.write(format!("ktstr: {text}\n").as_bytes()),
+            Event::Console(bytes) if args.dmesg => self.write(&bytes),
+            Event::SchedulerOutput(text) if args.dmesg => self.write(text.as_bytes()),
+            _ => {}
+        }
+    }
+
+    /// Writes only what standard error takes at once: the run's deadlines must not depend on somebody watching it.
+    fn write(&mut self, bytes: &[u8]) {
+        let err = io::stderr();
+        for piece in bytes.chunks(PIPE_BUF) {
+            let ready = poll::writable(&[err.as_fd()], 0).is_ok_and(|ready| ready == [true]);
+            if !ready || err.lock().write_all(piece).is_err() {
+                self.unseen_bytes += piece.len();
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if self.unseen_bytes > 0 {
+            out::print_error(&format!(
+                "ktstr: {} bytes of output were not shown: nobody took them\n",
+                self.unseen_bytes
+            ));
+        }
+    }
+}
+
+/// Prints, stores, and keeps or removes the run directory; only then an error counts, and never one of the storing alone.
+fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut File>) -> Result<u8> {
     let to_stdout = args.json == Some(JsonTarget::Stdout);
     let color = match args.color {
         ColorChoice::Always => true,
@@ -101,23 +143,22 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict) -> Result<u8> {
     if kept && !args.quiet {
         text.push_str(&format!("run directory: {}\n", run.path().display()));
     }
-    match &args.json {
-        Some(JsonTarget::Stdout) => {
-            out::print(&json)?;
+    let told = match json_file {
+        Some(file) => {
+            file.write_all(json.as_bytes()).context(|| "write the result's JSON").and_then(|()| out::print(&text))
+        }
+        None if to_stdout => {
             out::print_error(&text);
+            out::print(&json)
         }
-        Some(JsonTarget::File(path)) => {
-            std::fs::write(path, &json).context(|| format!("write the result to {}", path.display()))?;
-            out::print(&text)?;
-        }
-        None => out::print(&text)?,
+        None => out::print(&text),
+    };
+    let settled = if kept { stored } else { run.remove() };
+    if let Err(error) = settled {
+        // The verdict stands; what is lost is its copy on disk.
+        out::print_error(&format!("ktstr: warning: {error}\n"));
     }
-    if kept {
-        stored?
-    } else {
-        run.remove()?
-    }
-    Ok(verdict.exit_code)
+    told.map(|()| verdict.exit_code)
 }
 
 /// The summary as it is stored: all of it, without colour.

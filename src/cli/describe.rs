@@ -21,6 +21,8 @@ use std::path::{Component, Path, PathBuf};
 const BUILTIN: &str = "builtin:";
 /// Process ids that a kernel has by default: PID_MAX_DEFAULT (include/linux/threads.h).
 const PID_MAX_DEFAULT: u64 = 0x8000;
+/// Every worker has to have a turn: several times the longest wait of a sane scheduler, some tens of milliseconds.
+const LEAST_DURATION_NS: u64 = 100 * units::NS_PER_MS;
 /// Descriptors below this one are standard input, output and error.
 const FIRST_OWN_FD: i32 = 3;
 
@@ -133,6 +135,17 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         }
         _ => {}
     }
+    if given.has("kernel-config") && !matches!(sched, Some(SchedChoice::External(_))) {
+        return Err(
+            Error::usage("--kernel-config is for a scheduler's program, and none is given").hint("--sched PATH")
+        );
+    }
+    let duration_ns = duration(given, "duration")?.unwrap_or_default();
+    if duration_ns < LEAST_DURATION_NS {
+        let least = units::duration(LEAST_DURATION_NS);
+        return Err(bad("duration", format!("{} is too short to judge anything by", units::duration(duration_ns)))
+            .hint(format!("{least} is the least")));
+    }
     let workers = given.one("workers").map(|value| count("workers", value)).transpose()?;
     let cgroups = count("cgroups", &given_or_default(given, "cgroups"))?;
     let topology: Topology = text(given, "topo")?.parse().map_err(|why| bad("topo", why))?;
@@ -151,7 +164,7 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         work: text(given, "work")?,
         workers,
         cgroups,
-        duration_ns: duration(given, "duration")?.unwrap_or_default(),
+        duration_ns,
         seed: given.one("seed").map(seed).transpose()?,
         topology,
     })

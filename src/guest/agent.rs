@@ -23,6 +23,10 @@ use std::path::Path;
 const TURN_MS: u64 = 20;
 /// Between two looks at the scheduler, so that its death is noticed long before a second has passed.
 const LIVENESS_EVERY_NS: u64 = 100 * NS_PER_MS;
+/// A log that is still growing after this long has no end.
+const LOG_END_NS: u64 = 2_000 * NS_PER_MS;
+/// One message of a scheduler's output: far below the largest frame.
+const OUTPUT_PIECE_BYTES: usize = 32 * 1024;
 /// After the scheduler went away its last words and the kernel's lines about it are still to come.
 const LAST_WORDS_NS: u64 = 200 * NS_PER_MS;
 
@@ -55,6 +59,21 @@ impl Outside {
         }
     }
 
+    /// Sends on the log until it is quiet, within a limit. Returns its totals and whether its end was reached.
+    fn rest_of_the_log(&mut self) -> Option<(u64, u64, bool)> {
+        let deadline = time::monotonic_ns() + LOG_END_NS;
+        loop {
+            let before = self.kmsg.as_ref()?.totals().0;
+            self.look();
+            let kmsg = self.kmsg.as_ref()?;
+            let (records, lost) = kmsg.totals();
+            let quiet = records == before;
+            if quiet || time::monotonic_ns() > deadline {
+                return Some((records, lost, quiet && !kmsg.is_broken()));
+            }
+        }
+    }
+
     fn obey(&mut self, command: Msg) {
         match command {
             Msg::Stop => self.stop_asked = true,
@@ -70,8 +89,14 @@ impl Outside {
     }
 
     fn scheduler_said(&mut self, text: String) {
-        if !text.is_empty() {
-            self.say(Msg::SchedOutput { text });
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let mut end = rest.len().min(OUTPUT_PIECE_BYTES);
+            while !rest.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.say(Msg::SchedOutput { text: rest[..end].to_owned() });
+            rest = &rest[end..];
         }
     }
 }
@@ -80,6 +105,9 @@ impl Outside {
 pub struct Agent {
     outside: Outside,
     scheduler: Option<Scheduler>,
+    had_scheduler: bool,
+    /// Processes that ended and were reaped, until the scenario is told.
+    ended: Vec<(i32, End)>,
     next_liveness_ns: u64,
 }
 
@@ -90,7 +118,7 @@ impl Agent {
             Ok(kmsg) => outside.kmsg = Some(kmsg),
             Err(error) => outside.say(Msg::Note { text: error.to_string() }),
         }
-        Self { outside, scheduler: None, next_liveness_ns: 0 }
+        Self { outside, scheduler: None, had_scheduler: false, ended: Vec::new(), next_liveness_ns: 0 }
     }
 
     /// Does what the plan says, and tells whatever it cannot do.
@@ -119,13 +147,21 @@ impl Agent {
 
     /// Sends the end of the log and Bye.
     pub fn finish(mut self) -> Result<()> {
-        self.outside.look();
-        if let Some((records, lost)) = self.outside.kmsg.as_ref().map(Kmsg::totals) {
-            self.outside.say(Msg::KlogEnd { records, lost });
+        // What the kernel still has to say about a scheduler that is gone comes a little later.
+        if self.had_scheduler {
+            self.pass(LAST_WORDS_NS);
+        }
+        if let Some((records, lost, complete)) = self.outside.rest_of_the_log() {
+            match complete {
+                true => self.outside.say(Msg::KlogEnd { records, lost }),
+                false => self.outside.say(Msg::Note { text: "the kernel log has no end: it was still growing".into() }),
+            }
+        }
+        if let Some(error) = self.outside.unsent.take() {
+            self.outside.say(Msg::Note { text: format!("a message could not be sent: {error}") });
         }
         self.outside.say(Msg::Bye { uptime_ns: time::boottime_ns() });
-        self.outside.session.finish(0)?;
-        self.outside.unsent.map_or(Ok(()), Err)
+        self.outside.session.finish(0)
     }
 
     fn load_modules(&mut self, plan: &Plan) -> Result<()> {
@@ -147,7 +183,7 @@ impl Agent {
             return false;
         }
         match Scheduler::start(spec, Path::new("/")) {
-            Ok(scheduler) => self.scheduler = Some(scheduler),
+            Ok(scheduler) => (self.scheduler, self.had_scheduler) = (Some(scheduler), true),
             Err(error) => {
                 self.outside.say(Msg::SchedFailed { why: SchedFailure::NotExecutable, text: error.to_string() });
                 return false;
@@ -160,8 +196,8 @@ impl Agent {
             let outside = &mut self.outside;
             match scheduler.poll_enable(&mut |text| outside.scheduler_said(text)) {
                 Progress::Starting => {}
-                Progress::Enabled { ops, enable_seq, took_ns } => {
-                    outside.say(Msg::SchedEnabled { ops, enable_seq, took_ns, pid });
+                Progress::Enabled { ops, enable_seq, took_ns, switch_all } => {
+                    outside.say(Msg::SchedEnabled { ops, enable_seq, took_ns, pid, switch_all });
                     return true;
                 }
                 Progress::Failed(why, text) => {
@@ -172,7 +208,7 @@ impl Agent {
             }
             if self.outside.stop_asked {
                 self.outside.say(Msg::SchedFailed {
-                    why: SchedFailure::EnableTimeout,
+                    why: SchedFailure::OutOfTime,
                     text: format!("the run's time was over before the scheduler '{}' was enabled", spec.name),
                 });
                 return false;
@@ -183,17 +219,19 @@ impl Agent {
     fn run_scenario(&mut self, plan: &Plan) -> Result<()> {
         let mut scenario = Scenario::prepare(plan, Path::new(CGROUP_ROOT))?;
         self.outside.say(Msg::ScenarioStart { name: "steady".into(), uptime_ns: time::boottime_ns() });
+        let stolen_before_ns = stolen_ns();
         let started_ns = time::monotonic_ns();
         scenario.start()?;
         let deadline = started_ns + plan.duration_ns;
         let mut early = None;
         while time::monotonic_ns() < deadline && early.is_none() {
-            for (pid, end) in self.turn_until(deadline) {
-                scenario.note_exit(pid, end);
-            }
+            self.turn_until(deadline);
             early = self.scheduler_lost();
             if early.is_some() {
                 self.pass(LAST_WORDS_NS);
+            }
+            for (pid, end) in self.ended.drain(..) {
+                scenario.note_exit(pid, end);
             }
             scenario.tick().iter().for_each(|finding| self.outside.say(Msg::Note { text: finding.describe() }));
             if self.outside.stop_asked {
@@ -207,7 +245,8 @@ impl Agent {
             outside.say(Msg::Report { group, report });
         }
         finished.notes.into_iter().for_each(|text| outside.say(Msg::Note { text }));
-        outside.say(Msg::ScenarioEnd { uptime_ns: time::boottime_ns(), elapsed_ns, early });
+        let steal_ns = stolen_ns().saturating_sub(stolen_before_ns);
+        outside.say(Msg::ScenarioEnd { uptime_ns: time::boottime_ns(), elapsed_ns, early, steal_ns });
         Ok(())
     }
 
@@ -242,8 +281,8 @@ impl Agent {
         }
     }
 
-    /// One turn: waits for something to happen, but not beyond `until_ns`, and takes it. Returns the processes that ended.
-    fn turn_until(&mut self, until_ns: u64) -> Vec<(i32, End)> {
+    /// One turn: waits for something to happen, but not beyond `until_ns`, and takes it.
+    fn turn_until(&mut self, until_ns: u64) {
         let left_ms = until_ns.saturating_sub(time::monotonic_ns()).div_ceil(NS_PER_MS);
         let fds: Vec<BorrowedFd<'_>> = [
             self.outside.kmsg.as_ref().map(Kmsg::wait_fd),
@@ -261,19 +300,25 @@ impl Agent {
             let text = scheduler.take_output();
             self.outside.scheduler_said(text);
         }
-        self.reap()
+        self.reap();
     }
 
     /// PID 1 reaps everything: its own children, and the orphans of others. The scheduler is told of its end here.
-    fn reap(&mut self) -> Vec<(i32, End)> {
-        let mut ended = Vec::new();
+    fn reap(&mut self) {
         // An error means that there are no children.
         while let Ok(Some((pid, end))) = process::wait(-1, false) {
             if let Some(scheduler) = &mut self.scheduler {
                 scheduler.note_exit(pid, end);
             }
-            ended.push((pid, end));
+            self.ended.push((pid, end));
         }
-        ended
     }
+}
+
+/// Time the host took from this guest's CPUs: the eighth number of /proc/stat's first line, in ticks of 10 ms
+/// (USER_HZ is 100 on x86; Documentation/filesystems/proc.rst). Nothing where the hypervisor does not tell.
+fn stolen_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks = stat.lines().next().and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    ticks.unwrap_or(0) * 10 * NS_PER_MS
 }

@@ -65,7 +65,7 @@ fn run(pid1_uptime_ns: u64) -> Result<()> {
         session.send(&Msg::Note { text })?;
     }
     let mut agent = Agent::new(session);
-    match plan {
+    match plan.and_then(check_topology) {
         Ok(plan) => agent.carry_out(&plan),
         Err(error) => agent.refuse("plan", &error),
     }
@@ -88,6 +88,22 @@ fn read_plan() -> Result<Plan> {
     Ok(plan)
 }
 
+/// What was asked for must be what is there, or the numbers would be another machine's.
+fn check_topology(plan: Plan) -> Result<Plan> {
+    let online = online_cpus();
+    if online == plan.topology.all_cpus() {
+        return Ok(plan);
+    }
+    let (asked, shape) = (plan.topology.all_cpus(), plan.topology);
+    Err(Error::cannot_judge(format!("the guest has CPUs {online} online, and {asked} were asked for ({shape})"))
+        .hint("a word of --cmdline such as maxcpus=, or the kernel's CONFIG_NR_CPUS, may forbid the others"))
+}
+
+fn online_cpus() -> CpuSet {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    text.parse().unwrap_or_else(|_| CpuSet::new())
+}
+
 fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> Msg {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let meminfo = text("/proc/meminfo");
@@ -97,7 +113,7 @@ fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> M
         protocol: PROTOCOL,
         build: BUILD.into(),
         kernel: text("/proc/sys/kernel/osrelease"),
-        online: text("/sys/devices/system/cpu/online").parse().unwrap_or_else(|_| CpuSet::new()),
+        online: online_cpus(),
         memory_kib: total.unwrap_or(0),
         pid1_uptime_ns,
         channel: session.kind().into(),

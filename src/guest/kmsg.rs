@@ -23,6 +23,8 @@ pub struct Kmsg {
     next_sequence: u64,
     records: u64,
     lost: u64,
+    /// Reading failed for good.
+    broken: bool,
 }
 
 impl Kmsg {
@@ -32,7 +34,7 @@ impl Kmsg {
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/kmsg")
             .context(|| "open /dev/kmsg (kernel option CONFIG_PRINTK may be missing)")?;
-        Ok(Self { file, buffer: vec![0; BUFFER_BYTES], next_sequence: 0, records: 0, lost: 0 })
+        Ok(Self { file, buffer: vec![0; BUFFER_BYTES], next_sequence: 0, records: 0, lost: 0, broken: false })
     }
 
     /// Becomes readable when there is a new record.
@@ -42,6 +44,11 @@ impl Kmsg {
     /// Records taken so far, and records that were overwritten before they could be.
     pub fn totals(&self) -> (u64, u64) {
         (self.records, self.lost)
+    }
+
+    /// Whether it could not be read on, so that its end is not known.
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Takes what is there now.
@@ -62,7 +69,10 @@ impl Kmsg {
                 }
                 // EPIPE: the next record was overwritten; the following read goes on with the oldest one left.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-                Err(_) => break,
+                Err(_) => {
+                    self.broken = true;
+                    break;
+                }
             }
         }
         taken
@@ -132,8 +142,14 @@ mod tests {
     fn sequence_gap_counts_as_lost() {
         let path = std::env::temp_dir().join(format!("ktstr-kmsg-{}", std::process::id()));
         std::fs::write(&path, "6,3,1,-;late start\n").unwrap();
-        let mut kmsg =
-            Kmsg { file: File::open(&path).unwrap(), buffer: vec![0; 64], next_sequence: 0, records: 0, lost: 0 };
+        let mut kmsg = Kmsg {
+            file: File::open(&path).unwrap(),
+            buffer: vec![0; 64],
+            next_sequence: 0,
+            records: 0,
+            lost: 0,
+            broken: false,
+        };
         assert_eq!(kmsg.take().len(), 1);
         assert_eq!(kmsg.totals(), (1, 3));
         std::fs::remove_file(path).unwrap();

@@ -71,6 +71,11 @@ impl Class {
     }
 
     /// Whether the kernel cannot be trusted to go on after it, so that nothing later excuses it.
+    /// A report that rests on elapsed time alone, so that a host which did not run the guest can cause it.
+    pub fn is_stall(self) -> bool {
+        matches!(self, Self::RcuStall | Self::SoftLockup | Self::HardLockup | Self::HungTask | Self::WorkqueueLockup)
+    }
+
     pub fn is_crash(self) -> bool {
         matches!(self, Self::Panic | Self::Oops | Self::Bug | Self::HardLockup | Self::SoftLockup | Self::Reboot)
     }

@@ -80,6 +80,8 @@ wire_enum! {
         EnableTimeout = 4,
         /// The kernel enabled it and disabled it again before the scenario began.
         DisabledEarly = 5,
+        /// The host asked to stop before the kernel said `enabled`: the run's time was over.
+        OutOfTime = 6,
     }
 }
 
@@ -202,7 +204,14 @@ wire_enum! {
         /// What the scheduler under test printed.
         SchedOutput = 4 { text: String },
         /// The kernel says `enabled`.
-        SchedEnabled = 5 { ops: String, enable_seq: u64, took_ns: u64, pid: i32 },
+        SchedEnabled = 5 {
+            ops: String,
+            enable_seq: u64,
+            took_ns: u64,
+            pid: i32,
+            /// Whether it schedules all normal tasks, or only those that ask for SCHED_EXT.
+            switch_all: Option<bool>,
+        },
         /// It could not be brought to that.
         SchedFailed = 6 { why: SchedFailure, text: String },
         /// It went away while the scenario ran.
@@ -216,7 +225,13 @@ wire_enum! {
         /// What one worker of one cgroup measured.
         Report = 11 { group: String, report: WorkerReport },
         /// All workers are collected; `early` says why before the planned time.
-        ScenarioEnd = 12 { uptime_ns: u64, elapsed_ns: u64, early: Option<String> },
+        ScenarioEnd = 12 {
+            uptime_ns: u64,
+            elapsed_ns: u64,
+            early: Option<String>,
+            /// Time that the host took from the guest's CPUs meanwhile, all CPUs together (steal in /proc/stat).
+            steal_ns: u64,
+        },
         /// The guest could not do what the plan says.
         GuestError = 13 { stage: String, text: String, cannot_judge: bool },
         /// PID 1 itself panicked.

@@ -44,6 +44,7 @@ pub struct Enabled {
     pub enable_seq: u64,
     pub took_ns: u64,
     pub pid: i32,
+    pub switch_all: Option<bool>,
 }
 
 /// The scheduler went away during the scenario.
@@ -59,6 +60,9 @@ pub struct Died {
 pub struct ScenarioEnd {
     pub elapsed_ns: u64,
     pub early: Option<String>,
+    pub steal_ns: u64,
+    /// Guest uptime at the end.
+    pub uptime_ns: u64,
 }
 
 /// A thing the guest could not do.
@@ -113,16 +117,18 @@ impl Record {
                 self.klog.push(KlogLine { priority, sequence, time_us, text });
             }
             Msg::Klog { .. } => self.klog_cut += 1,
-            Msg::SchedOutput { text } => push_capped(&mut self.sched_output, &text),
-            Msg::SchedEnabled { ops, enable_seq, took_ns, pid } => {
-                self.sched_enabled = Some(Enabled { ops, enable_seq, took_ns, pid });
+            Msg::SchedOutput { text } => push_tail(&mut self.sched_output, &text),
+            Msg::SchedEnabled { ops, enable_seq, took_ns, pid, switch_all } => {
+                self.sched_enabled = Some(Enabled { ops, enable_seq, took_ns, pid, switch_all });
             }
             Msg::SchedFailed { why, text } => self.sched_failed = Some((why, text)),
             Msg::SchedDied { after_ns, end, state } => self.sched_died = Some(Died { after_ns, end, state }),
             Msg::SchedStopped { last } => self.sched_final = Some(last),
             Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
             Msg::Report { group, report } => self.reports.push((group, report)),
-            Msg::ScenarioEnd { elapsed_ns, early, .. } => self.scenario_end = Some(ScenarioEnd { elapsed_ns, early }),
+            Msg::ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns } => {
+                self.scenario_end = Some(ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns });
+            }
             Msg::GuestError { stage, text, cannot_judge } => {
                 self.guest_errors.push(GuestError { stage, text, cannot_judge });
             }
@@ -168,6 +174,21 @@ impl Record {
     }
 }
 
+/// Begins a text that lost its beginning.
+const CUT_BEFORE: &str = "[cut here: the record keeps the end]\n";
+
+/// Appends text and keeps the end, on a character border: a verifier's log ends with its reason.
+fn push_tail(whole: &mut String, text: &str) {
+    whole.push_str(text);
+    if whole.len() > CONSOLE_CAP_BYTES {
+        let mut from = whole.len() - CONSOLE_CAP_BYTES / 2;
+        while !whole.is_char_boundary(from) {
+            from += 1;
+        }
+        whole.replace_range(..from, CUT_BEFORE);
+    }
+}
+
 /// Ends a text that reached its cap.
 const CUT: &str = "\n[cut here: the record keeps no more]\n";
 
@@ -203,7 +224,7 @@ mod tests {
         let messages = [
             Msg::Mark { stage: Stage::Exec, at_ns: 0 },
             Msg::Note { text: "n".into() },
-            Msg::SchedEnabled { ops: "x".into(), enable_seq: 1, took_ns: 2, pid: 3 },
+            Msg::SchedEnabled { ops: "x".into(), enable_seq: 1, took_ns: 2, pid: 3, switch_all: Some(true) },
             Msg::Bye { uptime_ns: 9 },
         ];
         let mut folded = Record::default();
@@ -221,6 +242,16 @@ mod tests {
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         assert!(Record::from_file_bytes(&bytes).unwrap_err().what.contains("CRC32"));
+    }
+
+    #[test]
+    fn output_of_a_talkative_scheduler_keeps_its_end() {
+        let mut record = Record::default();
+        for index in 0..40 {
+            record.apply(Msg::SchedOutput { text: format!("é{index}\n").repeat(4000) });
+        }
+        assert!(record.sched_output.len() <= CONSOLE_CAP_BYTES);
+        assert!(record.sched_output.starts_with(CUT_BEFORE) && record.sched_output.ends_with("é39\n"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::accel::AccelKind;
 use crate::channel;
 
 /// On every guest's command line: (word, why). Names: Documentation/admin-guide/kernel-parameters.txt.
-const WORDS: [(&str, &str); 16] = [
+const WORDS: [(&str, &str); 18] = [
     ("console=ttyS0,115200", "the console is COM1, at the rate that makes the driver wait least"),
     ("rdinit=/init", "PID 1 is this binary"),
     ("panic=-1", "a panic restarts at once, which ends the VM"),
@@ -22,6 +22,8 @@ const WORDS: [(&str, &str); 16] = [
     ("schedstats=enable", "run delay is measured from schedstat"),
     ("log_buf_len=1M", "the whole log is kept until PID 1 reads it"),
     ("rcupdate.rcu_cpu_stall_timeout=60", "after sched_ext's own watchdog, which takes up to 45 s"),
+    ("watchdog_thresh=60", "a soft lockup is told after 120 s, later than all that names its cause"),
+    ("printk.time=1", "console and log can be put in order"),
     ("audit=0", "no audit records in the log"),
     ("tsc=reliable", "no clocksource watchdog, which a busy host makes fire"),
 ];

@@ -18,7 +18,7 @@ use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
 use crate::proto::plan::{BUILD, Plan};
 use crate::sys::mmap::Mapping;
 use crate::sys::{fd, sched, signal, time};
-use crate::units::{MIB, NS_PER_SEC};
+use crate::units::{MIB, NS_PER_SEC, size};
 use crate::vmm::kernel::KernelImage;
 use crate::vmm::x86::layout::GuestLayout;
 use std::path::{Path, PathBuf};
@@ -61,13 +61,15 @@ pub struct Job {
 /// Carries out the job. The record is complete when this returns, and the directory still there.
 pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
-    let accel = accel::choose(job.accel, crate::vmm::kvm::self_check)?;
-    listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
     let kernel = KernelImage::open(&job.kernel)?;
     let image = build_image(job, &kernel)?;
-    image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));
     let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(job));
+    check_host_memory(memory_bytes)?;
     let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
+    // What the user gave is in order: now the machine.
+    let accel = accel::choose(job.accel, crate::vmm::kvm::self_check)?;
+    listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
+    image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));
     let ring_place = (layout.ring_gpa, REGION_BYTES);
     let words = cmdline::Words {
         accel: accel.kind,
@@ -135,10 +137,16 @@ fn run_vm(
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
     let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(job, accel.kind));
     let limits = Limits { soft_ns: hard_ns.saturating_sub(SOFT_STOP_NS), hard_ns };
-    let mut watch = Watch { machine: &mut machine, session: &mut session, run, listener, exec_ns: job.exec_ns };
+    let mut watch =
+        Watch { machine: &mut machine, session: &mut session, run, listener, exec_ns: job.exec_ns, over_budget: false };
     let end = watch.until_end(limits)?;
     if let VmEnd::MachineError { text } = &end {
         let said = last_lines(&run.path().join(VMM_LOG), 5);
+        let begun = [Stage::FirstInstruction, Stage::Pid1].iter().any(|stage| run.record().mark(*stage).is_some());
+        if !begun && run.record().console.is_empty() {
+            let said = if said.is_empty() { String::new() } else { format!("; it printed: {said}") };
+            return Err(Error::host(format!("the VM did not start: {text}{said}")));
+        }
         if !said.is_empty() {
             run.add(Msg::HostNote { text: format!("{text}; it printed: {said}") });
         }
@@ -162,6 +170,20 @@ fn build_image(job: &Job, kernel: &KernelImage) -> Result<Image> {
 fn default_memory(job: &Job) -> u64 {
     let extra_cpus = u64::from(job.plan.topology.total_cpus().saturating_sub(4));
     (DEFAULT_MEMORY_MIB + extra_cpus * MEMORY_PER_CPU_MIB) * MIB
+}
+
+/// Guest memory is touched page by page, but more than the host has cannot be meant.
+fn check_host_memory(memory_bytes: u64) -> Result<()> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").context(|| "read /proc/meminfo")?;
+    let total_kib =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let total_bytes = total_kib.unwrap_or(u64::MAX / 1024) * 1024;
+    if memory_bytes <= total_bytes {
+        return Ok(());
+    }
+    let (asked, there) = (size(memory_bytes), size(total_bytes));
+    Err(Error::host(format!("{asked} of guest memory are more than the {there} of this host"))
+        .hint("--memory takes less"))
 }
 
 fn default_timeout(job: &Job, accel: AccelKind) -> u64 {

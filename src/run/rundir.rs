@@ -14,6 +14,11 @@ use std::path::{Path, PathBuf};
 
 /// Console bytes kept in console.log.
 const CONSOLE_FILE_CAP_BYTES: usize = 16 << 20;
+/// Console kept in the record: the beginning, and the end. Together below the record's own cap.
+const CONSOLE_HEAD_BYTES: usize = 64 << 10;
+const CONSOLE_TAIL_BYTES: usize = 128 << 10;
+/// An honest guest sends some hundred KiB; this much is the log of a kernel that never stops complaining.
+const GUEST_CAP_BYTES: usize = 64 << 20;
 
 /// The files of a run.
 pub const RECORD: &str = "record";
@@ -39,13 +44,17 @@ fn with_hint(error: Error) -> Error {
 fn take_named(path: &Path) -> Result<PathBuf> {
     fs::create_dir_all(path).context(|| format!("make the run directory {}", path.display())).map_err(with_hint)?;
     let entries = fs::read_dir(path).context(|| format!("read the run directory {}", path.display()))?;
-    for entry in entries {
-        let entry = entry.context(|| format!("read the run directory {}", path.display()))?;
+    let entries =
+        entries.collect::<io::Result<Vec<_>>>().context(|| format!("read the run directory {}", path.display()))?;
+    // Nothing is removed before all of it is known to be ours.
+    for entry in &entries {
         if !OUR_FILES.iter().any(|name| entry.file_name() == *name) {
             let (dir, other) = (path.display(), entry.file_name());
             return Err(Error::usage(format!("the run directory {dir} holds {other:?}, which is no file of a run"))
                 .hint("name a new or empty directory"));
         }
+    }
+    for entry in &entries {
         fs::remove_file(entry.path())
             .context(|| format!("remove {} of an earlier run", entry.path().display()))
             .map_err(with_hint)?;
@@ -74,9 +83,15 @@ fn make_fresh(parent: &Path) -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Ours to remove as a whole; a directory that the user named is only emptied.
+    made: bool,
     record_file: File,
     console_file: File,
     console_bytes: usize,
+    /// What the record does not hold yet of a console beyond `CONSOLE_HEAD_BYTES`: its end.
+    console_tail: Vec<u8>,
+    /// Bytes of messages that the guest has sent.
+    guest_bytes: usize,
     sequence: u32,
     record: Record,
     failed: Option<String>,
@@ -89,15 +104,36 @@ impl RunDir {
             Place::Named(path) => take_named(path)?,
             Place::FreshIn(parent) => make_fresh(parent)?,
         };
-        let open = |name: &str| {
+        let made = *place != Place::Named(path.clone());
+        match Self::open(&path, made) {
+            Ok(run) => Ok(run),
+            Err(error) => {
+                clear(&path, made)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn open(path: &Path, made: bool) -> Result<Self> {
+        let create = |name: &str| {
             let file = path.join(name);
             File::create(&file).context(|| format!("create {}", file.display())).map_err(with_hint)
         };
-        let mut record_file = open(RECORD)?;
-        record_file.write_all(FILE_MAGIC).context(|| format!("write {}/{RECORD}", path.display()))?;
-        let console_file = open(CONSOLE)?;
-        let record = Record::default();
-        Ok(Self { path, record_file, console_file, console_bytes: 0, sequence: 0, record, failed: None })
+        let mut record_file = create(RECORD)?;
+        let begun = record_file.write_all(FILE_MAGIC).context(|| format!("write {}/{RECORD}", path.display()));
+        begun.map_err(with_hint)?;
+        Ok(Self {
+            path: path.to_owned(),
+            made,
+            record_file,
+            console_file: create(CONSOLE)?,
+            console_bytes: 0,
+            console_tail: Vec::new(),
+            guest_bytes: 0,
+            sequence: 0,
+            record: Record::default(),
+            failed: None,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -111,6 +147,16 @@ impl RunDir {
     pub fn file(&self, name: &str) -> Result<File> {
         let path = self.path.join(name);
         File::create(&path).context(|| format!("create {}", path.display()))
+    }
+
+    /// Adds a message of the guest's; false where it has said more than any honest guest would.
+    pub fn add_from_guest(&mut self, message: Msg) -> bool {
+        if self.guest_bytes > GUEST_CAP_BYTES {
+            return false;
+        }
+        self.guest_bytes = self.guest_bytes.saturating_add(message.to_bytes().len());
+        self.add(message);
+        true
     }
 
     /// Adds a message to the record, in memory and on disk.
@@ -133,9 +179,22 @@ impl RunDir {
         }
         self.console_bytes = self.console_bytes.saturating_add(bytes.len());
         self.note_failure(CONSOLE, written);
-        // The record's own cap is smaller; beyond it a frame would only fill the disk.
-        if self.console_bytes - bytes.len() < crate::proto::record::CONSOLE_CAP_BYTES {
-            self.add(Msg::Console { text: String::from_utf8_lossy(bytes).into_owned() });
+        // The record keeps the beginning as it comes, and the end, where a panic stands, when the VM has ended.
+        let head = CONSOLE_HEAD_BYTES.saturating_sub(self.console_bytes - bytes.len()).min(bytes.len());
+        if head > 0 {
+            self.add(Msg::Console { text: String::from_utf8_lossy(&bytes[..head]).into_owned() });
+        }
+        self.console_tail.extend_from_slice(&bytes[head..]);
+        let excess = self.console_tail.len().saturating_sub(CONSOLE_TAIL_BYTES);
+        self.console_tail.drain(..excess);
+    }
+
+    /// The console has ended: its end goes into the record.
+    pub fn end_console(&mut self) {
+        let tail = std::mem::take(&mut self.console_tail);
+        if !tail.is_empty() {
+            let text = format!("\n[here the record left out what console.log has]\n{}", String::from_utf8_lossy(&tail));
+            self.add(Msg::Console { text });
         }
     }
 
@@ -153,10 +212,23 @@ impl RunDir {
         fs::write(&path, content).context(|| format!("write {}", path.display()))
     }
 
-    /// Removes the directory with all that is in it.
+    /// Removes what this run has written, and the directory where it was made for it.
     pub fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))
+        clear(&self.path, self.made)
     }
+}
+
+fn clear(path: &Path, made: bool) -> Result<()> {
+    if made {
+        return fs::remove_dir_all(path).context(|| format!("remove {}", path.display()));
+    }
+    for name in OUR_FILES {
+        match fs::remove_file(path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.context(|| format!("remove {}/{name}", path.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Reads the record of a stored run, given its directory or the record itself.
@@ -199,7 +271,28 @@ mod tests {
         let chunk = vec![b'x'; 1 << 20];
         (0..20).for_each(|_| run.add_console(&chunk));
         assert!(fs::metadata(run.path().join("console.log")).unwrap().len() < CONSOLE_FILE_CAP_BYTES as u64 + 100);
+        run.add_console(b"Kernel panic - not syncing: the end\n");
+        run.end_console();
+        assert!(run.record().console.ends_with("the end\n"));
         assert!(fs::metadata(run.path().join("record")).unwrap().len() < 3 << 20);
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn guest_that_never_stops_talking_is_cut() {
+        let parent = parent("talk");
+        let mut run = fresh(&parent).unwrap();
+        let note = || Msg::Note { text: "x".repeat(200_000) };
+        let taken = (0..1000).take_while(|_| run.add_from_guest(note())).count();
+        assert!(taken < 400, "{taken}");
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn named_directory_is_only_emptied() {
+        let parent = parent("emptied");
+        RunDir::create(&Place::Named(parent.clone())).unwrap().remove().unwrap();
+        assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
         fs::remove_dir_all(parent).unwrap();
     }
 
@@ -218,7 +311,7 @@ mod tests {
         assert_eq!(fs::read(named().unwrap().path().join(CONSOLE)).unwrap(), b"");
         fs::write(parent.join("precious"), "x").unwrap();
         assert!(named().unwrap_err().to_string().contains("precious"));
-        assert!(parent.join("precious").exists());
+        assert!(parent.join("precious").exists() && parent.join(RECORD).exists(), "a refusal removes nothing");
         fs::remove_dir_all(parent).unwrap();
     }
 

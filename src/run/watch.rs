@@ -43,6 +43,8 @@ pub struct Watch<'a, 'b> {
     pub listener: Listener<'b>,
     /// CLOCK_MONOTONIC at exec; marks count from here.
     pub exec_ns: u64,
+    /// The guest has said more than the record takes.
+    pub over_budget: bool,
 }
 
 impl Watch<'_, '_> {
@@ -101,6 +103,10 @@ impl Watch<'_, '_> {
             if self.session.is_broken() {
                 break VmEnd::Cut { reason: "the guest broke the channel's rules".into() };
             }
+            if self.over_budget {
+                self.run.add(Msg::ChannelDamage { text: "the guest sent more than the record takes".into() });
+                break VmEnd::Cut { reason: "the guest never stopped sending".into() };
+            }
             if bye_ns.is_some_and(|since| now > since + AFTER_BYE_NS) {
                 let waited = units::duration(AFTER_BYE_NS);
                 break VmEnd::Cut { reason: format!("the guest had finished but did not restart within {waited}") };
@@ -110,12 +116,13 @@ impl Watch<'_, '_> {
             }
             if now > limits.soft_ns && !stop_sent {
                 stop_sent = true;
-                self.send(&Msg::Stop)?;
+                self.send(&Msg::Stop);
             }
         };
         self.machine.sample_memory();
         self.machine.kill()?;
         self.take_lines()?;
+        self.run.end_console();
         self.mark(Stage::VmEnd);
         let dropped = self.session.dropped_by_guest();
         if dropped > 0 {
@@ -184,7 +191,7 @@ impl Watch<'_, '_> {
             }
             _ => None,
         };
-        self.run.add(message);
+        self.over_budget |= !self.run.add_from_guest(message);
         if let Some(stage) = stage {
             self.mark(stage);
         }
@@ -202,12 +209,13 @@ impl Watch<'_, '_> {
         }
     }
 
-    fn send(&mut self, message: &Msg) -> Result<()> {
-        if let Some(bytes) = self.session.send(message)? {
-            let mut line = File::from(self.machine.lines.com2.try_clone().context(|| "share the line to COM2")?);
-            line.write_all(&bytes).context(|| "write to the guest's COM2")?;
+    /// Sends a command. Where that fails the guest is past listening, which the hard limit settles.
+    fn send(&mut self, message: &Msg) {
+        let bytes = self.session.send(message);
+        let line = self.machine.lines.com2.try_clone().map(File::from);
+        if let Err(error) = line.and_then(|mut line| line.write_all(&bytes)) {
+            self.run.add(Msg::HostNote { text: format!("cannot write to the guest's COM2: {error}") });
         }
-        Ok(())
     }
 }
 

@@ -31,11 +31,14 @@ const VERIFIER_MARKS: [&str; 2] = ["BEGIN PROG LOAD LOG", "BPF program load fail
 /// All that libbpf lets a program say where an `extern CONFIG_...` of its BPF side cannot be resolved: EINVAL.
 const BARE_REFUSAL: &str = "Invalid argument";
 
+/// What libbpf prints where the kernel lacks a function or a type that the scheduler needs.
+const KERNEL_TOO_OLD: [&str; 2] = ["not found in kernel or module BTFs", "failed to find BTF info for struct_ops"];
+
 /// Where the start has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     Starting,
-    Enabled { ops: String, enable_seq: u64, took_ns: u64 },
+    Enabled { ops: String, enable_seq: u64, took_ns: u64, switch_all: Option<bool> },
     Failed(SchedFailure, String),
 }
 
@@ -75,9 +78,6 @@ impl Scheduler {
         let stdio = [None, Some(output_write.as_fd()), Some(output_write.as_fd())];
         let spawn = Spawn { argv: &spec.argv, environment: &environment, stdio, keep: &[], die_with_parent: true };
         let started_ns = time::monotonic_ns();
-        if spec.argv.is_empty() {
-            return Err(Error::internal(format!("the scheduler '{}' has no program", spec.name)));
-        }
         let pid = spawn.start().map_err(|cause| {
             let errno = cause.raw_os_error().unwrap_or(libc::EIO);
             Error::host(exec_error::explain(&spec.argv[0], errno))
@@ -165,8 +165,9 @@ impl Scheduler {
         }
         if now.state == ENABLED && was_enabled {
             if let (Some(ops), Some(enable_seq)) = (now.ops.clone(), now.enable_seq) {
+                let switch_all = now.switch_all;
                 self.enabled = Some((time::monotonic_ns(), now));
-                return Progress::Enabled { ops, enable_seq, took_ns };
+                return Progress::Enabled { ops, enable_seq, took_ns, switch_all };
             }
         } else if was_enabled && now.ops.is_none() {
             let text = format!(
@@ -227,6 +228,10 @@ fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, was_enabled
     }
     if let Some(library) = exec_error::missing_library(words) {
         return (SchedFailure::NotExecutable, format!("the scheduler '{name}' lacks the library {library}"));
+    }
+    if KERNEL_TOO_OLD.iter().any(|mark| words.contains(mark)) {
+        let text = format!("the kernel lacks what the scheduler '{name}' is built on ({how})");
+        return (SchedFailure::KernelLacksSchedExt, text);
     }
     if VERIFIER_MARKS.iter().any(|mark| words.contains(mark)) {
         let text = format!("the kernel's verifier refused the scheduler '{name}' ({how})");
@@ -362,6 +367,10 @@ mod tests {
         let (why, text) = failure("verifier", "echo '-- BEGIN PROG LOAD LOG --'; echo 'R1 invalid'; exit 1");
         assert_eq!(why, SchedFailure::VerifierRejected);
         assert!(text.contains("R1 invalid"), "{text}");
+        let (why, text) =
+            failure("ksym", "echo \"extern (func ksym) 'scx_bpf_x': not found in kernel or module BTFs\"; exit 1");
+        assert_eq!(why, SchedFailure::KernelLacksSchedExt);
+        assert!(text.contains("lacks what the scheduler"), "{text}");
         let line = "x: error while loading shared libraries: libelf.so.1: cannot open";
         let (why, text) = failure("library", &format!("echo '{line}'; exit 127"));
         assert_eq!(why, SchedFailure::NotExecutable);

@@ -25,6 +25,8 @@ pub struct Snapshot {
     /// Grows by one with every successful enable.
     pub enable_seq: Option<u64>,
     pub nr_rejected: Option<u64>,
+    /// Whether the loaded scheduler has all normal tasks, or only those at SCHED_EXT.
+    pub switch_all: Option<bool>,
     /// Event counters of the loaded scheduler; empty on kernels that have none.
     pub events: Vec<(String, u64)>,
 }
@@ -40,6 +42,7 @@ impl Snapshot {
             ops: text("root/ops").filter(|ops| !ops.is_empty()),
             enable_seq: number("enable_seq"),
             nr_rejected: number("nr_rejected"),
+            switch_all: number("switch_all").map(|all| all != 0),
             events: text("root/events").map(|text| parse_events(&text)).unwrap_or_default(),
         }
     }

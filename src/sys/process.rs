@@ -99,13 +99,6 @@ pub fn set_own_group(pid: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// A new session, away from any terminal.
-pub fn new_session() -> io::Result<()> {
-    // SAFETY: setsid takes no memory.
-    check(unsafe { libc::setsid() })?;
-    Ok(())
-}
-
 /// The caller gets this signal when its parent ends. Fails with ESRCH where the parent is gone already.
 pub fn die_with_parent(signal: i32, parent: i32) -> io::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes a number.
@@ -137,11 +130,6 @@ pub fn thread_id() -> i32 {
     // SAFETY: gettid takes nothing and cannot fail.
     unsafe { libc::gettid() }
 }
-pub fn is_root() -> bool {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// Makes `fd` appear as `number` (0, 1 or 2), inheritable.
 pub fn redirect(fd: &impl AsRawFd, number: i32) -> io::Result<()> {
     // SAFETY: dup2 takes no memory; the caller gives up what `number` was.

@@ -20,13 +20,9 @@ pub fn note(signals: &[i32]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| install(*signal, store as extern "C" fn(libc::c_int) as libc::sighandler_t))
 }
 
-/// The signal noted since the last `clear_noted`, where one was.
+/// The last signal that was noted, where one was.
 pub fn noted() -> Option<i32> {
     Some(NOTED.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
-}
-
-pub fn clear_noted() {
-    NOTED.store(0, Ordering::SeqCst);
 }
 
 extern "C" fn nothing(_signal: libc::c_int) {}
@@ -42,11 +38,6 @@ pub fn wake_thread(tid: i32) -> io::Result<()> {
     // SAFETY: tgkill takes numbers only.
     super::check_long(unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, libc::SIGRTMIN()) })?;
     Ok(())
-}
-
-/// Restores the default action.
-pub fn default_action(signals: &[i32]) -> io::Result<()> {
-    signals.iter().try_for_each(|signal| install(*signal, libc::SIG_DFL))
 }
 
 /// Gives a child what a fresh program expects: no signal blocked, none ignored.

@@ -19,7 +19,7 @@ use super::log_checks::vm_end_text;
 use super::outcome::Outcome;
 use super::scheduler::start_failure;
 use super::stage::{pid1_ran, reached, stopped_at};
-use super::workers::emulated;
+use super::workers::{disturbed, emulated};
 use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
@@ -112,7 +112,8 @@ fn kernel_finding(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> 
         }
         _ => false,
     };
-    let finding = log.findings.iter().find(decisive)?;
+    let undisturbed = |finding: &&Finding| !finding.class.is_stall() || disturbed(record).is_none();
+    let finding = log.findings.iter().filter(undisturbed).find(decisive)?;
     if finding.severity == Severity::Fail {
         return Some((Outcome::Fail, finding.title.clone()));
     }
@@ -124,6 +125,9 @@ fn scheduler_failure(record: &Record, checks: &[Check]) -> Option<Cause> {
         let outcome = match why {
             SchedFailure::KernelLacksSchedExt => Outcome::Skip,
             SchedFailure::NotExecutable => Outcome::Error,
+            SchedFailure::OutOfTime => Outcome::Inconclusive,
+            // An emulator may be too slow for any limit.
+            SchedFailure::EnableTimeout if emulated(record) => Outcome::Inconclusive,
             SchedFailure::ExitedEarly
             | SchedFailure::VerifierRejected
             | SchedFailure::EnableTimeout
@@ -158,7 +162,8 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
             let stage = stage.unwrap_or("after the guest said goodbye");
             Some((Outcome::Fail, format!("the kernel crashed with a triple fault ({stage})")))
         }
-        (Some(VmEnd::Cut { reason }), _) if !record.bye => Some((Outcome::Fail, reason.clone())),
+        // A channel that broke is lost telemetry; what the guest did wrong, if anything, is in the log.
+        (Some(VmEnd::Cut { reason }), _) if !record.bye => Some((Outcome::Inconclusive, reason.clone())),
         (Some(VmEnd::TimedOut), Some(stage)) => {
             // An emulator can be too slow to get there; a guest that began its scenario has shown that it can.
             if emulated(record) && reached(record) < Some(Stage::ScenarioStart) {
@@ -170,7 +175,8 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
             Some((Outcome::Fail, format!("the guest stopped answering and was killed at the deadline ({stage})")))
         }
         (Some(VmEnd::Reset | VmEnd::Poweroff), Some(stage)) => {
-            Some((Outcome::Fail, format!("the guest went down before it had finished ({stage})")))
+            let last = last_console_line(&record.console).map_or_else(String::new, |line| format!(": {line}"));
+            Some((Outcome::Fail, format!("the guest went down before it had finished ({stage}){last}")))
         }
         _ => None,
     }

@@ -106,7 +106,12 @@ pub fn passing() -> Record {
         klog_end: Some((2, 0)),
         scenario_started: Some("steady".into()),
         reports: reports.collect(),
-        scenario_end: Some(ScenarioEnd { elapsed_ns: 2 * NS_PER_SEC, early: None }),
+        scenario_end: Some(ScenarioEnd {
+            elapsed_ns: 2 * NS_PER_SEC,
+            early: None,
+            steal_ns: 0,
+            uptime_ns: 2 * NS_PER_SEC,
+        }),
         vm_end: Some(VmEnd::Reset),
         stats: Some(VmStats { own_kib: 4096, guest_kib: 90_000, exits: vec![("io".into(), 7)] }),
         bye: true,
@@ -130,7 +135,13 @@ pub fn passing_with_scheduler() -> Record {
     let clean = "sched_ext: BPF scheduler \"mini_fifo\" disabled (unregistered from user space)";
     record.klog.push(kernel_line(4_000_000, clean));
     record.klog_end = Some((4, 0));
-    record.sched_enabled = Some(Enabled { ops: "mini_fifo".into(), enable_seq: 1, took_ns: 30 * NS_PER_MS, pid: 77 });
+    record.sched_enabled = Some(Enabled {
+        ops: "mini_fifo".into(),
+        enable_seq: 1,
+        took_ns: 30 * NS_PER_MS,
+        pid: 77,
+        switch_all: Some(true),
+    });
     record.sched_final = Some(SchedFinal {
         state: "enabled".into(),
         ops: Some("mini_fifo".into()),

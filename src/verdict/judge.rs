@@ -14,6 +14,7 @@ use crate::klog::sched_ext::SchedExit;
 use crate::klog::{self, Finding, Severity};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
+use crate::units::NS_PER_US;
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,10 +36,20 @@ pub struct Verdict {
     pub exit_code: u8,
 }
 
+/// Whether the kernel said it while workers worked; what it said at boot disturbed none of them.
+fn during_scenario(record: &Record, time_us: Option<u64>) -> bool {
+    let (Some(time_us), Some(end)) = (time_us, &record.scenario_end) else { return true };
+    let start_ns = end.uptime_ns.saturating_sub(end.elapsed_ns);
+    time_us.saturating_mul(NS_PER_US) >= start_ns
+}
+
 /// Judges a record.
 pub fn judge(record: &Record, thresholds: &Thresholds) -> Verdict {
     let log = klog::classify(&record.klog, &record.console);
-    let noise = log.findings.iter().find(|finding| finding.severity == Severity::HostNoise);
+    let noise = log
+        .findings
+        .iter()
+        .find(|finding| finding.severity == Severity::HostNoise && during_scenario(record, finding.time_us));
     let mut checks = vec![scheduler::check(record, &log), kernel_log_clean(record, &log, thresholds)];
     checks.extend(workers::checks(record, thresholds, noise.map(|finding| finding.title.as_str())));
     checks.push(telemetry_complete(record));

@@ -5,7 +5,7 @@
 
 use super::assert::Thresholds;
 use super::check::{Check, Measure, Status};
-use super::workers::missing_reports;
+use super::workers::{disturbed, missing_reports};
 use crate::klog::{KernelLog, Severity};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
@@ -18,6 +18,12 @@ pub fn kernel_log_clean(record: &Record, log: &KernelLog, thresholds: &Threshold
     let check = |status, reason: String| Check::new(NAME, status, reason).value(measured);
     if !thresholds.kernel_log_clean {
         return check(Status::NotApplied, "switched off".into());
+    }
+    let disturbed = disturbed(record);
+    if let (Some(first), Some(why)) = (bad.first(), &disturbed)
+        && bad.iter().all(|finding| finding.class.is_stall())
+    {
+        return check(Status::Inconclusive, format!("void, as {why}: {}", first.title));
     }
     if let Some(first) = bad.first() {
         let more = if bad.len() > 1 { format!(", and {} more", bad.len() - 1) } else { String::new() };
@@ -96,7 +102,7 @@ fn gaps(record: &Record) -> Vec<String> {
         gaps.push("the guest did not say goodbye".into());
     }
     match &record.vm_end {
-        Some(VmEnd::Reset | VmEnd::Poweroff | VmEnd::Cut { .. }) => {}
+        Some(VmEnd::Reset | VmEnd::Poweroff) => {}
         Some(end) => gaps.push(format!("the VM did not end in order: {}", vm_end_text(end))),
         None => gaps.push("how the VM ended is not known".into()),
     }

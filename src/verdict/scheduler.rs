@@ -4,6 +4,7 @@
 //! Invariant: a scheduler that left by any way but our stop is never Pass.
 
 use super::check::{Check, Status};
+use super::workers::emulated;
 use crate::klog::KernelLog;
 use crate::klog::sched_ext::{ExitReason, SchedExit};
 use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
@@ -28,7 +29,12 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
         return inconclusive("the plan is missing, so it is not known which scheduler was to run");
     }
     if let Some((why, text)) = &record.sched_failed {
-        let status = if *why == SchedFailure::KernelLacksSchedExt { Status::Inconclusive } else { Status::Fail };
+        let unknown = match why {
+            SchedFailure::KernelLacksSchedExt | SchedFailure::OutOfTime => true,
+            SchedFailure::EnableTimeout => emulated(record),
+            _ => false,
+        };
+        let status = if unknown { Status::Inconclusive } else { Status::Fail };
         return Check::new(NAME, status, start_failure(*why, text));
     }
     if let Some(exit) = log.exits.iter().find(|exit| exit.reason.is_error()) {
@@ -78,6 +84,10 @@ fn at_the_end(enabled: &Enabled, last: &SchedFinal, log: &KernelLog) -> Check {
     match last.end {
         None => fail("its process could not be reaped".into()),
         Some(end) if !clean(end) => fail(format!("its process ended with {} when asked to stop", end.describe())),
+        Some(_) if enabled.switch_all == Some(false) => {
+            let why = "it schedules only tasks that ask for SCHED_EXT, and the workers are none";
+            Check::new(NAME, Status::Inconclusive, format!("{}: {why}", enabled.ops))
+        }
         Some(_) => {
             let rejected = last.nr_rejected.filter(|count| *count > 0);
             let rejected = rejected.map_or_else(String::new, |count| format!(" (it rejected {count} tasks)"));
@@ -112,6 +122,7 @@ pub fn start_failure(why: SchedFailure, text: &str) -> String {
         SchedFailure::ExitedEarly => "the scheduler ended before the kernel enabled it",
         SchedFailure::VerifierRejected => "the kernel's BPF verifier refused the scheduler",
         SchedFailure::EnableTimeout => "the scheduler ran, but the kernel did not enable it in time",
+        SchedFailure::OutOfTime => "the run's time was over before the scheduler was enabled",
         SchedFailure::DisabledEarly => "the kernel disabled the scheduler before the scenario began",
     };
     match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {

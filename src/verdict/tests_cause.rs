@@ -149,11 +149,33 @@ fn silence_after_pid_1_fails_with_its_stage() {
         (VmEnd::TimedOut, "stopped answering and was killed at the deadline (scenario started but no result)"),
         (VmEnd::Reset, "went down before it had finished"),
         (VmEnd::TripleFault, "triple fault"),
-        (VmEnd::Cut { reason: "kernel panic".into() }, "kernel panic"),
     ] {
         let record = stopped_before(passing(), Stage::ScenarioEnd, end);
         assert_cause(&default(&record), Outcome::Fail, 1, words);
     }
+}
+
+#[test]
+fn broken_channel_and_a_guest_that_will_not_leave_are_inconclusive() {
+    let cut = || VmEnd::Cut { reason: "the guest broke the channel's rules".into() };
+    let record = stopped_before(passing(), Stage::ScenarioEnd, cut());
+    assert_cause(&default(&record), Outcome::Inconclusive, 125, "broke the channel's rules");
+    let mut record = passing();
+    record.vm_end = Some(cut());
+    assert_cause(&default(&record), Outcome::Inconclusive, 125, "did not end in order");
+}
+
+#[test]
+fn scheduler_that_ran_out_of_time_is_inconclusive_and_a_slow_one_too_under_emulation() {
+    let failed = |why, accel: &str| {
+        let mut record = stopped_before(passing_with_scheduler(), Stage::SchedulerEnabled, VmEnd::Reset);
+        record.host.as_mut().unwrap().accel = accel.into();
+        record.sched_failed = Some((why, "text".into()));
+        default(&record)
+    };
+    assert_cause(&failed(SchedFailure::OutOfTime, "kvm"), Outcome::Inconclusive, 125, "time was over");
+    assert_cause(&failed(SchedFailure::EnableTimeout, "kvm"), Outcome::Fail, 1, "did not enable it in time");
+    assert_cause(&failed(SchedFailure::EnableTimeout, "qemu"), Outcome::Inconclusive, 125, "did not enable it in time");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Owns these tests; leaves the scheduler's check to tests_scheduler, causes to tests_cause.
 //! Invariant: every check has a record that fails it.
 
-use super::fixture::{STALL, add_log, passing};
+use super::fixture::{STALL, add_log, passing, passing_with_scheduler};
 use super::{Check, Measure, Outcome, Status, Thresholds, Verdict, judge};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
@@ -180,6 +180,50 @@ fn disturbed_clocks_void_a_failed_timing_check_and_no_other() {
     });
     assert_fails(&verdict, "not_starved", "did no work");
     assert_eq!(run(|record| add_log(record, &[noise])).outcome, Outcome::Pass);
+    // What disturbed the boot disturbed no worker.
+    let verdict = run(|record| {
+        add_log(record, &[noise]);
+        record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+        record.scenario_end.as_mut().unwrap().uptime_ns = 1000 * NS_PER_SEC;
+    });
+    assert_fails(&verdict, "max_gap", "worker 1 of g0");
+}
+
+#[test]
+fn time_that_the_host_stole_voids_timing_and_stalls_but_no_crash() {
+    let steal = |record: &mut Record, percent: u64| {
+        let cpus = u64::from(record.host.as_ref().unwrap().topology.total_cpus());
+        let end = record.scenario_end.as_mut().unwrap();
+        end.steal_ns = end.elapsed_ns * cpus * percent / 100;
+    };
+    let gap = |percent| {
+        run(|record| {
+            record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+            steal(record, percent);
+        })
+    };
+    assert_fails(&gap(10), "max_gap", "worker 1 of g0");
+    assert_inconclusive(&gap(11), "max_gap", "void, as the host took");
+    let stall = "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [kworker/1:1:44]";
+    let log = |line: &'static str, percent| {
+        run(|record| {
+            add_log(record, &[line]);
+            steal(record, percent);
+        })
+    };
+    assert_fails(&log(stall, 0), "kernel_log_clean", "soft lockup");
+    assert_inconclusive(&log(stall, 50), "kernel_log_clean", "void, as the host took");
+    assert_eq!(log(stall, 50).outcome, Outcome::Inconclusive);
+    assert_fails(&log("kernel BUG at kernel/sched/core.c:1!", 50), "kernel_log_clean", "kernel BUG");
+}
+
+#[test]
+fn scheduler_without_the_workers_proves_nothing() {
+    let mut record = passing_with_scheduler();
+    record.sched_enabled.as_mut().unwrap().switch_all = Some(false);
+    let verdict = judge(&record, &Thresholds::default());
+    assert_eq!(check(&verdict, "scheduler_alive").status, Status::Inconclusive);
+    assert_eq!(verdict.outcome, Outcome::Inconclusive);
 }
 
 #[test]

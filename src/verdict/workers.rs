@@ -21,6 +21,24 @@ pub fn emulated(record: &Record) -> bool {
     record.host.as_ref().is_some_and(|host| host.accel == EMULATOR)
 }
 
+/// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
+/// the 15 points by which equal workers may differ.
+const STEAL_PERCENT: u64 = 10;
+
+/// Why times and stalls cannot be laid to the scheduler or the kernel; none where they can.
+pub fn disturbed(record: &Record) -> Option<String> {
+    if emulated(record) {
+        return Some("under software emulation, times are the emulator's".into());
+    }
+    let end = record.scenario_end.as_ref()?;
+    let cpus = u64::from(record.host.as_ref()?.topology.total_cpus());
+    let given_ns = end.elapsed_ns.saturating_mul(cpus);
+    (end.steal_ns.saturating_mul(100) > given_ns.saturating_mul(STEAL_PERCENT)).then(|| {
+        let (stolen, given) = (approx(end.steal_ns), approx(given_ns));
+        format!("the host took {stolen} of {given} CPU time from the guest")
+    })
+}
+
 /// All checks of this file, in the order of a report.
 pub fn checks(record: &Record, thresholds: &Thresholds, clock_noise: Option<&str>) -> Vec<Check> {
     let timing = Timing::of(record);
@@ -34,10 +52,12 @@ pub fn checks(record: &Record, thresholds: &Thresholds, clock_noise: Option<&str
         }),
     ];
     list.extend(spread(record, thresholds, &timing));
-    if let Some(noise) = clock_noise {
+    let stolen = disturbed(record).filter(|_| !emulated(record));
+    let noise = clock_noise.map(|noise| format!("the guest's clocks were disturbed ({noise})"));
+    if let Some(why) = stolen.or(noise) {
         for check in list.iter_mut().skip(1).filter(|check| check.status == Status::Fail) {
             check.status = Status::Inconclusive;
-            check.reason = format!("void, as the guest's clocks were disturbed ({noise}); {}", check.reason);
+            check.reason = format!("void, as {why}; {}", check.reason);
         }
     }
     list.push(settings_applied(record));
@@ -123,8 +143,8 @@ impl Timing {
     fn of(record: &Record) -> Self {
         let Some(host) = &record.host else { return Self { none: None, no_spread: None } };
         if emulated(record) {
-            let why = "under software emulation, times are the emulator's";
-            return Self { none: Some(why.into()), no_spread: Some(why.into()) };
+            let why = disturbed(record);
+            return Self { none: why.clone(), no_spread: why };
         }
         let vcpus = host.topology.total_cpus();
         let no_spread = (vcpus > host.host_cpus).then(|| {

@@ -82,10 +82,11 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    pub fn read() -> Self {
+    /// `late`: the gate is open already, so that all the task ever waited for since its fork was its first turn.
+    pub fn read(late: bool) -> Self {
         let schedstat = SchedStat::open();
         let stat = schedstat.as_ref().and_then(SchedStat::read);
-        Self { schedstat, stat }
+        Self { schedstat, stat: stat.map(|stat| if late { SchedStat::default() } else { stat }) }
     }
 }
 
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn a_pause_between_ticks_is_a_gap_but_a_blocking_call_is_not() {
         let shared = Shared::new(1, 0, 0).unwrap();
-        let mut sampler = Sampler::start(shared.slot(0), Baseline::read(), time::monotonic_ns());
+        let mut sampler = Sampler::start(shared.slot(0), Baseline::read(false), time::monotonic_ns());
         let t0 = sampler.start_ns;
         // The first turn's own wait, which is another test's matter.
         (sampler.last_ns, sampler.max_gap_ns) = (t0, 0);
@@ -241,7 +242,7 @@ mod tests {
         const LATE_NS: u64 = 3_000_000_000;
         let shared = Shared::new(1, 0, 0).unwrap();
         let opened_ns = time::monotonic_ns() - LATE_NS;
-        let sampler = Sampler::start(shared.slot(0), Baseline::read(), opened_ns);
+        let sampler = Sampler::start(shared.slot(0), Baseline::read(false), opened_ns);
         sampler.finish();
         assert!(shared.slot(0).get(Field::MaxGapNs) >= LATE_NS);
         assert!(shared.slot(0).get(Field::WallNs) >= LATE_NS);
@@ -250,7 +251,7 @@ mod tests {
     #[test]
     fn finish_writes_the_deltas() {
         let shared = Shared::new(1, 0, 0).unwrap();
-        let sampler = Sampler::start(shared.slot(0), Baseline::read(), time::monotonic_ns());
+        let sampler = Sampler::start(shared.slot(0), Baseline::read(false), time::monotonic_ns());
         let known = sampler.baseline.is_some();
         let spun: u64 = (0..2_000_000u64).fold(0, |sum, i| std::hint::black_box(sum + i));
         assert!(spun > 0);

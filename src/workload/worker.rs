@@ -87,7 +87,7 @@ pub fn run(birth: &Birth<'_>) -> ! {
     if let Err((what, error)) = prepare(birth) {
         fail(slot, what, &error);
     }
-    let baseline = Baseline::read();
+    let baseline = Baseline::read(birth.shared.gate().load(Ordering::Acquire) != 0);
     slot.set_state(State::Ready);
     if let Err(error) = wait_at_gate(birth.shared) {
         fail(slot, "wait for the start", &error);

@@ -36,18 +36,23 @@ fn wait_for_turn(task: &mut Task<'_>, own: u32) -> bool {
         return !task.stopped();
     }
     let before = task.sampler.tick();
+    let mut woken = false;
     let mut word = turn.load(Ordering::Acquire);
     while word != own {
-        if task.stopped() || futex::wait(turn, word, BLOCK_SLICE_NS).is_err() {
+        if task.stopped() {
             return false;
+        }
+        match futex::wait(turn, word, BLOCK_SLICE_NS) {
+            Ok(how) => woken |= how == futex::Woken::Wake,
+            Err(_) => return false,
         }
         word = turn.load(Ordering::Acquire);
     }
     let after = time::monotonic_ns();
     task.sampler.resume_at(after);
     let stamp = task.group.stamp(STAMP).load(Ordering::Relaxed);
-    // An older stamp means that the turn was ours before we went to wait: nothing woke us.
-    if stamp >= before {
+    // Where the kernel did not put us to sleep, or the stamp is older than our wait, nothing woke us.
+    if woken && stamp >= before {
         task.sampler.record(WAKE, after.saturating_sub(stamp));
         task.sampler.record(BLOCK, after.saturating_sub(before));
     }

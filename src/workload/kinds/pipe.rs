@@ -46,6 +46,8 @@ fn exchange(task: &mut Task<'_>) -> bool {
         return false;
     }
     let before = task.sampler.tick();
+    // A byte that is there already is no wake-up.
+    let slept = matches!(poll::one_readable(ends.read, 0), Ok(poll::Ready::TimedOut));
     loop {
         match poll::one_readable(ends.read, BLOCK_SLICE_NS / NS_PER_MS) {
             Ok(poll::Ready::Yes) => break,
@@ -60,8 +62,7 @@ fn exchange(task: &mut Task<'_>) -> bool {
         return false;
     }
     let stamp = task.group.stamp(other).load(Ordering::Acquire);
-    // An older stamp means that the byte was there before we came to wait: nothing woke us.
-    if stamp >= before {
+    if slept && stamp >= before {
         task.sampler.record(WAKE, after.saturating_sub(stamp));
         task.sampler.record(BLOCK, after.saturating_sub(before));
     }
