@@ -149,6 +149,13 @@ fn guest(given: &Given) -> Result<GuestArgs> {
     let workers = given.one("workers").map(|value| count("workers", value)).transpose()?;
     let cgroups = count("cgroups", &given_or_default(given, "cgroups"))?;
     let topology: Topology = text(given, "topo")?.parse().map_err(|why| bad("topo", why))?;
+    if !topology.is_flat() {
+        return Err(bad(
+            "topo",
+            format!("{topology} has more than one node, LLC or thread per core, which a guest cannot be given yet"),
+        )
+        .hint(format!("--topo {} gives it as many CPUs", topology.total_cpus())));
+    }
     let in_all = u64::from(workers.unwrap_or_else(|| topology.total_cpus())) * u64::from(cgroups);
     if in_all > PID_MAX_DEFAULT {
         return Err(Error::usage(format!(
@@ -395,6 +402,13 @@ mod tests {
     }
 
     #[test]
+    fn shapes_that_a_guest_cannot_be_given_are_refused() {
+        let words = ["--kernel", "K", "--topo", "1n2l4c2t"].map(OsString::from);
+        let error = crate::cli::parse::parse(words).unwrap_err().to_string();
+        assert!(error.contains("cannot be given yet") && error.contains("--topo 16"), "{error}");
+    }
+
+    #[test]
     fn values_read_as_people_write_them() {
         let args = run_args(&["--memory", "4GiB", "--cmdline", "a=1", "--cmdline=b", "--json=-", "--seed=0xff"]);
         assert_eq!(args.memory, Memory::Bytes(4 << 30));
@@ -402,7 +416,7 @@ mod tests {
         assert_eq!(args.json, Some(JsonTarget::Stdout));
         assert_eq!(args.guest.seed, Some(255));
         assert_eq!(run_args(&["--timeout", "1m30s"]).timeout_ns, Some(90 * NS_PER_SEC));
-        assert_eq!(run_args(&["--topo", "1n2l4c2t"]).guest.topology.total_cpus(), 16);
+        assert_eq!(run_args(&["--topo", "1n1l16c1t"]).guest.topology.total_cpus(), 16);
     }
 
     #[test]

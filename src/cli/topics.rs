@@ -33,14 +33,11 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
 ];
 
 /// (place, what is there)
-pub const FILES: &[(&str, &str)] = &[
-    (
-        "~/.local/state/ktstr/runs/",
-        "one directory a run: console.log, record, verdict.json. It goes after a pass, unless --keep or --run-dir is \
+pub const FILES: &[(&str, &str)] = &[(
+    "~/.local/state/ktstr/runs/",
+    "one directory a run: console.log, record, summary.txt, verdict.json. It goes after a pass, unless --keep or --run-dir is \
          given, and stays after anything else. XDG_STATE_HOME moves it.",
-    ),
-    ("~/.cache/ktstr/", "what can be made again: prepared kernels and images. XDG_CACHE_HOME moves it."),
-];
+)];
 
 /// A subject of `ktstr help` that is no command.
 #[derive(Clone, Copy, Debug)]
@@ -109,11 +106,12 @@ and let every worker run; see the checks in the result.
         help: "how the CPUs of the guest are described",
         text: "\
 --topo N            N CPUs: one node, one LLC, one thread per core.
---topo 1n2l4c2t     1 NUMA node, 2 last-level caches in all, 4 cores per LLC,
-                    2 threads per core: 16 CPUs.
+--topo 1n1l4c1t     the same for 4: NUMA nodes, last-level caches in all, cores
+                    per LLC, threads per core.
 
-The nodes must divide the LLCs. More CPUs than the host has are possible;
-they then wait for each other on the host, and times become coarse.
+Only such flat shapes can be given to a guest as yet; others are refused. More
+CPUs than the host has are possible; they then wait for each other on the host,
+and times become coarse.
 ",
     },
     Topic {
