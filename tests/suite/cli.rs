@@ -39,6 +39,8 @@ fn values_out_of_range_are_refused_before_anything_starts() {
         (["--cgroups", "0"], "--cgroups"),
         (["--duration", "0s"], "--duration"),
         (["--duration", "5"], "unit"),
+        (["--duration", "1ns"], "too short"),
+        (["--topo", "2n4l4c2t"], "cannot be given yet"),
         (["--memory", "lots"], "--memory"),
         (["--accel", "xen"], "--accel"),
     ] {
@@ -95,6 +97,41 @@ fn schedulers_that_cannot_run_are_each_told_apart() {
         let ran = run_in(&scratch, &["image", "--list", "--sched", &sched]).exits(128);
         assert!(ran.stderr.to_lowercase().contains(why), "no '{why}' in{ran}");
     }
+}
+
+#[test]
+fn result_that_cannot_be_written_is_found_out_before_the_run() {
+    let Some(kernel) = crate::util::kernel("7", "vmlinuz") else {
+        return crate::util::not_run("cli: unwritable result", "the kernel '7' is not in the cache");
+    };
+    let kernel = kernel.display().to_string();
+    let scratch = Scratch::new();
+    for (args, why) in [
+        (["--json", "/no/such/place/x.json"], "/no/such/place/x.json"),
+        (["--memory", "100000G"], "more than"),
+        (["--kernel-config", "/dev/null"], "--kernel-config"),
+    ] {
+        let ran = run_in(&scratch, &["--kernel", &kernel, args[0], args[1]]).exits(128).says(why);
+        assert!(ran.took.as_secs() < 5, "{ran}");
+    }
+    assert!(!scratch.0.join("ktstr").exists(), "a refused run left a run directory");
+}
+
+#[test]
+fn refused_run_directory_loses_nothing() {
+    let scratch = Scratch::new();
+    let kernel = crate::util::kernel("7", "vmlinuz");
+    let Some(kernel) = kernel else {
+        return crate::util::not_run("cli: run directory", "the kernel '7' is not in the cache");
+    };
+    fs::create_dir(scratch.0.join("rd")).unwrap();
+    scratch.file("rd/record", "mine");
+    scratch.file("rd/foreign", "mine too");
+    let directory = scratch.0.join("rd").display().to_string();
+    run_in(&scratch, &["--kernel", &kernel.display().to_string(), "--accel", "qemu", "--run-dir", &directory])
+        .exits(128)
+        .says("foreign");
+    assert_eq!(fs::read(scratch.0.join("rd/record")).unwrap(), b"mine");
 }
 
 #[test]

@@ -69,6 +69,21 @@ fn hard_limit_ends_a_guest_that_takes_too_long() {
 }
 
 #[test]
+fn guest_without_the_cpus_asked_for_cannot_be_judged() {
+    let Some(kernel) = emulation("faults: missing CPUs", "7") else { return };
+    run(&Scratch::new(), &kernel, &["--topo", "2", "--cmdline", "maxcpus=1"]).exits(125).says("CPUs 0 online");
+}
+
+#[test]
+fn stray_output_on_the_second_serial_port_does_no_harm() {
+    let Some(kernel) = emulation("faults: stray serial output", "7") else { return };
+    let scratch = Scratch::new();
+    let script = scratch.file("chatty", "#!/bin/sh\necho KTF1:fake >/dev/ttyS1\nexec /init __probe fifo\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    run(&scratch, &kernel, &["--sched", &script.display().to_string()]).exits(0);
+}
+
+#[test]
 fn unwritable_run_directory_is_refused() {
     let Some(kernel) = emulation("faults: run directory", "7") else { return };
     run(&Scratch::new(), &kernel, &["--run-dir", "/proc/nowhere"]).exits(128).says("/proc/nowhere").says("--run-dir");
