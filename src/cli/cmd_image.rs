@@ -78,8 +78,10 @@ fn write(image: &mut Image, output: &Path) -> Result<()> {
     match io::copy(&mut image.file, &mut file) {
         Ok(_) => Ok(()),
         Err(error) => {
-            // Half an image is worse than none.
-            fs::remove_file(output).context(|| format!("remove the half-written {}", output.display()))?;
+            // Half an image is worse than none; a device that could not take it is not ours to remove.
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                fs::remove_file(output).context(|| format!("remove the half-written {}", output.display()))?;
+            }
             Err(error).context(attempt)
         }
     }

@@ -3,7 +3,7 @@
 //! Owns the little guest and the judgement; leaves what to do instead to run/.
 //! Invariant: it ends within its deadline whatever KVM does, and a failure names the instruction.
 
-use super::exit::{CpuState, InternalError, NO_HARDWARE_VIRTUALIZATION, internal_error_text};
+use super::exit::{CpuState, InternalError, NO_HARDWARE_VIRTUALIZATION};
 use super::kvm::{self, CPUID_ENTRIES_MAX, Machine, failed};
 use super::vcpu;
 use super::x86::layout::{GDT_GPA, PAGE_TABLES_GPA};
@@ -220,19 +220,14 @@ fn run(machine: &Machine, vcpu: &mut VcpuFd) -> Outcome {
 }
 
 fn judge(outcome: Outcome, starts: &[(u64, &'static str)], host_virtualizes: bool) -> Result<()> {
-    match outcome {
-        Outcome::Done => Ok(()),
-        Outcome::Internal(error, state) => Err(unusable(format!(
-            "at the instruction '{}' of its test VM: {}",
-            step_at(starts, state.rip),
-            internal_error_text(&error, &state, host_virtualizes)
-        ))),
-        Outcome::Other(text, state) => {
-            let step = step_at(starts, state.rip);
-            let cause = if host_virtualizes { "a fault of the host's KVM" } else { NO_HARDWARE_VIRTUALIZATION };
-            Err(unusable(format!("its test VM ended with {text} at the instruction '{step}'; likely cause: {cause}")))
-        }
-    }
+    let cause = if host_virtualizes { "a fault of the host's KVM" } else { NO_HARDWARE_VIRTUALIZATION };
+    let (how, state) = match outcome {
+        Outcome::Done => return Ok(()),
+        Outcome::Internal(error, state) => (format!("KVM internal error, suberror {}", error.suberror), state),
+        Outcome::Other(text, state) => (text, state),
+    };
+    let step = step_at(starts, state.rip);
+    Err(unusable(format!("its test VM stopped at '{step}' with {how}; likely cause: {cause}")))
 }
 
 fn unusable(why: String) -> Error {

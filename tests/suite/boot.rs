@@ -23,18 +23,18 @@ fn cells() -> Vec<Cell> {
                 for memory in MEMORIES {
                     let name = shape(kernel, format, cpus, memory);
                     let kernel = format!("{kernel}/{format}");
-                    cells.push(run(name, &kernel, &format!("--duration 1s --topo {cpus} --memory {memory}")));
+                    cells.push(run(name, &kernel, &format!("--topo {cpus} --memory {memory}")));
                 }
             }
         }
     }
-    cells.push(run("fifo".into(), "7/vmlinuz", "--duration 1s --topo 2 --sched builtin:fifo"));
+    cells.push(run("fifo".into(), "7/vmlinuz", "--topo 2 --sched builtin:fifo"));
     cells.push(run("drop".into(), "7/vmlinuz", "--topo 2 --sched builtin:drop --duration 10s"));
-    cells.push(run("fifo on 6.12".into(), "6.12/vmlinuz", "--duration 1s --topo 2 --sched builtin:fifo"));
-    cells.push(run("serial".into(), "7/vmlinuz", "--duration 1s --topo 2 --channel serial"));
+    cells.push(run("fifo on 6.12".into(), "6.12/vmlinuz", "--topo 2 --sched builtin:fifo"));
+    cells.push(run("serial".into(), "7/vmlinuz", "--topo 2 --channel serial"));
     cells.push(run("early panic".into(), "7/vmlinuz", "--cmdline 'rdinit=/no/such init=/no/such'"));
     for index in 0..REPEATS {
-        cells.push(run(format!("repeat {index}"), "7/vmlinux", "--duration 1s --topo 2 --sched builtin:fifo"));
+        cells.push(run(format!("repeat {index}"), "7/vmlinux", "--topo 2 --sched builtin:fifo"));
     }
     cells.push(Cell { name: "left".into(), args: "--version; ls /tmp/ktstr/runs; ps | grep -c '[_]_vm'".into() });
     cells
