@@ -5,6 +5,7 @@
 
 use super::flags::Cmd;
 use crate::proto::topology::Topology;
+pub use crate::run::accel::AccelChoice;
 use std::path::PathBuf;
 
 /// One command, ready to be carried out.
@@ -100,13 +101,6 @@ pub enum Memory {
     /// What kernel, image and CPUs need.
     Auto,
     Bytes(u64),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccelChoice {
-    Auto,
-    Kvm,
-    Qemu,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::log::Event;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
-use crate::run::accel::AccelChoice;
 use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
 use crate::sys::{poll, tty};
@@ -35,11 +34,7 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         sched_program,
         includes: includes.collect(),
         plan,
-        accel: match args.accel {
-            args::AccelChoice::Auto => AccelChoice::Auto,
-            args::AccelChoice::Kvm => AccelChoice::Kvm,
-            args::AccelChoice::Qemu => AccelChoice::Qemu,
-        },
+        accel: args.accel,
         memory_bytes: match args.memory {
             Memory::Auto => None,
             Memory::Bytes(bytes) => Some(bytes),

@@ -27,13 +27,15 @@ pub struct Cell {
 /// What came back of one run.
 pub struct Result {
     pub code: i32,
+    /// What it printed; after a failure, the end of the guest's console, too.
     pub text: String,
 }
 
 impl Result {
     pub fn json(&self) -> Value {
         let start = self.text.find("{\n").unwrap_or(0);
-        let end = self.text.rfind("\n}").map_or(self.text.len(), |end| end + 2);
+        // Only the outermost brace stands at the beginning of a line.
+        let end = self.text[start..].find("\n}").map_or(self.text.len(), |end| start + end + 2);
         serde_json::from_str(&self.text[start..end])
             .unwrap_or_else(|error| panic!("no JSON ({error}) in:\n{}", self.text))
     }
@@ -63,15 +65,18 @@ fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
 fn script(cells: &[Cell], prologue: &str) -> String {
     let mut text = format!("{prologue}\n");
     for Cell { name, args } in cells {
-        writeln!(text, "echo '@cell {name}'; ktstr {args} 2>&1; echo \"@code $?\"; sleep 0.1")
+        // A run that did not pass has kept its directory; its console is brought back with it.
+        let console =
+            "tail -n 60 $XDG_STATE_HOME/ktstr/runs/*/console.log 2>/dev/null; rm -rf $XDG_STATE_HOME/ktstr/runs";
+        writeln!(text, "echo '@cell {name}'; ktstr {args} 2>&1; code=$?; {console}; echo \"@code $code\"; sleep 0.1")
             .expect("write to a string");
     }
     text
 }
 
 fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
-    let mut prologue =
-        format!("ktstr() {{ XDG_STATE_HOME={} {} \"$@\"; }}", scratch.0.display(), util::binary().display());
+    let (state, binary) = (scratch.0.display(), util::binary());
+    let mut prologue = format!("export XDG_STATE_HOME={state}\nktstr() {{ {} \"$@\"; }}", binary.display());
     std::fs::create_dir(scratch.0.join("k")).expect("make a directory");
     for name in KERNELS {
         let directory = kernel(name, ".").expect("was checked");

@@ -99,12 +99,12 @@ impl fmt::Display for Ran {
         write!(f, "--- stdout\n{}\n--- stderr\n{}\n", self.stdout, self.stderr)?;
         let directory =
             self.stdout.lines().chain(self.stderr.lines()).find_map(|line| line.strip_prefix("run directory: "));
-        match directory.map(|directory| Path::new(directory).join("console.log")) {
-            Some(console) => {
-                write!(f, "--- console\n{}", String::from_utf8_lossy(&fs::read(console).unwrap_or_default()))
-            }
-            None => Ok(()),
+        let Some(directory) = directory else { return Ok(()) };
+        for file in ["console.log", "verdict.json", "vmm.log"] {
+            let content = fs::read(Path::new(directory).join(file)).unwrap_or_default();
+            writeln!(f, "--- {file}\n{}", String::from_utf8_lossy(&content))?;
         }
+        Ok(())
     }
 }
 
