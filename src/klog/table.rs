@@ -44,6 +44,7 @@ pub static PATTERNS: &[Pattern] = &[
     row("DEBUG:", Other, Ignore, HARMLESS),
     row("Boot_DEBUG:", Other, Ignore, HARMLESS),
     row("FAULT_INJECTION", Other, Ignore, HARMLESS),
+    row("PCI: Fatal: No config space access function found", Other, Ignore, "the VM has no PCI bus"),
     row("INFO: lockdep is turned off", Other, Ignore, HARMLESS),
     row("INFO: NMI handler *took too long", Other, Ignore, HARMLESS),
     row("WARNING: kernel not compiled with", Other, Ignore, "a mitigation this kernel was built without"),

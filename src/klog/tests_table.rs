@@ -17,6 +17,7 @@ const LINES: &[(&str, Class, Severity)] = &[
     ("DEBUG: something", Class::Other, Severity::Ignore),
     ("Boot_DEBUG: something", Class::Other, Severity::Ignore),
     ("FAULT_INJECTION: forcing a failure.", Class::Other, Severity::Ignore),
+    ("PCI: Fatal: No config space access function found", Class::Other, Severity::Ignore),
     ("INFO: lockdep is turned off.", Class::Other, Severity::Ignore),
     ("INFO: NMI handler (perf_event_nmi_handler) took too long to run: 1.4 msecs", Class::Other, Severity::Ignore),
     ("WARNING: kernel not compiled with CPU_SRSO", Class::Other, Severity::Ignore),

@@ -4,8 +4,9 @@
 //! Invariant: a port nobody owns reads as all ones and swallows writes, as on a PC without the device.
 
 use super::dev::doorbell::Doorbell;
+use super::dev::i8042;
+use super::dev::power::Power;
 use super::dev::serial::{COM1, COM2, PortMap, SerialPort};
-use super::dev::{i8042, power};
 use crate::proto::message::VmEnd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ pub const FLOATING: u8 = 0xFF;
 pub struct Bus {
     pub com1: Mutex<SerialPort>,
     pub com2: Mutex<SerialPort>,
+    pub power: Power,
     pub doorbell: Doorbell,
     pub doorbell_port: u16,
     /// Bytes of a serial port or the doorbell that nobody was there to take.
@@ -41,9 +43,11 @@ impl Bus {
             data.iter_mut().for_each(|byte| *byte = device.read(register));
             return;
         }
+        if let Some(register) = Power::register(port) {
+            return self.power.read(register, data);
+        }
         let value = match port {
             i8042::DATA_PORT | i8042::COMMAND_PORT => i8042::read(port),
-            power::SLEEP_CONTROL_PORT | power::SLEEP_STATUS_PORT => 0,
             _ => FLOATING,
         };
         data.fill(value);
@@ -64,12 +68,10 @@ impl Bus {
             }
             return None;
         }
-        let any = |test: fn(u16, u8) -> bool| data.iter().any(|byte| test(port, *byte));
-        match port {
-            i8042::COMMAND_PORT if any(i8042::is_reset) => Some(VmEnd::Reset),
-            power::SLEEP_CONTROL_PORT if any(power::is_poweroff) => Some(VmEnd::Poweroff),
-            _ => None,
+        if let Some(register) = Power::register(port) {
+            return self.power.write(register, data).then_some(VmEnd::Poweroff);
         }
+        data.iter().any(|byte| i8042::is_reset(port, *byte)).then_some(VmEnd::Reset)
     }
 }
 
@@ -77,6 +79,7 @@ impl Bus {
 mod tests {
     use super::*;
     use crate::sys::fd;
+    use crate::vmm::dev::power::CONTROL_PORT;
     use std::os::fd::{AsFd, OwnedFd};
 
     fn bus() -> (Bus, [OwnedFd; 3]) {
@@ -87,6 +90,7 @@ mod tests {
         let bus = Bus {
             com1: serial(com1_out),
             com2: serial(com2_out),
+            power: Power::default(),
             doorbell: Doorbell::new(bell_out).unwrap(),
             doorbell_port: 0xE9,
             lost_bytes: AtomicU64::new(0),
@@ -121,7 +125,7 @@ mod tests {
         let (bus, _outputs) = bus();
         assert_eq!(bus.write(0x64, &[0xFE]), Some(VmEnd::Reset));
         assert_eq!(bus.write(0x64, &[0xAA]), None);
-        assert_eq!(bus.write(power::SLEEP_CONTROL_PORT, &[0x34]), Some(VmEnd::Poweroff));
+        assert_eq!(bus.write(CONTROL_PORT, &[0x01, 0x34]), Some(VmEnd::Poweroff));
     }
 
     #[test]

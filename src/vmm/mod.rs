@@ -23,6 +23,7 @@ use crate::sys::{self, fd, poll, process, signal, time};
 use bus::{Bus, lock};
 use config::{VmConfig, VmEvent};
 use dev::doorbell::Doorbell;
+use dev::power::Power;
 use dev::serial::{COM1, COM2, SerialPort};
 use kernel::KernelImage;
 use kvm::{CPUID_ENTRIES_MAX, Machine, failed};
@@ -98,6 +99,7 @@ fn devices(config: &VmConfig, machine: &Machine, wake: &Arc<File>) -> Result<(Bu
     let bus = Bus {
         com1: Mutex::new(com1),
         com2: Mutex::new(com2),
+        power: Power::default(),
         doorbell: Doorbell::new(adopt(config.doorbell_fd, "the doorbell pipe")?)?,
         doorbell_port: config.doorbell_port,
         lost_bytes: AtomicU64::new(0),

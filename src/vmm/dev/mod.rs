@@ -1,4 +1,4 @@
-//! The devices of a VM: two serial ports, the reset port of the keyboard controller, the sleep register, the doorbell.
+//! The devices of a VM: two serial ports, the keyboard controller's reset, the power management registers, the doorbell.
 //!
 //! Owns one device a file; leaves which port goes where to the bus.
 //! Invariant: a device's state is plain data; a byte from the guest can confuse its device, never this process.

@@ -5,7 +5,7 @@
 
 mod foreign;
 
-use super::x86::layout::{EXTENDED_RAM_START, MMIO_HOLE_START};
+use super::x86::layout::{CMDLINE_AREA_BYTES, EXTENDED_RAM_START, MMIO_HOLE_START};
 use crate::error::{Context, Error, Result};
 use crate::units;
 use std::fs::File;
@@ -155,7 +155,7 @@ impl KernelImage {
             end_gpa: checked_end(start_gpa, span)?,
             entry_gpa: start_gpa + STARTUP_64_OFFSET,
             initramfs_end_max: u64::from(u32_at(head, 0x22C)) + 1,
-            cmdline_max_bytes: u64::from(u32_at(head, 0x238)),
+            cmdline_max_bytes: u64::from(u32_at(head, 0x238)).min(CMDLINE_AREA_BYTES - 1),
         })
     }
 

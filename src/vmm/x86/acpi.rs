@@ -1,4 +1,4 @@
-//! ACPI tables: RSDP, XSDT, FADT, DSDT and MADT of a hardware-reduced machine without PCI.
+//! ACPI tables: RSDP, XSDT, FADT, FACS, DSDT and MADT of a PC without PCI.
 //!
 //! Owns their bytes (ACPI specification 6.5, sections in brackets); leaves where they go to layout.
 //! Invariant: pure; every table's check sum is right, and every processor of the topology is listed once.
@@ -6,7 +6,7 @@
 use super::layout::{ACPI_GPA, EXTENDED_RAM_START, IOAPIC_GPA, LAPIC_GPA};
 use crate::error::{Error, Result};
 use crate::proto::topology::Topology;
-use crate::vmm::dev::power::{SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5};
+use crate::vmm::dev::power::{CONTROL_BYTES, CONTROL_PORT, EVENT_BYTES, EVENT_PORT, SCI_IRQ, SLEEP_TYPE_S5};
 use crate::vmm::dev::serial::{COM1, COM2};
 use crate::vmm::dev::{i8042, serial::PortMap};
 use crate::vmm::x86::cpuid::apic_id;
@@ -19,6 +19,8 @@ const OEM_REVISION: u32 = 1;
 /// Header bytes common to all tables [5.2.6], and the offset of the check sum in it.
 const HEADER_BYTES: usize = 36;
 const CHECKSUM_AT: usize = 9;
+/// The FACS wants 64 bytes, the others less.
+const TABLE_ALIGNMENT: usize = 64;
 /// Bytes of the RSDP [5.2.5.3].
 const RSDP_BYTES: u64 = 36;
 const RSDP_FIRST_PART_BYTES: usize = 20;
@@ -27,59 +29,79 @@ const RSDP_FIRST_PART_BYTES: usize = 20;
 const FADT_REVISION: u8 = 6;
 const FADT_MINOR: u8 = 5;
 const FADT_BYTES: usize = 276;
+const FADT_SCI_AT: usize = 46;
+const FADT_PM1A_EVENT_AT: usize = 56;
+const FADT_PM1A_CONTROL_AT: usize = 64;
+const FADT_PM1_EVENT_BYTES_AT: usize = 88;
+const FADT_PM1_CONTROL_BYTES_AT: usize = 89;
+const FADT_C2_LATENCY_AT: usize = 96;
+const FADT_C3_LATENCY_AT: usize = 98;
 const FADT_BOOT_ARCH_AT: usize = 109;
 const FADT_FLAGS_AT: usize = 112;
 const FADT_RESET_REG_AT: usize = 116;
 const FADT_RESET_VALUE_AT: usize = 128;
 const FADT_MINOR_AT: usize = 131;
+const FADT_X_FACS_AT: usize = 132;
 const FADT_X_DSDT_AT: usize = 140;
-const FADT_SLEEP_CONTROL_AT: usize = 244;
-const FADT_SLEEP_STATUS_AT: usize = 256;
+const FADT_X_PM1A_EVENT_AT: usize = 148;
+const FADT_X_PM1A_CONTROL_AT: usize = 172;
+/// Latencies above these say that there is no C2 and no C3 state.
+const NO_C2_LATENCY: u16 = 101;
+const NO_C3_LATENCY: u16 = 1001;
 /// IA-PC boot architecture flags [5.2.9.3]: no 8042 to probe (its reset port is the reset register), no VGA, no RTC.
 const BOOT_ARCH_LEGACY_DEVICES: u16 = 1;
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_RTC: u16 = 1 << 5;
-/// Fixed feature flags [5.2.9]: WBINVD works, no fixed buttons, reset register, hardware-reduced.
+/// Fixed feature flags [5.2.9]: WBINVD works, C1 on all processors, no fixed buttons, no RTC wake, reset register.
+/// Not hardware-reduced: a kernel would give up the PIT, by which it has to calibrate its TSC where it was built
+/// without KVM guest support.
 const FADT_WBINVD: u32 = 1;
+const FADT_C1: u32 = 1 << 2;
 const FADT_NO_POWER_BUTTON: u32 = 1 << 4;
 const FADT_NO_SLEEP_BUTTON: u32 = 1 << 5;
+const FADT_NO_FIXED_RTC: u32 = 1 << 6;
 const FADT_RESET_SUPPORTED: u32 = 1 << 10;
-const FADT_HW_REDUCED: u32 = 1 << 20;
-/// Generic address structure [5.2.3.2]: system I/O space, eight bits, byte access.
+/// FACS [5.2.10]: bytes, alignment, version.
+const FACS_BYTES: usize = 64;
+const FACS_VERSION_AT: usize = 32;
+const FACS_VERSION: u8 = 2;
+/// Generic address structure [5.2.3.2]: system I/O space.
 const GAS_SYSTEM_IO: u8 = 1;
-const GAS_BYTE_ACCESS: u8 = 1;
 
-/// MADT [5.2.12]: dual 8259s present, entry types, enabled flag, all processors, LINT1.
+/// MADT [5.2.12]: dual 8259s present, entry types, enabled flag, LINT1, level-triggered and active high.
 const MADT_REVISION: u8 = 5;
 const MADT_PCAT_COMPAT: u32 = 1;
 const MADT_LOCAL_APIC: u8 = 0;
 const MADT_IO_APIC: u8 = 1;
+const MADT_OVERRIDE: u8 = 2;
 const MADT_LOCAL_APIC_NMI: u8 = 4;
 const MADT_LOCAL_X2APIC: u8 = 9;
 const MADT_LOCAL_X2APIC_NMI: u8 = 10;
 const MADT_ENABLED: u32 = 1;
 const LINT1: u8 = 1;
+const LEVEL_ACTIVE_HIGH: u8 = 0x0D;
 /// An 8-bit APIC id ends here; 255 is the broadcast.
 const XAPIC_ID_MAX: u32 = 254;
 /// KVM's I/O APIC gets the id 0 and the interrupts from 0 on. KVM's default routing is one to one, the timer's too,
-/// so no interrupt source override is needed.
+/// so that only the SCI needs an override.
 const IOAPIC_ID: u8 = 0;
 
 /// All tables as one block of bytes, to be written at `ACPI_GPA`; the RSDP is at its start.
 pub fn tables(topology: &Topology) -> Result<Vec<u8>> {
     let mut block = Vec::new();
     let place = |block: &mut Vec<u8>, table: Vec<u8>| {
-        block.resize(block.len().next_multiple_of(16), 0);
-        let gpa = ACPI_GPA + RSDP_BYTES.next_multiple_of(16) + block.len() as u64;
+        block.resize(block.len().next_multiple_of(TABLE_ALIGNMENT), 0);
+        let gpa = ACPI_GPA + RSDP_BYTES.next_multiple_of(TABLE_ALIGNMENT as u64) + block.len() as u64;
         block.extend(table);
         gpa
     };
     let dsdt = place(&mut block, dsdt());
-    let fadt = place(&mut block, fadt(dsdt));
+    let facs = place(&mut block, facs());
+    let fadt = place(&mut block, fadt(dsdt, facs));
     let madt = place(&mut block, madt(topology));
     let xsdt = place(&mut block, table(b"XSDT", 1, &[fadt, madt].map(u64::to_le_bytes).concat()));
     let mut bytes = rsdp(xsdt);
-    bytes.resize(bytes.len().next_multiple_of(16), 0);
+    bytes.resize(bytes.len().next_multiple_of(TABLE_ALIGNMENT), 0);
     bytes.extend(block);
     if bytes.len() as u64 > EXTENDED_RAM_START - ACPI_GPA {
         return Err(Error::usage(format!("{} CPUs do not fit the ACPI tables' area", topology.total_cpus())));
@@ -120,24 +142,43 @@ fn rsdp(xsdt: u64) -> Vec<u8> {
     bytes
 }
 
-fn io_register(port: u16) -> [u8; 12] {
-    let mut gas = [GAS_SYSTEM_IO, 8, 0, GAS_BYTE_ACCESS, 0, 0, 0, 0, 0, 0, 0, 0];
+/// A generic address of `bytes` bytes of I/O ports, accessed whole.
+fn io_register(port: u16, bytes: u8) -> [u8; 12] {
+    let access = bytes.min(2).trailing_zeros() as u8 + 1;
+    let mut gas = [GAS_SYSTEM_IO, bytes * 8, 0, access, 0, 0, 0, 0, 0, 0, 0, 0];
     gas[4..6].copy_from_slice(&port.to_le_bytes());
     gas
 }
 
-fn fadt(dsdt: u64) -> Vec<u8> {
+/// The firmware control structure: has no check sum.
+fn facs() -> Vec<u8> {
+    let mut bytes = b"FACS".to_vec();
+    bytes.extend((FACS_BYTES as u32).to_le_bytes());
+    bytes.resize(FACS_BYTES, 0);
+    bytes[FACS_VERSION_AT] = FACS_VERSION;
+    bytes
+}
+
+fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
     let mut bytes = vec![0u8; FADT_BYTES];
     let mut set = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    set(FADT_SCI_AT, &[SCI_IRQ, 0]);
+    set(FADT_PM1A_EVENT_AT, &u32::from(EVENT_PORT).to_le_bytes());
+    set(FADT_PM1A_CONTROL_AT, &u32::from(CONTROL_PORT).to_le_bytes());
+    set(FADT_PM1_EVENT_BYTES_AT, &[EVENT_BYTES]);
+    set(FADT_PM1_CONTROL_BYTES_AT, &[CONTROL_BYTES]);
+    set(FADT_C2_LATENCY_AT, &NO_C2_LATENCY.to_le_bytes());
+    set(FADT_C3_LATENCY_AT, &NO_C3_LATENCY.to_le_bytes());
     set(FADT_BOOT_ARCH_AT, &(BOOT_ARCH_LEGACY_DEVICES | BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_RTC).to_le_bytes());
-    let flags = FADT_WBINVD | FADT_NO_POWER_BUTTON | FADT_NO_SLEEP_BUTTON | FADT_RESET_SUPPORTED | FADT_HW_REDUCED;
-    set(FADT_FLAGS_AT, &flags.to_le_bytes());
-    set(FADT_RESET_REG_AT, &io_register(i8042::COMMAND_PORT));
+    let none = FADT_NO_POWER_BUTTON | FADT_NO_SLEEP_BUTTON | FADT_NO_FIXED_RTC;
+    set(FADT_FLAGS_AT, &(FADT_WBINVD | FADT_C1 | none | FADT_RESET_SUPPORTED).to_le_bytes());
+    set(FADT_RESET_REG_AT, &io_register(i8042::COMMAND_PORT, 1));
     set(FADT_RESET_VALUE_AT, &[i8042::RESET_COMMAND]);
     set(FADT_MINOR_AT, &[FADT_MINOR]);
+    set(FADT_X_FACS_AT, &facs.to_le_bytes());
     set(FADT_X_DSDT_AT, &dsdt.to_le_bytes());
-    set(FADT_SLEEP_CONTROL_AT, &io_register(SLEEP_CONTROL_PORT));
-    set(FADT_SLEEP_STATUS_AT, &io_register(SLEEP_STATUS_PORT));
+    set(FADT_X_PM1A_EVENT_AT, &io_register(EVENT_PORT, EVENT_BYTES));
+    set(FADT_X_PM1A_CONTROL_AT, &io_register(CONTROL_PORT, CONTROL_BYTES));
     table(b"FACP", FADT_REVISION, &bytes[HEADER_BYTES..])
 }
 
@@ -159,6 +200,7 @@ fn madt(topology: &Topology) -> Vec<u8> {
     body.extend([MADT_IO_APIC, 12, IOAPIC_ID, 0]);
     body.extend(IOAPIC_GPA.to_le_bytes());
     body.extend(0u32.to_le_bytes());
+    body.extend([MADT_OVERRIDE, 10, 0, SCI_IRQ, SCI_IRQ, 0, 0, 0, LEVEL_ACTIVE_HIGH, 0]);
     body.extend([MADT_LOCAL_APIC_NMI, 6, 0xFF, 0, 0, LINT1]);
     if wide {
         body.extend([MADT_LOCAL_X2APIC_NMI, 12, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, LINT1, 0, 0, 0]);
@@ -258,6 +300,9 @@ mod tests {
             assert_eq!((&table[..4], sum(table)), (&signature[..], 0));
         }
         assert_eq!(fadt.len(), FADT_BYTES);
+        let facs = u64_at(fadt, FADT_X_FACS_AT);
+        assert_eq!((&at_gpa(&block, facs)[..4], facs % 64), (&b"FACS"[..], 0));
+        assert_eq!(io_register(0x604, 2)[..6], [1, 16, 0, 2, 0x04, 0x06]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub const BOOT_STACK_GPA: u64 = 0x8FF0;
 pub const PAGE_TABLES_GPA: u64 = 0x9000;
 /// The kernel command line.
 pub const CMDLINE_GPA: u64 = 0x2_0000;
+/// Room for it; no kernel reads more than COMMAND_LINE_SIZE, 2048.
+pub const CMDLINE_AREA_BYTES: u64 = 0x1_0000;
 /// Conventional memory ends here, as where a BIOS keeps its extended data area.
 pub const LOW_RAM_END: u64 = 0x9_FC00;
 /// ACPI tables; a kernel that is not told looks for the RSDP from here on (ACPI 6.5, 5.2.5.1).
