@@ -5,7 +5,7 @@
 
 use crate::util::{self, Scratch, finish, kernel, not_run};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -54,15 +54,11 @@ fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
         return None;
     }
     let scratch = Scratch::new();
-    let doctor = Command::new(util::binary()).arg("doctor").output().expect("run doctor");
-    let kvm_works =
-        String::from_utf8_lossy(&doctor.stdout).lines().any(|line| line.starts_with("ok") && line.contains("KVM"));
-    let text = if kvm_works { on_this_host(&scratch, cells) } else { in_the_emulated_host(&scratch, cells)? };
-    Some(parse(&text))
+    Some(if util::kvm_works() { parse(&on_this_host(&scratch, cells)) } else { in_the_emulated_host(&scratch, cells) })
 }
 
 /// A shell script that runs the cells one after another and prints each between two marks.
-fn script(cells: &[Cell], prologue: &str) -> String {
+fn script(cells: &[&Cell], prologue: &str) -> String {
     let mut text = format!("{prologue}\n");
     for Cell { name, args } in cells {
         // A run that did not pass has kept its directory; its console is brought back with it.
@@ -82,7 +78,7 @@ fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
         let directory = kernel(name, ".").expect("was checked");
         std::os::unix::fs::symlink(directory, scratch.0.join("k").join(name)).expect("link the kernels");
     }
-    let text = script(cells, "").replace(" /k/", &format!(" {}/k/", scratch.0.display()));
+    let text = script(&cells.iter().collect::<Vec<_>>(), "").replace(" /k/", &format!(" {}/k/", scratch.0.display()));
     prologue.push_str(&text);
     let job = scratch.file("job.sh", prologue);
     let mut command = Command::new("/bin/sh");
@@ -90,22 +86,31 @@ fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
     finish(command, Duration::from_secs(LIMIT_S)).stdout
 }
 
-fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> Option<String> {
+/// Runs the cells in the emulated host. Where that itself hangs, it is started again for the cells whose results are
+/// missing; a cell on which it hangs twice is a failure.
+fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> BTreeMap<String, Result> {
     let emulated_host = util::root().join("scripts/emulated-host");
-    let job = scratch.file("job.sh", script(cells, "export XDG_STATE_HOME=/tmp"));
-    for attempt in 1..=2 {
+    let mut results = BTreeMap::new();
+    let mut hung_on: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let left: Vec<&Cell> = cells.iter().filter(|cell| !results.contains_key(&cell.name)).collect();
+        let Some(first) = left.first() else { return results };
+        let job = scratch.file("job.sh", script(&left, "export XDG_STATE_HOME=/tmp"));
         let mut command = Command::new(&emulated_host);
         command.args(["-x", "-m", "6144", "-t", &LIMIT_S.to_string()]).arg(&job).env("KTSTR_BIN", util::binary());
         let ran = finish(command, Duration::from_secs(LIMIT_S + 60));
-        match ran.code {
-            Some(0) => return Some(ran.stdout),
-            Some(HOST_HUNG) if attempt == 1 => {
-                not_run("boot: first try", "the emulated host itself hung; tried once more");
+        results.extend(parse(&ran.stdout));
+        let missing = left.iter().find(|cell| !results.contains_key(&cell.name));
+        match (ran.code, missing) {
+            (_, None) => return results,
+            (Some(HOST_HUNG), Some(cell)) => {
+                assert!(hung_on.insert(&cell.name), "the emulated host hung twice on '{}':{ran}", cell.name);
+                let name = &cell.name;
+                not_run(&format!("boot: first try of '{name}'"), "the emulated host itself hung; tried once more");
             }
-            _ => panic!("the emulated host failed:{ran}"),
+            (_, Some(cell)) => panic!("from '{}' to '{}' the emulated host failed:{ran}", first.name, cell.name),
         }
     }
-    None
 }
 
 fn parse(text: &str) -> BTreeMap<String, Result> {

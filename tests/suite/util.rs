@@ -124,6 +124,13 @@ impl Ran {
     }
 }
 
+/// Whether this machine's own KVM runs kernels.
+pub fn kvm_works() -> bool {
+    let doctor = Command::new(binary()).arg("doctor").output().expect("run doctor");
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    text.lines().any(|line| line.split_whitespace().take(2).eq(["ok", "kvm"]))
+}
+
 /// Runs share the machine; the laboratory, which is slow enough alone, has it for itself.
 static MACHINE: RwLock<()> = RwLock::new(());
 
