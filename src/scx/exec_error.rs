@@ -152,7 +152,8 @@ mod tests {
         with_file("text", b"hello", |path| assert!(explain(path, libc::ENOEXEC).contains("neither an ELF")));
         with_file("empty", b"", |path| assert!(explain(path, libc::ENOEXEC).contains("it is empty")));
         with_file("other", b"", |path| {
-            assert!(explain(path, libc::ENOMEM).contains("cannot allocate memory (errno 12)"))
+            // The words are the C library's own.
+            assert!(explain(path, libc::ENOMEM).contains("memory (errno 12)"))
         });
     }
 
