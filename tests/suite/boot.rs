@@ -2,7 +2,6 @@
 
 use crate::lab::{self, Cell, Result};
 use crate::util::{ktstr, kvm_works, not_run};
-use std::time::Duration;
 
 const KERNELS: [&str; 2] = ["7", "6.12"];
 const FORMATS: [&str; 2] = ["vmlinuz", "vmlinux"];
@@ -136,11 +135,11 @@ fn runs_leave_no_process_behind() {
 }
 
 #[test]
-fn kvm_that_cannot_run_a_kernel_is_refused_within_two_seconds() {
+fn kvm_that_cannot_run_a_kernel_is_refused_with_its_cause() {
     if kvm_works() {
         return not_run("boot: refusal of a KVM that cannot run kernels", "the KVM of this machine works");
     }
     let Some(kernel) = crate::util::kernel("7", "vmlinuz") else { return };
-    let ran = ktstr(&["--kernel", &kernel.display().to_string(), "--accel", "kvm"]).exits(128).says("--accel kvm");
-    assert!(ran.took < Duration::from_secs(10), "{ran}");
+    let refused = ktstr(&["--kernel", &kernel.display().to_string(), "--accel", "kvm"]).exits(128);
+    refused.says("--accel kvm").says("/dev/kvm");
 }
