@@ -115,6 +115,31 @@ and times become coarse.
 ",
     },
     Topic {
+        name: "noise",
+        help: "what a busy host does to a result",
+        text: "\
+The vCPUs are threads of this host. While the VM runs, the host's scheduler is
+asked every 10 ms how long each of them was runnable without running. The sums,
+the longest such wait and its time, the host's own steal and its CPU pressure
+are in the result ('host_noise' in JSON, a note in the summary where it is more
+than 1 %, always with --timings).
+
+A failure that the host can have caused is not held against the scheduler:
+
+  the vCPUs waited for more than 10 % of the scenario's CPU time
+                    failed timing checks and stalls are inconclusive
+  a gap or run delay would be within its limit without what the host took in an
+  interval of that length
+                    that check is inconclusive
+  a vCPU waited for half of the time that a stall is about
+                    the stall is inconclusive
+  the guest hung, and its vCPUs waited for half of the time they wanted to run
+                    the run is inconclusive
+
+A crash is a crash on any host.
+",
+    },
+    Topic {
         name: "emulation",
         help: "what changes where there is no hardware virtualization",
         text: "\

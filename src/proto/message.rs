@@ -5,6 +5,7 @@
 
 use super::codec::{DecodeError, Reader, Wire};
 use super::cpuset::CpuSet;
+use super::noise::HostNoise;
 use super::plan::Plan;
 use super::report::WorkerReport;
 use super::topology::Topology;
@@ -266,6 +267,8 @@ wire_enum! {
         ChannelDamage = 134 { text: String },
         /// Record only: a warning of the host's.
         HostNote = 135 { text: String },
+        /// Record only: how the host treated the vCPUs.
+        Noise = 140 { noise: HostNoise },
     }
 }
 

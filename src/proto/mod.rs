@@ -8,6 +8,7 @@ pub mod cpuset;
 pub mod frame;
 pub mod hist;
 pub mod message;
+pub mod noise;
 pub mod plan;
 pub mod record;
 pub mod report;

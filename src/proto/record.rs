@@ -6,6 +6,7 @@
 use super::codec::{DecodeError, Wire};
 use super::frame::{self, FrameError};
 use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage, VmEnd, VmStats};
+use super::noise::HostNoise;
 use super::plan::Plan;
 use super::report::WorkerReport;
 
@@ -101,6 +102,7 @@ pub struct Record {
     pub console: String,
     pub vm_end: Option<VmEnd>,
     pub stats: Option<VmStats>,
+    pub noise: Option<HostNoise>,
     pub bye: bool,
 }
 
@@ -141,6 +143,7 @@ impl Record {
             Msg::Console { text } => push_capped(&mut self.console, &text),
             Msg::VmEnded { end } => self.vm_end = Some(end),
             Msg::Stats { stats } => self.stats = Some(stats),
+            Msg::Noise { noise } => self.noise = Some(noise),
             Msg::ChannelDamage { text } => self.channel_damage.push(text),
             Msg::HostNote { text } => self.host_notes.push(text),
             // Steps have no fold yet beyond their place in the file; commands are never stored.

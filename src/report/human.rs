@@ -3,6 +3,7 @@
 //! Owns what is shown and in which order; leaves numbers to verdict/, columns to `table`.
 //! Invariant: the first line names the emulation where there was one; the last line is the verdict.
 
+use super::noise;
 use super::table::{Align, layout};
 use super::text::{counted, fit, short_count, tail};
 use crate::klog::{Class, Severity};
@@ -206,7 +207,8 @@ fn painted(line: &str, status: Status, style: Style) -> String {
 
 /// What the reader should know although it did not decide: notes, and kernel lines that are shown and not judged.
 fn notes(record: &Record, verdict: &Verdict) -> Vec<String> {
-    let mut list: Vec<String> = record.host_notes.iter().chain(&record.notes).cloned().collect();
+    let mut list: Vec<String> = noise::noisy_line(record).into_iter().collect();
+    list.extend(record.host_notes.iter().chain(&record.notes).cloned());
     let missing = record.hello.iter().flat_map(|hello| &hello.missing);
     list.extend(missing.map(|what| format!("the guest lacks {what}")));
     let told = |severity| matches!(severity, Severity::Note | Severity::HostNoise);

@@ -5,6 +5,7 @@
 
 mod human;
 mod json;
+mod noise;
 mod result;
 mod table;
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //! Top level: `schema`, `outcome` (pass, skip, inconclusive, fail, error, interrupted), `exit_code`, `headline`, `reached`
 //! (last stage, or null), `stopped_at` (words, or null), `emulated`, `seed` (a string: JSON numbers lose 64-bit integers),
 //! `host`, `guest`, `plan`, `scheduler`, `checks`, `groups` (sums per cgroup and work type), `workers` (one per report),
-//! `kernel_log`, `timings`, `memory`, `notes`, `host_notes`.
+//! `kernel_log`, `timings`, `memory`, `host_noise` (how long vCPUs waited for the host's CPUs),
+//! `notes`, `host_notes`.
 
 use super::json::Json;
+use super::noise;
 use super::timings::intervals;
 use crate::klog::Finding;
 use crate::klog::sched_ext::SchedExit;
@@ -48,6 +50,7 @@ pub fn result_json(record: &Record, verdict: &Verdict) -> String {
         ("kernel_log", kernel_log(record, verdict)),
         ("timings", timings(record)),
         ("memory", memory(record)),
+        ("host_noise", record.noise.as_ref().map(noise::json).into()),
         ("notes", list(&record.notes)),
         ("host_notes", list(&record.host_notes)),
     ])

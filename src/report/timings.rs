@@ -3,6 +3,7 @@
 //! Owns the differences between marks and their layout; leaves taking the marks to run/.
 //! Invariant: a stage that was not reached is left out, never shown as 0.
 
+use super::noise;
 use super::table::{Align, layout};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
@@ -65,6 +66,7 @@ pub fn timings(record: &Record) -> String {
             text.push_str(&format!("exits to user space: {}\n", shown.join(", ")));
         }
     }
+    text.extend(noise::line(record).map(|line| format!("{line}\n")));
     text
 }
 

@@ -125,6 +125,11 @@ impl Machine {
         Ok(self.end)
     }
 
+    /// The process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Ends the process now, and waits until it is gone.
     pub fn kill(&mut self) -> Result<()> {
         if self.poll_end()?.is_none() {

@@ -8,6 +8,7 @@ pub mod cmdline;
 pub mod job;
 mod kvm;
 mod machine;
+mod noise;
 pub mod probe;
 mod qemu;
 pub mod rundir;

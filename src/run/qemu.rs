@@ -45,6 +45,8 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     let words = [
         // One emulator thread: with several, kernels that patch their own text have crashed.
         ("-accel", "tcg,thread=single".to_owned()),
+        // Its threads carry their vCPU in their names, by which the witness of host noise knows them.
+        ("-name", "ktstr,debug-threads=on".to_owned()),
         ("-cpu", "max".to_owned()),
         ("-smp", spec.topology.total_cpus().to_string()),
         ("-m", memory_mib.to_string()),

@@ -4,6 +4,7 @@
 //! Invariant: the loop ends by the hard limit, whatever the guest does.
 
 use super::machine::{Machine, MachineEvent, read_all};
+use super::noise::Witness;
 use super::rundir::RunDir;
 use crate::channel::DOORBELL_PID1;
 use crate::channel::host::HostSession;
@@ -55,9 +56,13 @@ impl Watch<'_, '_> {
         let mut bye_ns = None;
         let mut stop_sent = false;
         let mut memory_ns = 0;
+        let mut witness = Witness::new(self.machine.pid(), self.exec_ns, time::monotonic_ns());
         let end = loop {
-            self.wait()?;
+            self.wait(witness.due_ns())?;
             let now = time::monotonic_ns();
+            if now >= witness.due_ns() {
+                witness.sample(now);
+            }
             if now >= memory_ns {
                 self.machine.sample_memory();
                 memory_ns = now + MEMORY_EVERY_NS;
@@ -120,6 +125,7 @@ impl Watch<'_, '_> {
             }
         };
         self.machine.sample_memory();
+        witness.sample(time::monotonic_ns());
         self.machine.kill()?;
         self.take_lines()?;
         self.run.end_console();
@@ -130,10 +136,12 @@ impl Watch<'_, '_> {
         }
         self.run.add(Msg::VmEnded { end: end.clone() });
         self.run.add(Msg::Stats { stats: self.machine.stats(exits) });
+        self.run.add(Msg::Noise { noise: witness.finish() });
         Ok(end)
     }
 
-    fn wait(&self) -> Result<()> {
+    /// Until something comes, a turn has passed, or CLOCK_MONOTONIC is `due_ns`.
+    fn wait(&self, due_ns: u64) -> Result<()> {
         let lines = &self.machine.lines;
         let fds = [
             lines.console.as_fd(),
@@ -142,7 +150,9 @@ impl Watch<'_, '_> {
             lines.events.as_fd(),
             self.machine.pidfd.as_fd(),
         ];
-        poll::readable(&fds, TURN_MS).context(|| "wait for the VM")?;
+        // Rounded up, so that the wait does not end just before the time.
+        let left_ms = due_ns.saturating_sub(time::monotonic_ns()).div_ceil(units::NS_PER_MS);
+        poll::readable(&fds, left_ms.min(TURN_MS)).context(|| "wait for the VM")?;
         Ok(())
     }
 

@@ -15,11 +15,12 @@
 
 use super::assert::Thresholds;
 use super::check::{Check, Status};
-use super::log_checks::vm_end_text;
+use super::log_checks::{excuse, vm_end_text};
+use super::noise;
 use super::outcome::Outcome;
 use super::scheduler::start_failure;
 use super::stage::{pid1_ran, reached, stopped_at};
-use super::workers::{disturbed, emulated};
+use super::workers::emulated;
 use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
@@ -112,7 +113,7 @@ fn kernel_finding(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> 
         }
         _ => false,
     };
-    let undisturbed = |finding: &&Finding| !finding.class.is_stall() || disturbed(record).is_none();
+    let undisturbed = |finding: &&Finding| excuse(record, log, finding).is_none();
     let finding = log.findings.iter().filter(undisturbed).find(decisive)?;
     if finding.severity == Severity::Fail {
         return Some((Outcome::Fail, finding.title.clone()));
@@ -171,6 +172,10 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
                     "the emulated guest did not get there before the deadline ({stage}); --timeout gives it longer"
                 );
                 return Some((Outcome::Inconclusive, why));
+            }
+            if let Some(why) = noise::explains_silence(record) {
+                let silent = format!("the guest was killed at the deadline ({stage}), and {why}");
+                return Some((Outcome::Inconclusive, silent));
             }
             Some((Outcome::Fail, format!("the guest stopped answering and was killed at the deadline ({stage})")))
         }

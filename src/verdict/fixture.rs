@@ -5,12 +5,13 @@
 
 use crate::proto::hist::Hist;
 use crate::proto::message::{HostInfo, ProcessEnd, SchedFinal, Stage, VmEnd, VmStats};
+use crate::proto::noise::{HostNoise, VcpuNoise};
 use crate::proto::plan::{GroupSpec, PROTOCOL, Plan, SchedPolicy, SchedSpec, WorkSpec};
 use crate::proto::record::{Enabled, Hello, KlogLine, Record, ScenarioEnd};
 use crate::proto::report::{Samples, WorkerReport};
 use crate::proto::topology::Topology;
 use crate::proto::work::{SampleKind, WorkType};
-use crate::units::{NS_PER_MS, NS_PER_SEC};
+use crate::units::{NS_PER_MS, NS_PER_SEC, NS_PER_US};
 
 /// A worker of `group` that had a good run: half a CPU for two seconds.
 pub fn worker(worker_idx: u32) -> WorkerReport {
@@ -163,6 +164,38 @@ pub fn add_log(record: &mut Record, lines: &[&str]) {
     }
     let kept = record.klog.len() as u64;
     record.klog_end = record.klog_end.map(|(_, lost)| (kept, lost));
+}
+
+/// A host that kept one vCPU waiting for `waited_ns` from `from_ns` on (since exec), and no other.
+pub fn starve(record: &mut Record, from_ns: u64, waited_ns: u64) {
+    const SLOT_NS: u64 = 100 * NS_PER_MS;
+    let end_ns = record.mark(Stage::VmEnd).unwrap_or(0).max(from_ns + waited_ns);
+    let slots = (0..end_ns.div_ceil(SLOT_NS)).map(|slot| {
+        let (start, end) = (slot * SLOT_NS, (slot + 1) * SLOT_NS);
+        (end.min(from_ns + waited_ns).saturating_sub(start.max(from_ns)) / NS_PER_US) as u32
+    });
+    let slots: Vec<u32> = slots.collect();
+    let run_ns = end_ns.saturating_sub(waited_ns);
+    let starved = VcpuNoise {
+        run_ns,
+        delay_ns: waited_ns,
+        turns: 9,
+        worst_delay_ns: waited_ns,
+        worst_window_ns: 10 * NS_PER_MS,
+        worst_at_ns: from_ns + waited_ns,
+        ..VcpuNoise::default()
+    };
+    record.noise = Some(HostNoise {
+        from_ns: 0,
+        to_ns: end_ns,
+        samples: 100,
+        vcpus: vec![starved, VcpuNoise { vcpu: 1, run_ns: end_ns, ..VcpuNoise::default() }],
+        slot_ns: SLOT_NS,
+        worst_us: slots.clone(),
+        sum_us: slots,
+        steal_ns: Some(0),
+        pressure_ns: None,
+    });
 }
 
 /// What the watchdog says when a scheduler loses a task.

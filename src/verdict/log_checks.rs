@@ -5,8 +5,9 @@
 
 use super::assert::Thresholds;
 use super::check::{Check, Measure, Status};
+use super::noise;
 use super::workers::{disturbed, missing_reports};
-use crate::klog::{KernelLog, Severity};
+use crate::klog::{Finding, KernelLog, Severity};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 
@@ -19,10 +20,8 @@ pub fn kernel_log_clean(record: &Record, log: &KernelLog, thresholds: &Threshold
     if !thresholds.kernel_log_clean {
         return check(Status::NotApplied, "switched off".into());
     }
-    let disturbed = disturbed(record);
-    if let (Some(first), Some(why)) = (bad.first(), &disturbed)
-        && bad.iter().all(|finding| finding.class.is_stall())
-    {
+    let excuses: Option<Vec<String>> = bad.iter().map(|finding| excuse(record, log, finding)).collect();
+    if let (Some(first), Some(Some(why))) = (bad.first(), excuses.as_ref().map(|list| list.first())) {
         return check(Status::Inconclusive, format!("void, as {why}: {}", first.title));
     }
     if let Some(first) = bad.first() {
@@ -36,6 +35,12 @@ pub fn kernel_log_clean(record: &Record, log: &KernelLog, thresholds: &Threshold
         Some(gap) => check(Status::Inconclusive, gap.clone()),
         None => check(Status::Pass, format!("nothing bad in {} records", record.klog.len())),
     }
+}
+
+/// Why a finding of the kernel may be the host's doing; none where it is not.
+pub fn excuse(record: &Record, log: &KernelLog, finding: &Finding) -> Option<String> {
+    let of_times = || disturbed(record).filter(|_| finding.class.is_stall());
+    of_times().or_else(|| noise::explains_finding(record, log, finding))
 }
 
 /// What is missing of the kernel log.

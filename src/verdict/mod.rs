@@ -10,6 +10,7 @@ mod check;
 pub(crate) mod fixture;
 mod judge;
 mod log_checks;
+mod noise;
 mod outcome;
 mod scheduler;
 mod stage;
@@ -18,6 +19,8 @@ mod stats;
 mod tests_cause;
 #[cfg(test)]
 mod tests_checks;
+#[cfg(test)]
+mod tests_noise;
 #[cfg(test)]
 mod tests_scheduler;
 mod workers;

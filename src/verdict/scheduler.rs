@@ -4,6 +4,7 @@
 //! Invariant: a scheduler that left by any way but our stop is never Pass.
 
 use super::check::{Check, Status};
+use super::noise;
 use super::workers::emulated;
 use crate::klog::KernelLog;
 use crate::klog::sched_ext::{ExitReason, SchedExit};
@@ -38,7 +39,10 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
         return Check::new(NAME, status, start_failure(*why, text));
     }
     if let Some(exit) = log.exits.iter().find(|exit| exit.reason.is_error()) {
-        return Check::new(NAME, Status::Fail, exit.describe());
+        return match noise::explains_exit(record, exit) {
+            Some(why) => inconclusive(&format!("void, as {why}: {}", exit.describe())),
+            None => Check::new(NAME, Status::Fail, exit.describe()),
+        };
     }
     let Some(enabled) = &record.sched_enabled else { return inconclusive("it was not seen enabled") };
     if let Some(died) = &record.sched_died {

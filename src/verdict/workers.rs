@@ -5,6 +5,7 @@
 
 use super::assert::Thresholds;
 use super::check::{Check, Measure, Status};
+use super::noise;
 use super::stats::{cpu_percent, equals};
 use crate::proto::record::Record;
 use crate::proto::report::WorkerReport;
@@ -21,19 +22,20 @@ pub fn emulated(record: &Record) -> bool {
     record.host.as_ref().is_some_and(|host| host.accel == EMULATOR)
 }
 
-/// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
-/// the 15 points by which equal workers may differ.
-const STEAL_PERCENT: u64 = 10;
-
 /// Why times and stalls cannot be laid to the scheduler or the kernel; none where they can.
 pub fn disturbed(record: &Record) -> Option<String> {
     if emulated(record) {
         return Some("under software emulation, times are the emulator's".into());
     }
+    steal(record).or_else(|| noise::whole_scenario(record))
+}
+
+/// What the guest itself counted as taken from it.
+fn steal(record: &Record) -> Option<String> {
     let end = record.scenario_end.as_ref()?;
     let cpus = u64::from(record.host.as_ref()?.topology.total_cpus());
     let given_ns = end.elapsed_ns.saturating_mul(cpus);
-    (end.steal_ns.saturating_mul(100) > given_ns.saturating_mul(STEAL_PERCENT)).then(|| {
+    (end.steal_ns.saturating_mul(100) > given_ns.saturating_mul(noise::TAKEN_PERCENT)).then(|| {
         let (stolen, given) = (approx(end.steal_ns), approx(given_ns));
         format!("the host took {stolen} of {given} CPU time from the guest")
     })
@@ -53,9 +55,14 @@ pub fn checks(record: &Record, thresholds: &Thresholds, clock_noise: Option<&str
     ];
     list.extend(spread(record, thresholds, &timing));
     let stolen = disturbed(record).filter(|_| !emulated(record));
-    let noise = clock_noise.map(|noise| format!("the guest's clocks were disturbed ({noise})"));
-    if let Some(why) = stolen.or(noise) {
-        for check in list.iter_mut().skip(1).filter(|check| check.status == Status::Fail) {
+    let clocks = clock_noise.map(|noise| format!("the guest's clocks were disturbed ({noise})"));
+    let always = stolen.or(clocks);
+    for check in list.iter_mut().skip(1).filter(|check| check.status == Status::Fail) {
+        let waited = || match (check.value, check.threshold) {
+            (Some(Measure::Ns(value)), Some(Measure::Ns(limit))) => noise::explains(record, value, limit),
+            _ => None,
+        };
+        if let Some(why) = always.clone().or_else(waited) {
             check.status = Status::Inconclusive;
             check.reason = format!("void, as {why}; {}", check.reason);
         }

@@ -1,0 +1,137 @@
+//! Host noise: how long the host let runnable vCPUs wait, as its own scheduler counted it.
+//!
+//! Owns the values and what can be read off them; leaves sampling to run/noise, judging to verdict/noise.
+//! Invariant: a wait is counted where it happened, not where its end was noticed, so no slot holds more than its own length.
+
+use crate::wire_struct;
+
+wire_struct! {
+    /// One vCPU thread, from its start to the end of the VM.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct VcpuNoise {
+        pub vcpu: u32,
+        /// CPU time it got.
+        pub run_ns: u64,
+        /// Time it was runnable and waited for a CPU of the host.
+        pub delay_ns: u64,
+        /// Times that it was given a CPU.
+        pub turns: u64,
+        /// The largest growth of the wait between two samples, how far they lay apart, and when (since exec).
+        pub worst_delay_ns: u64,
+        pub worst_window_ns: u64,
+        pub worst_at_ns: u64,
+    }
+}
+
+wire_struct! {
+    /// What was witnessed of the host during one run. Times count from exec.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct HostNoise {
+        pub from_ns: u64,
+        pub to_ns: u64,
+        pub samples: u64,
+        pub vcpus: Vec<VcpuNoise>,
+        /// Length of a slot of the two series, which begin at `from_ns`.
+        pub slot_ns: u64,
+        /// By slot: how long that vCPU waited that waited longest, in microseconds.
+        pub worst_us: Vec<u32>,
+        /// By slot: how long all vCPUs together waited, in microseconds.
+        pub sum_us: Vec<u32>,
+        /// Time that the host's own hypervisor took from it meanwhile, all CPUs together.
+        pub steal_ns: Option<u64>,
+        /// Time in which some task of the host waited for a CPU (pressure stall information).
+        pub pressure_ns: Option<u64>,
+    }
+}
+
+const NS_PER_US: u64 = 1000;
+
+impl HostNoise {
+    /// Share of the time that vCPUs wanted to run in which they waited, in percent; none where nothing was measured.
+    pub fn waited_percent(&self) -> Option<f64> {
+        let (run, delay) = self.vcpus.iter().fold((0u64, 0u64), |(run, delay), vcpu| {
+            (run.saturating_add(vcpu.run_ns), delay.saturating_add(vcpu.delay_ns))
+        });
+        let wanted = run.saturating_add(delay);
+        (wanted > 0).then(|| delay as f64 * 100.0 / wanted as f64)
+    }
+
+    /// The vCPU with the largest growth between two samples.
+    pub fn worst(&self) -> Option<&VcpuNoise> {
+        self.vcpus.iter().max_by_key(|vcpu| vcpu.worst_delay_ns)
+    }
+
+    /// How long all vCPUs waited between two times; the slots at both ends count as wholes.
+    pub fn waited_between(&self, from_ns: u64, to_ns: u64) -> u64 {
+        let slots = self.sum_us.iter().enumerate().filter(|(slot, _)| {
+            let start = self.from_ns.saturating_add((*slot as u64).saturating_mul(self.slot_ns));
+            start < to_ns && start.saturating_add(self.slot_ns) > from_ns
+        });
+        slots.fold(0u64, |sum, (_, us)| sum.saturating_add(u64::from(*us) * NS_PER_US))
+    }
+
+    /// The most that vCPUs were kept waiting within any interval of this length: of each slot, the longest wait of one.
+    pub fn most_within(&self, length_ns: u64) -> u64 {
+        if self.slot_ns == 0 {
+            return 0;
+        }
+        // Rounded up: an interval may begin within a slot.
+        let width = (length_ns / self.slot_ns).saturating_add(1).min(self.worst_us.len() as u64) as usize;
+        let mut sum: u64 = 0;
+        let mut most = 0;
+        for (slot, us) in self.worst_us.iter().enumerate() {
+            sum = sum.saturating_add(u64::from(*us));
+            if slot >= width {
+                sum = sum.saturating_sub(u64::from(self.worst_us[slot - width]));
+            }
+            most = most.max(sum);
+        }
+        most.saturating_mul(NS_PER_US).min(length_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+
+    const SLOT: u64 = 100_000_000;
+
+    fn noise() -> HostNoise {
+        HostNoise {
+            from_ns: SLOT,
+            to_ns: 6 * SLOT,
+            samples: 50,
+            vcpus: vec![
+                VcpuNoise { run_ns: 300, delay_ns: 50, worst_delay_ns: 5, ..VcpuNoise::default() },
+                VcpuNoise { vcpu: 1, run_ns: 500, delay_ns: 150, worst_delay_ns: 9, ..VcpuNoise::default() },
+            ],
+            slot_ns: SLOT,
+            worst_us: vec![0, 100_000, 60_000, 0, 10_000],
+            sum_us: vec![5_000, 150_000, 60_000, 0, 20_000],
+            steal_ns: None,
+            pressure_ns: Some(3),
+        }
+    }
+
+    #[test]
+    fn round_trip_and_cut_at_every_byte() {
+        let bytes = noise().to_bytes();
+        assert_eq!(HostNoise::from_bytes(&bytes).unwrap(), noise());
+        for cut in 0..bytes.len() {
+            assert!(HostNoise::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn shares_and_intervals_are_read_off() {
+        assert_eq!(noise().waited_percent(), Some(20.0));
+        assert_eq!(noise().worst().map(|vcpu| vcpu.vcpu), Some(1));
+        assert_eq!(noise().waited_between(2 * SLOT, 4 * SLOT), 210_000_000);
+        assert_eq!(noise().waited_between(0, u64::MAX), 235_000_000);
+        assert_eq!(noise().most_within(SLOT), SLOT, "two neighbouring slots, but never more than the interval");
+        assert_eq!(noise().most_within(2 * SLOT), 160_000_000);
+        assert_eq!(noise().most_within(u64::MAX), 170_000_000);
+        assert_eq!((HostNoise::default().most_within(SLOT), HostNoise::default().waited_percent()), (0, None));
+    }
+}

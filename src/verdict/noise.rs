@@ -1,0 +1,78 @@
+//! What host noise excuses: findings that the host can have caused by not running the vCPUs.
+//!
+//! Owns the thresholds and their reasons; leaves the values to proto/noise and the use to the checks and the cause.
+//! Invariant: noise turns a failure into Inconclusive, never into a pass, and never without naming what was waited.
+
+use super::workers::emulated;
+use crate::klog::sched_ext::{ExitReason, SchedExit};
+use crate::klog::{Class, Finding, KernelLog};
+use crate::proto::message::Stage;
+use crate::proto::record::Record;
+use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
+
+/// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
+/// the 15 points by which equal workers may differ.
+pub const TAKEN_PERCENT: u64 = 10;
+/// A stall is the host's where vCPUs waited for half of the time that it is about: then the guest had less of its CPU than
+/// the host, and what the watchdog counted as the guest's time was for the most part not.
+const STALL_PARTS: u64 = 2;
+/// The time that a stall is about where the line does not say: the kernel's own shortest, RCU's 21 s
+/// (CONFIG_RCU_CPU_STALL_TIMEOUT), rounded down.
+const STALL_NS: u64 = 20 * NS_PER_SEC;
+/// A guest that stopped answering is the host's where its vCPUs waited for half of the time that they wanted to run.
+const HANG_PERCENT: f64 = 50.0;
+
+/// Why times of the whole scenario say nothing: vCPUs waited too long for CPUs of the host. None where they did not, or
+/// where nothing was witnessed.
+pub fn whole_scenario(record: &Record) -> Option<String> {
+    let noise = record.noise.as_ref()?;
+    let (from_ns, to_ns) = (record.mark(Stage::ScenarioStart)?, record.mark(Stage::ScenarioEnd)?);
+    let cpus = u64::from(record.host.as_ref()?.topology.total_cpus());
+    let given_ns = to_ns.saturating_sub(from_ns).saturating_mul(cpus);
+    let waited_ns = noise.waited_between(from_ns, to_ns);
+    (waited_ns.saturating_mul(100) > given_ns.saturating_mul(TAKEN_PERCENT)).then(|| {
+        let (waited, given) = (approx(waited_ns), approx(given_ns));
+        format!("the vCPUs waited {waited} of {given} for the host's CPUs")
+    })
+}
+
+/// Why a time above its limit says nothing: without what the host took in an interval of that length it would be within.
+pub fn explains(record: &Record, measured_ns: u64, limit_ns: u64) -> Option<String> {
+    let waited_ns = record.noise.as_ref()?.most_within(measured_ns);
+    (measured_ns.saturating_sub(waited_ns) <= limit_ns).then(|| {
+        let (waited, measured) = (approx(waited_ns), approx(measured_ns));
+        format!("the host kept a vCPU waiting for {waited} of {measured}")
+    })
+}
+
+/// Why a finding of the kernel is the host's doing: what it says did not run was kept from running.
+pub fn explains_finding(record: &Record, log: &KernelLog, finding: &Finding) -> Option<String> {
+    match finding.class {
+        class if class.is_stall() => explains_stall(record, STALL_NS),
+        Class::SchedExtExit => {
+            log.exits.iter().filter(|exit| exit.time_us == finding.time_us).find_map(|exit| explains_exit(record, exit))
+        }
+        _ => None,
+    }
+}
+
+/// The same for a scheduler that the kernel's watchdog disabled.
+pub fn explains_exit(record: &Record, exit: &SchedExit) -> Option<String> {
+    let stalled_ns = exit.victim.as_ref().map_or(STALL_NS, |victim| victim.waited_ms.saturating_mul(NS_PER_MS));
+    explains_stall(record, stalled_ns).filter(|_| exit.reason == ExitReason::Stall)
+}
+
+fn explains_stall(record: &Record, about_ns: u64) -> Option<String> {
+    let waited_ns = record.noise.as_ref()?.most_within(about_ns);
+    (waited_ns.saturating_mul(STALL_PARTS) >= about_ns).then(|| {
+        let (waited, about) = (approx(waited_ns), approx(about_ns));
+        format!("the host kept a vCPU waiting for {waited} of {about}")
+    })
+}
+
+/// Why a guest that stopped answering may only have been kept from it.
+pub fn explains_silence(record: &Record) -> Option<String> {
+    let percent = record.noise.as_ref()?.waited_percent()?;
+    (!emulated(record) && percent >= HANG_PERCENT)
+        .then(|| format!("its vCPUs waited for the host's CPUs {percent:.0} % of the time that they wanted to run"))
+}

@@ -1,0 +1,122 @@
+//! Host noise: the same finding fails on a quiet host and is Inconclusive on one that starved the vCPUs.
+//!
+//! Owns these tests; leaves findings without noise to tests_checks and tests_cause.
+//! Invariant: each excuse has a record just beyond its threshold and one just within.
+
+use super::fixture::{STALL, add_log, passing, passing_with_scheduler, starve};
+use super::{Outcome, Status, Thresholds, Verdict, judge};
+use crate::proto::message::{Stage, VmEnd};
+use crate::proto::record::{Died, Record};
+use crate::units::{NS_PER_MS, NS_PER_SEC};
+
+/// The passing record with a scenario of 20 s, so that a wait of a second is no tenth of it.
+fn long_run() -> Record {
+    let mut record = passing_with_scheduler();
+    for (stage, at_ns) in record.marks.iter_mut().filter(|(stage, _)| *stage >= Stage::ScenarioEnd) {
+        *at_ns = 21 * NS_PER_SEC + *stage as u64 * NS_PER_MS;
+    }
+    if let Some(end) = &mut record.scenario_end {
+        end.elapsed_ns = 20 * NS_PER_SEC;
+    }
+    record
+}
+
+fn judged(record: &Record) -> Verdict {
+    judge(record, &Thresholds::default())
+}
+
+fn status(verdict: &Verdict, name: &str) -> Status {
+    verdict.checks.iter().find(|check| check.name == name).unwrap().status
+}
+
+fn assert_excused(verdict: &Verdict, words: &str) {
+    assert_eq!((verdict.outcome, verdict.exit_code), (Outcome::Inconclusive, 125), "{}", verdict.headline);
+    assert!(verdict.headline.contains(words), "{}", verdict.headline);
+}
+
+#[test]
+fn noise_alone_fails_nothing() {
+    let mut record = long_run();
+    starve(&mut record, 2 * NS_PER_SEC, 15 * NS_PER_SEC);
+    assert_eq!(judged(&record).outcome, Outcome::Pass);
+}
+
+#[test]
+fn gap_is_void_where_the_host_took_what_was_too_much() {
+    let mut record = long_run();
+    record.reports[1].1.max_gap_ns = 3 * NS_PER_SEC;
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 5 * NS_PER_SEC, NS_PER_SEC);
+    assert_excused(&judged(&record), "the host kept a vCPU waiting for 1.00 s of 3.00 s");
+    assert_eq!(status(&judged(&record), "max_gap"), Status::Inconclusive);
+    starve(&mut record, 5 * NS_PER_SEC, 999 * NS_PER_MS);
+    assert_eq!(status(&judged(&record), "max_gap"), Status::Fail);
+    record.reports[1].1.max_gap_ns = NS_PER_SEC;
+    record.reports[1].1.max_run_delay_ns = Some(4 * NS_PER_SEC);
+    starve(&mut record, 5 * NS_PER_SEC, 2 * NS_PER_SEC);
+    assert_eq!(status(&judged(&record), "max_run_delay"), Status::Inconclusive);
+}
+
+#[test]
+fn waits_of_a_tenth_of_the_scenario_void_every_time() {
+    let mut record = long_run();
+    record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+    record.reports[3].1.cpu_time_ns /= 2;
+    starve(&mut record, 2 * NS_PER_SEC, 3 * NS_PER_SEC);
+    let verdict = judged(&record);
+    assert_eq!((status(&verdict, "max_gap"), status(&verdict, "spread")), (Status::Fail, Status::Pass));
+    starve(&mut record, 2 * NS_PER_SEC, 5 * NS_PER_SEC);
+    let verdict = judged(&record);
+    assert_excused(&verdict, "the vCPUs waited 5.00 s of 40.6 s for the host's CPUs");
+    assert!(verdict.checks.iter().all(|check| check.status != Status::Fail));
+    // What the host took before the scenario excuses nothing in it.
+    starve(&mut record, 0, 300 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+}
+
+#[test]
+fn watchdog_stall_is_void_where_the_host_took_half_of_it() {
+    let mut record = long_run();
+    add_log(&mut record, &STALL);
+    record.sched_died = Some(Died { after_ns: NS_PER_SEC, end: None, state: "disabled".into() });
+    let verdict = judged(&record);
+    assert_eq!(verdict.outcome, Outcome::Fail);
+    assert!(verdict.headline.contains("runnable task stall"), "{}", verdict.headline);
+    // The victim waited for 1.4 s.
+    starve(&mut record, 3 * NS_PER_SEC, 699 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 3 * NS_PER_SEC, 700 * NS_PER_MS);
+    let verdict = judged(&record);
+    assert_excused(&verdict, "the host kept a vCPU waiting for 700 ms of 1.40 s");
+    for name in ["scheduler_alive", "kernel_log_clean"] {
+        assert_eq!(status(&verdict, name), Status::Inconclusive, "{name}");
+    }
+}
+
+#[test]
+fn crash_is_no_stall_and_is_never_excused() {
+    let mut record = long_run();
+    add_log(&mut record, &["BUG: kernel NULL pointer dereference, address: 0000000000000008"]);
+    starve(&mut record, NS_PER_SEC, 19 * NS_PER_SEC);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    let mut record = long_run();
+    add_log(&mut record, &["rcu: INFO: rcu_sched detected stalls on CPUs/tasks:"]);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, NS_PER_SEC, 10 * NS_PER_SEC);
+    assert_eq!(judged(&record).outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn silence_is_void_where_the_vcpus_waited_more_than_they_ran() {
+    let mut record = passing();
+    record.marks.retain(|(stage, _)| !matches!(stage, Stage::ScenarioEnd | Stage::Bye));
+    (record.bye, record.klog_end, record.scenario_end, record.vm_end) = (false, None, None, Some(VmEnd::TimedOut));
+    record.reports.clear();
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 0, 600 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    if let Some(noise) = &mut record.noise {
+        noise.vcpus[0].delay_ns = noise.vcpus[0].run_ns + noise.vcpus[1].run_ns;
+    }
+    assert_excused(&judged(&record), "waited for the host's CPUs 50 % of the time");
+}
