@@ -6,10 +6,12 @@
 use super::args::{GuestArgs, SchedChoice};
 use crate::error::{Context, Error, Result};
 use crate::image;
-use crate::proto::plan::{BUILD, GroupSpec, PROTOCOL, Plan, SchedPolicy, SchedSpec, WorkSpec};
+use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
+use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
+use crate::scenario::{Resolver, TestTopology};
 use crate::scx::probe;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
-use crate::workload::{parse_work, validate_spec};
+use crate::workload::parse_work;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,14 +29,12 @@ const GUEST_SELF: &str = "/init";
 /// The plan, and the scheduler's program where one is to be packed.
 pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
     let work = parse_work(&args.work).map_err(|error| Error::usage(format!("--work: {error}")))?;
-    let group_size = work.worker_group_size();
-    // The default is as many as CPUs, but whole groups of a work type that needs partners.
-    let workers = args.workers.unwrap_or_else(|| args.topology.total_cpus().next_multiple_of(group_size));
-    let spec = WorkSpec { work, workers, policy: SchedPolicy::Normal, nice: 0, affinity: None };
-    validate_spec(&spec).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
-    let groups = (0..args.cgroups)
-        .map(|index| GroupSpec { name: format!("g{index}"), cpuset: None, works: vec![spec.clone()] })
-        .collect();
+    let workers = args.workers.map_or(Count::AUTO, Count::fixed);
+    let groups: Vec<CgroupDef> =
+        (0..args.cgroups).map(|index| CgroupDef::new(&format!("g{index}"), work.clone(), workers)).collect();
+    let resolver = Resolver { topo: TestTopology::from_spec(&args.topology), workers_per_cgroup: args.workers };
+    let steady = ScenarioSpec::steady(groups);
+    resolver.check(&steady).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
     let (sched, program) = match &args.sched {
         None => (None, None),
         Some(SchedChoice::Builtin(name)) => (Some(builtin(name, &args.sched_args)?), None),
@@ -46,7 +46,9 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         seed: args.seed.map_or_else(draw_seed, Ok)?,
         topology: args.topology,
         sched,
-        groups,
+        spare_scheds: Vec::new(),
+        scenarios: vec![steady],
+        workers_per_cgroup: args.workers,
         duration_ns: args.duration_ns,
         settle_ns: SETTLE_NS,
         modules: Vec::new(),

@@ -219,10 +219,13 @@ impl Agent {
     fn run_scenario(&mut self, plan: &Plan) -> Result<()> {
         let mut scenario = Scenario::prepare(plan, Path::new(CGROUP_ROOT))?;
         self.outside.say(Msg::ScenarioStart { name: "steady".into(), uptime_ns: time::boottime_ns() });
+        for (group, workers) in scenario.owed() {
+            self.outside.say(Msg::Spawned { group: group.into(), workers });
+        }
         let stolen_before_ns = stolen_ns();
         let started_ns = time::monotonic_ns();
         scenario.start()?;
-        let deadline = started_ns + plan.duration_ns;
+        let deadline = started_ns + plan.planned_ns().saturating_sub(plan.settle_ns);
         let mut early = None;
         while time::monotonic_ns() < deadline && early.is_none() {
             self.turn_until(deadline);

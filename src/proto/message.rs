@@ -243,6 +243,8 @@ wire_enum! {
         Bye = 16 { uptime_ns: u64 },
         /// A coverage profile (profraw) of the guest's binary.
         Coverage = 17 { data: Bytes },
+        /// Workers of a cgroup were forked: so many reports are owed.
+        Spawned = 18 { group: String, workers: u32 },
 
         /// Host to guest: end the scenario now, orderly.
         Stop = 64,

@@ -12,5 +12,6 @@ pub mod noise;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod scenario;
 pub mod topology;
 pub mod work;

@@ -4,6 +4,7 @@
 //! Invariant: host and guest are the same binary, so a plan of another build is refused, not guessed at.
 
 use super::cpuset::CpuSet;
+use super::scenario::ScenarioSpec;
 use super::topology::Topology;
 use super::work::WorkType;
 use crate::{wire_enum, wire_struct};
@@ -43,17 +44,6 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// One cgroup and what works in it.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct GroupSpec {
-        pub name: String,
-        /// cpuset.cpus; none: the parent's.
-        pub cpuset: Option<CpuSet>,
-        pub works: Vec<WorkSpec>,
-    }
-}
-
-wire_struct! {
     /// The scheduler under test.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct SchedSpec {
@@ -78,8 +68,13 @@ wire_struct! {
         pub seed: u64,
         pub topology: Topology,
         pub sched: Option<SchedSpec>,
-        pub groups: Vec<GroupSpec>,
-        /// How long the workers work.
+        /// Others that a step may put in its place, by their names.
+        pub spare_scheds: Vec<SchedSpec>,
+        /// In their order, each in a clean cgroup tree.
+        pub scenarios: Vec<ScenarioSpec>,
+        /// Workers of a cgroup that does not say; none: as many as CPUs.
+        pub workers_per_cgroup: Option<u32>,
+        /// How long a scenario lasts that does not say.
         pub duration_ns: u64,
         /// Pause between scheduler enabled and workers started.
         pub settle_ns: u64,
@@ -88,20 +83,22 @@ wire_struct! {
     }
 }
 
+impl Plan {
+    /// How long its scenarios take in all when nothing goes wrong.
+    pub fn planned_ns(&self) -> u64 {
+        let each = self.scenarios.iter().map(|scenario| scenario.planned_ns(self.duration_ns));
+        each.fold(0, |sum, ns| sum.saturating_add(ns).saturating_add(self.settle_ns))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proto::codec::Wire;
+    use crate::proto::scenario::{CgroupDef, Count};
 
     #[test]
     fn plan_round_trips_and_is_refused_when_cut() {
-        let work = WorkSpec {
-            work: WorkType::Bursty { burst_ns: 1, sleep_ns: 2 },
-            workers: 2,
-            policy: SchedPolicy::Fifo { priority: 3 },
-            nice: -1,
-            affinity: Some(CpuSet::first(2)),
-        };
         let plan = Plan {
             protocol: PROTOCOL,
             build: "b".into(),
@@ -113,7 +110,9 @@ mod tests {
                 enable_timeout_ns: 1,
                 stop_timeout_ns: 2,
             }),
-            groups: vec![GroupSpec { name: "g0".into(), cpuset: None, works: vec![work] }],
+            spare_scheds: vec![],
+            scenarios: vec![ScenarioSpec::steady(vec![CgroupDef::new("g0", WorkType::SpinWait, Count::AUTO)])],
+            workers_per_cgroup: Some(3),
             duration_ns: 5,
             settle_ns: 1,
             modules: vec![],

@@ -92,6 +92,8 @@ pub struct Record {
     pub sched_died: Option<Died>,
     pub sched_final: Option<SchedFinal>,
     pub scenario_started: Option<String>,
+    /// (cgroup, workers that were forked into it), in order; a cgroup may stand here more than once.
+    pub spawned: Vec<(String, u32)>,
     pub reports: Vec<(String, WorkerReport)>,
     pub scenario_end: Option<ScenarioEnd>,
     pub guest_errors: Vec<GuestError>,
@@ -127,6 +129,7 @@ impl Record {
             Msg::SchedDied { after_ns, end, state } => self.sched_died = Some(Died { after_ns, end, state }),
             Msg::SchedStopped { last } => self.sched_final = Some(last),
             Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
+            Msg::Spawned { group, workers } => self.spawned.push((group, workers)),
             Msg::Report { group, report } => self.reports.push((group, report)),
             Msg::ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns } => {
                 self.scenario_end = Some(ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns });
@@ -149,6 +152,18 @@ impl Record {
             // Steps have no fold yet beyond their place in the file; commands are never stored.
             Msg::Step { .. } | Msg::Coverage { .. } | Msg::Stop | Msg::Abort | Msg::Dump => {}
         }
+    }
+
+    /// Workers owed by each cgroup, in the order of their first spawn.
+    pub fn owed(&self) -> Vec<(&str, u64)> {
+        let mut owed: Vec<(&str, u64)> = Vec::new();
+        for (group, workers) in &self.spawned {
+            match owed.iter_mut().find(|(known, _)| known == group) {
+                Some((_, count)) => *count += u64::from(*workers),
+                None => owed.push((group, u64::from(*workers))),
+            }
+        }
+        owed
     }
 
     /// The time of a stage, nanoseconds after `Exec`.

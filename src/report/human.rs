@@ -95,9 +95,12 @@ fn head(record: &Record) -> Vec<String> {
         parts.push(size(host.memory_bytes));
     }
     if let Some(plan) = plan {
-        let workers: u64 = plan.groups.iter().flat_map(|group| &group.works).map(|work| u64::from(work.workers)).sum();
-        let cgroups = counted(plan.groups.len() as u64, "cgroup");
-        parts.push(format!("{} in {cgroups} for {}", counted(workers, "worker"), duration(plan.duration_ns)));
+        let owed = record.owed();
+        if !owed.is_empty() {
+            let workers = counted(owed.iter().map(|(_, workers)| workers).sum(), "worker");
+            let cgroups = counted(owed.len() as u64, "cgroup");
+            parts.push(format!("{workers} in {cgroups} for {}", duration(plan.duration_ns)));
+        }
         parts.push(format!("seed {}", plan.seed));
     }
     if !parts.is_empty() {

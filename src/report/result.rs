@@ -15,7 +15,6 @@ use super::timings::intervals;
 use crate::klog::Finding;
 use crate::klog::sched_ext::SchedExit;
 use crate::proto::hist::Hist;
-use crate::proto::plan::Plan;
 use crate::proto::record::Record;
 use crate::proto::report::WorkerReport;
 use crate::proto::work::SampleKind;
@@ -42,7 +41,7 @@ pub fn result_json(record: &Record, verdict: &Verdict) -> String {
         ("seed", record.plan.as_ref().map(|plan| plan.seed.to_string()).into()),
         ("host", host(record)),
         ("guest", guest(record)),
-        ("plan", record.plan.as_ref().map(plan).into()),
+        ("plan", plan(record)),
         ("scheduler", scheduler(record, verdict)),
         ("checks", Json::array(verdict.checks.iter().map(check))),
         ("groups", Json::array(group_stats(record).iter().map(group))),
@@ -87,18 +86,16 @@ fn guest(record: &Record) -> Json {
     ])
 }
 
-fn plan(plan: &Plan) -> Json {
-    let groups = plan.groups.iter().map(|group| {
-        let workers: u64 = group.works.iter().map(|work| u64::from(work.workers)).sum();
-        Json::object([
-            ("group", (&group.name).into()),
-            ("cpuset", group.cpuset.as_ref().map(ToString::to_string).into()),
-            ("workers", workers.into()),
-        ])
-    });
+fn plan(record: &Record) -> Json {
+    let Some(plan) = &record.plan else { return Json::Null };
+    let groups = record
+        .owed()
+        .into_iter()
+        .map(|(group, workers)| Json::object([("group", group.into()), ("workers", workers.into())]));
     Json::object([
         ("duration_ns", plan.duration_ns.into()),
         ("settle_ns", plan.settle_ns.into()),
+        ("scenarios", Json::array(plan.scenarios.iter().map(|scenario| scenario.full_name()))),
         ("groups", Json::array(groups)),
         ("modules", Json::array(&plan.modules)),
     ])

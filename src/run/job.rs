@@ -189,7 +189,7 @@ fn check_host_memory(memory_bytes: u64) -> Result<()> {
 fn default_timeout(job: &Job, accel: AccelKind) -> u64 {
     let boot = if accel == AccelKind::Kvm { BOOT_KVM_NS } else { BOOT_QEMU_NS };
     let sched = job.plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
-    boot + sched + job.plan.settle_ns + job.plan.duration_ns + WIND_DOWN_NS
+    boot + sched + job.plan.planned_ns() + WIND_DOWN_NS
 }
 
 fn host_info(job: &Job, accel: &Accel, cmdline: &str, memory_bytes: u64) -> HostInfo {

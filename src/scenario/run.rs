@@ -4,9 +4,11 @@
 //! Invariant: no step waits without a bound, also where the scheduler under test never runs a worker; a scenario that is
 //! dropped leaves neither worker nor cgroup.
 
+use super::resolve::{GroupPlan, Resolver};
+use super::topo::TestTopology;
 use crate::cgroup::{CgroupGroup, CgroupManager, Moved, move_task};
-use crate::error::Result;
-use crate::proto::plan::{GroupSpec, Plan};
+use crate::error::{Error, Result};
+use crate::proto::plan::Plan;
 use crate::proto::report::WorkerReport;
 use crate::sys::process::End;
 use crate::sys::time;
@@ -67,11 +69,17 @@ pub struct Scenario {
 impl Scenario {
     /// Makes the cgroups under the cgroup2 mount `cgroup_root`, forks the workers and moves them in. Nobody works yet.
     pub fn prepare(plan: &Plan, cgroup_root: &Path) -> Result<Self> {
-        Self::prepare_groups(&plan.groups, cgroup_root, SUBTREE)
+        let topo = TestTopology::from_spec(&plan.topology);
+        let resolver = Resolver { topo, workers_per_cgroup: plan.workers_per_cgroup };
+        let mut groups = Vec::new();
+        for def in plan.scenarios.iter().flat_map(|scenario| scenario.cgroup_defs()) {
+            groups.extend(resolver.groups(def).map_err(Error::internal)?);
+        }
+        Self::prepare_groups(&groups, cgroup_root, SUBTREE)
     }
 
     /// The same for any groups, in a subtree of its own.
-    pub fn prepare_groups(groups: &[GroupSpec], cgroup_root: &Path, subtree: &str) -> Result<Self> {
+    pub fn prepare_groups(groups: &[GroupPlan], cgroup_root: &Path, subtree: &str) -> Result<Self> {
         // What is wrong with the plan is found before anything is made.
         let configs = groups.iter().map(|group| {
             let config = WorkloadConfig::from_specs(&group.works)?;
@@ -90,7 +98,7 @@ impl Scenario {
     }
 
     /// `cpuset` is needed where a group has CPUs of its own; `cpu` gives each group a share, and is noted where it is missing.
-    fn enable_controllers(&mut self, groups: &[GroupSpec]) -> Result<()> {
+    fn enable_controllers(&mut self, groups: &[GroupPlan]) -> Result<()> {
         if self.manager.has_controller("cpuset")? || groups.iter().any(|group| group.cpuset.is_some()) {
             self.manager.setup(&["cpuset"])?;
         }
@@ -105,7 +113,7 @@ impl Scenario {
         }
     }
 
-    fn prepare_group(&mut self, group: &GroupSpec, config: &WorkloadConfig) -> Result<()> {
+    fn prepare_group(&mut self, group: &GroupPlan, config: &WorkloadConfig) -> Result<()> {
         let dir = match &group.cpuset {
             Some(cpus) => self.cgroups.add_cgroup(&group.name, cpus)?,
             None => self.cgroups.add_cgroup_no_cpuset(&group.name)?,
@@ -150,6 +158,11 @@ impl Scenario {
     /// Every worker's (cgroup, tid).
     pub fn tids(&self) -> Vec<(&str, i32)> {
         self.running.iter().flat_map(|g| g.handle.tids().into_iter().map(|tid| (g.name.as_str(), tid))).collect()
+    }
+
+    /// Workers of each group.
+    pub fn owed(&self) -> Vec<(&str, u32)> {
+        self.running.iter().map(|g| (g.name.as_str(), g.handle.tids().len() as u32)).collect()
     }
 
     /// Outer loops done so far, per group and worker.
@@ -215,14 +228,16 @@ mod tests {
     use crate::proto::cpuset::CpuSet;
     use crate::proto::plan::{SchedPolicy, WorkSpec};
     use crate::proto::report::ExitInfo;
+    use crate::proto::scenario::{CgroupDef, Count};
     use crate::proto::work::WorkType;
     use crate::sys::process;
     use crate::units::NS_PER_SEC;
     use std::path::PathBuf;
 
-    fn group(name: &str, work: WorkType, workers: u32, cpuset: Option<CpuSet>) -> GroupSpec {
+    fn group(name: &str, work: WorkType, workers: u32, cpuset: Option<CpuSet>) -> GroupPlan {
+        let def = CgroupDef::new(name, work.clone(), Count::fixed(workers));
         let spec = WorkSpec { work, workers, policy: SchedPolicy::Normal, nice: 0, affinity: None };
-        GroupSpec { name: name.into(), cpuset, works: vec![spec] }
+        GroupPlan { name: name.into(), cpuset, works: vec![spec], def }
     }
 
     /// A writable cgroup2 mount, and whether it has the cpuset controller.

@@ -6,9 +6,10 @@
 use crate::proto::hist::Hist;
 use crate::proto::message::{HostInfo, ProcessEnd, SchedFinal, Stage, VmEnd, VmStats};
 use crate::proto::noise::{HostNoise, VcpuNoise};
-use crate::proto::plan::{GroupSpec, PROTOCOL, Plan, SchedPolicy, SchedSpec, WorkSpec};
+use crate::proto::plan::{PROTOCOL, Plan, SchedSpec};
 use crate::proto::record::{Enabled, Hello, KlogLine, Record, ScenarioEnd};
 use crate::proto::report::{Samples, WorkerReport};
+use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::proto::topology::Topology;
 use crate::proto::work::{SampleKind, WorkType};
 use crate::units::{NS_PER_MS, NS_PER_SEC, NS_PER_US};
@@ -48,17 +49,7 @@ pub fn kernel_line(time_us: u64, text: &str) -> KlogLine {
 
 /// A run of the kernel's own scheduler that passes: 2 cgroups of 2 workers.
 pub fn passing() -> Record {
-    let group = |name: &str| GroupSpec {
-        name: name.into(),
-        cpuset: None,
-        works: vec![WorkSpec {
-            work: WorkType::PipeIo { burst_iters: 1024 },
-            workers: 2,
-            policy: SchedPolicy::Normal,
-            nice: 0,
-            affinity: None,
-        }],
-    };
+    let group = |name: &str| CgroupDef::new(name, WorkType::PipeIo { burst_iters: 1024 }, Count::fixed(2));
     let stages = [Stage::Exec, Stage::ImageReady, Stage::VmSpawned, Stage::FirstInstruction, Stage::KernelEntry]
         .into_iter()
         .chain([Stage::Pid1, Stage::Hello, Stage::ScenarioStart, Stage::ScenarioEnd, Stage::Bye, Stage::VmEnd])
@@ -82,7 +73,9 @@ pub fn passing() -> Record {
         seed: 42,
         topology: Topology::flat(2),
         sched: None,
-        groups: vec![group("g0"), group("g1")],
+        spare_scheds: vec![],
+        scenarios: vec![ScenarioSpec::steady(vec![group("g0"), group("g1")])],
+        workers_per_cgroup: None,
         duration_ns: 2 * NS_PER_SEC,
         settle_ns: 0,
         modules: vec![],
@@ -106,6 +99,7 @@ pub fn passing() -> Record {
         ],
         klog_end: Some((2, 0)),
         scenario_started: Some("steady".into()),
+        spawned: vec![("g0".into(), 2), ("g1".into(), 2)],
         reports: reports.collect(),
         scenario_end: Some(ScenarioEnd {
             elapsed_ns: 2 * NS_PER_SEC,

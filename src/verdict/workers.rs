@@ -126,13 +126,11 @@ fn not_starved(record: &Record, thresholds: &Thresholds) -> Check {
 
 /// The groups whose workers did not all report.
 pub fn missing_reports(record: &Record) -> Vec<String> {
-    let Some(plan) = &record.plan else { return Vec::new() };
     let mut missing = Vec::new();
-    for group in &plan.groups {
-        let planned: u64 = group.works.iter().map(|work| u64::from(work.workers)).sum();
-        let told = record.reports.iter().filter(|(name, _)| *name == group.name).count() as u64;
-        if told != planned {
-            missing.push(format!("{told} of {planned} workers of {} reported", group.name));
+    for (group, owed) in record.owed() {
+        let told = record.reports.iter().filter(|(name, _)| name == group).count() as u64;
+        if told != owed {
+            missing.push(format!("{told} of {owed} workers of {group} reported"));
         }
     }
     missing
