@@ -34,6 +34,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         com2_fd: number(&far.com2),
         doorbell_fd: number(&far.doorbell),
         doorbell_port: DOORBELL_PORT,
+        disk: None,
         events_fd: number(&far.events),
     };
     let mut handed = fd::memfd("ktstr-vm-config", 0).context(|| "make a memory file for the VM's configuration")?;

@@ -1,4 +1,4 @@
-//! The I/O ports of a VM: which device a port belongs to.
+//! The I/O ports and device memory of a VM: which device an address belongs to.
 //!
 //! Owns the devices and the dispatch; leaves what each does to `dev/` and the exits to vcpu.
 //! Invariant: a port nobody owns reads as all ones and swallows writes, as on a PC without the device.
@@ -7,9 +7,13 @@ use super::dev::doorbell::Doorbell;
 use super::dev::i8042;
 use super::dev::power::Power;
 use super::dev::serial::{COM1, COM2, PortMap, SerialPort};
+use super::dev::virtio::block::Block;
+use super::dev::virtio::mmio::WINDOW_BYTES;
+use super::x86::layout::DISK_GPA;
 use crate::proto::message::VmEnd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vm_memory::GuestMemoryMmap;
 
 /// What a bus without a device on it reads as.
 pub const FLOATING: u8 = 0xFF;
@@ -21,6 +25,7 @@ pub struct Bus {
     pub power: Power,
     pub doorbell: Doorbell,
     pub doorbell_port: u16,
+    pub disk: Option<Block>,
     /// Bytes of a serial port or the doorbell that nobody was there to take.
     pub lost_bytes: AtomicU64,
 }
@@ -51,6 +56,27 @@ impl Bus {
             _ => FLOATING,
         };
         data.fill(value);
+    }
+
+    /// The disk and the register of it that a guest-physical address is, where it is one.
+    fn disk_at(&self, gpa: u64) -> Option<(&Block, u64)> {
+        let offset = gpa.checked_sub(DISK_GPA).filter(|offset| *offset < WINDOW_BYTES)?;
+        self.disk.as_ref().map(|disk| (disk, offset))
+    }
+
+    /// The guest reads an address that is not RAM.
+    pub fn read_memory(&self, gpa: u64, data: &mut [u8]) {
+        match self.disk_at(gpa) {
+            Some((disk, offset)) => disk.read(offset, data),
+            None => data.fill(FLOATING),
+        }
+    }
+
+    /// The guest writes an address that is not RAM.
+    pub fn write_memory(&self, gpa: u64, data: &[u8], memory: &GuestMemoryMmap) {
+        if let Some((disk, offset)) = self.disk_at(gpa) {
+            disk.write(offset, data, memory);
+        }
     }
 
     /// The guest writes a port. Some writes end the VM.
@@ -93,6 +119,7 @@ mod tests {
             power: Power::default(),
             doorbell: Doorbell::new(bell_out).unwrap(),
             doorbell_port: 0xE9,
+            disk: None,
             lost_bytes: AtomicU64::new(0),
         };
         (bus, [com1, com2, bell])

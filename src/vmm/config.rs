@@ -11,6 +11,18 @@ use crate::{wire_enum, wire_struct};
 pub const DOORBELL_PORT: u16 = 0xE9;
 
 wire_struct! {
+    /// A disk: a file of sectors, and the rates it keeps to (0: none).
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct DiskConfig {
+        pub fd: i32,
+        pub bytes: u64,
+        pub read_only: bool,
+        pub bytes_per_s: u64,
+        pub requests_per_s: u64,
+    }
+}
+
+wire_struct! {
     /// One VM, described. Descriptor numbers are those of the VM's process, which inherited them.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct VmConfig {
@@ -35,6 +47,8 @@ wire_struct! {
         /// Gets each byte the guest writes to `doorbell_port`.
         pub doorbell_fd: i32,
         pub doorbell_port: u16,
+        /// /dev/vda of the guest.
+        pub disk: Option<DiskConfig>,
         /// Gets frames of `VmEvent`.
         pub events_fd: i32,
     }
@@ -74,6 +88,7 @@ pub mod tests {
             com2_fd: 6,
             doorbell_fd: 7,
             doorbell_port: DOORBELL_PORT,
+            disk: Some(DiskConfig { fd: 9, bytes: 1 << 20, read_only: true, bytes_per_s: 0, requests_per_s: 7 }),
             events_fd: 8,
         }
     }

@@ -21,13 +21,16 @@ use crate::error::{Context, Error, Result};
 use crate::proto::message::VmEnd;
 use crate::sys::{self, fd, poll, process, signal, time};
 use bus::{Bus, lock};
-use config::{VmConfig, VmEvent};
+use config::{DiskConfig, VmConfig, VmEvent};
 use dev::doorbell::Doorbell;
 use dev::power::Power;
 use dev::serial::{COM1, COM2, SerialPort};
+use dev::virtio::block::{Block, Limits, Turn};
+use dev::virtio::disk::Disk;
+use dev::virtio::mmio::QUEUE_NOTIFY;
 use kernel::KernelImage;
 use kvm::{CPUID_ENTRIES_MAX, Machine, failed};
-use kvm_ioctls::{Cap, VcpuFd};
+use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VcpuFd};
 use life::Events;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +40,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vcpu::{Recipe, Shared};
+use x86::layout::{DISK_GPA, DISK_IRQ};
 
 /// An unfinished console line is sent after this time at the latest.
 const CONSOLE_FLUSH_MS: u64 = 100;
@@ -45,6 +49,8 @@ const STOP_DEADLINE: Duration = Duration::from_millis(200);
 const WAKE_INTERVAL: Duration = Duration::from_millis(1);
 /// A vCPU thread calls little, and there may be thousands.
 const VCPU_STACK_BYTES: usize = 128 * 1024;
+/// The longest sleep of a throttled disk, so that it sees the end of the VM and a reset of the device soon.
+const DISK_NAP_NS: u64 = 20_000_000;
 /// More than the input buffer of a serial port holds.
 const COM2_CHUNK_BYTES: usize = 256;
 
@@ -76,6 +82,7 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     };
     let made = (0..vcpus).map(|cpu| recipe.create(&machine, cpu)).collect::<Result<Vec<_>>>()?;
     let shared = Arc::new(Shared::new(machine, bus, wake));
+    start_disk(&shared)?;
     let threads = start_vcpus(&shared, made, events)?;
     supervise(&shared, com2_input)?;
     stop_vcpus(&shared, &threads);
@@ -102,9 +109,54 @@ fn devices(config: &VmConfig, machine: &Machine, wake: &Arc<File>) -> Result<(Bu
         power: Power::default(),
         doorbell: Doorbell::new(adopt(config.doorbell_fd, "the doorbell pipe")?)?,
         doorbell_port: config.doorbell_port,
+        disk: config.disk.as_ref().map(|disk| connect_disk(disk, machine)).transpose()?,
         lost_bytes: AtomicU64::new(0),
     };
     Ok((bus, com2_input))
+}
+
+/// The disk, with its interrupt and its notification in KVM.
+fn connect_disk(config: &DiskConfig, machine: &Machine) -> Result<Block> {
+    let file = File::from(adopt(config.fd, "the disk")?);
+    let limits = Limits { bytes_per_s: config.bytes_per_s, requests_per_s: config.requests_per_s };
+    let block = Block::new(Disk::new(file, config.bytes, config.read_only)?, limits)?;
+    let irq = machine.vm.register_irqfd(block.irq(), DISK_IRQ);
+    irq.map_err(|cause| failed("connect the disk's interrupt", cause))?;
+    let notify = IoEventAddress::Mmio(DISK_GPA + QUEUE_NOTIFY);
+    machine
+        .vm
+        .register_ioevent(block.kick(), &notify, NoDatamatch)
+        .map_err(|cause| failed("connect the disk's notification", cause))?;
+    Ok(block)
+}
+
+/// Starts the thread that does the disk's work, where there is one. It is not joined: it ends with the process.
+fn start_disk(shared: &Arc<Shared>) -> Result<()> {
+    if shared.bus.disk.is_none() {
+        return Ok(());
+    }
+    let shared = shared.clone();
+    let body = move || {
+        let Some(disk) = &shared.bus.disk else { return };
+        while !shared.stop.load(Ordering::SeqCst) {
+            match disk.serve(&shared.machine.memory, time::monotonic_ns()) {
+                Turn::Served => {}
+                Turn::Wait { ns } => {
+                    let ns = ns.min(DISK_NAP_NS);
+                    std::thread::sleep(Duration::from_nanos(ns));
+                    disk.note_throttled(ns);
+                }
+                // Blocks until the driver notifies; only a signal ends it otherwise, and then the ring is looked at.
+                Turn::Idle => drop(disk.kick().read()),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("disk".into())
+        .stack_size(VCPU_STACK_BYTES)
+        .spawn(body)
+        .context(|| "start the disk's thread")?;
+    Ok(())
 }
 
 /// Starts a thread for each vCPU, vCPU 0 last: the others wait within KVM until the kernel on it starts them.
@@ -195,7 +247,10 @@ fn ended(shared: &Shared) -> VmEvent {
     for (name, count) in [
         ("lost-output-bytes", shared.bus.lost_bytes.load(Ordering::Relaxed)),
         ("vcpus-not-stopped", u64::from(shared.running.load(Ordering::SeqCst))),
-    ] {
+    ]
+    .into_iter()
+    .chain(shared.bus.disk.iter().flat_map(Block::counts))
+    {
         if count > 0 {
             exits.push((name.into(), count));
         }

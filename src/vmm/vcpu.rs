@@ -125,11 +125,14 @@ fn step(shared: &Shared, vcpu: &mut VcpuFd) -> Step {
             shared.bus.read(port, data);
             (ExitKind::IoIn, Step::Continue)
         }
-        Ok(VcpuExit::MmioRead(_, data)) => {
-            data.fill(super::bus::FLOATING);
+        Ok(VcpuExit::MmioRead(gpa, data)) => {
+            shared.bus.read_memory(gpa, data);
             (ExitKind::MmioRead, Step::Continue)
         }
-        Ok(VcpuExit::MmioWrite(..)) => (ExitKind::MmioWrite, Step::Continue),
+        Ok(VcpuExit::MmioWrite(gpa, data)) => {
+            shared.bus.write_memory(gpa, data, &shared.machine.memory);
+            (ExitKind::MmioWrite, Step::Continue)
+        }
         Ok(VcpuExit::Shutdown) => (ExitKind::Shutdown, Step::End(VmEnd::TripleFault)),
         // With KVM's own APIC a halted vCPU stays in KVM; here it would halt for good.
         Ok(VcpuExit::Hlt) => (ExitKind::Halt, broken("a vCPU halted outside KVM's interrupt controller".into())),

@@ -3,11 +3,12 @@
 //! Owns their bytes (ACPI specification 6.5, sections in brackets); leaves where they go to layout.
 //! Invariant: pure; every table's check sum is right, and every processor of the topology is listed once.
 
-use super::layout::{ACPI_GPA, EXTENDED_RAM_START, IOAPIC_GPA, LAPIC_GPA};
+use super::layout::{ACPI_GPA, DISK_GPA, DISK_IRQ, EXTENDED_RAM_START, IOAPIC_GPA, LAPIC_GPA};
 use crate::error::{Error, Result};
 use crate::proto::topology::Topology;
 use crate::vmm::dev::power::{CONTROL_BYTES, CONTROL_PORT, EVENT_BYTES, EVENT_PORT, SCI_IRQ, SLEEP_TYPE_S5};
 use crate::vmm::dev::serial::{COM1, COM2};
+use crate::vmm::dev::virtio::mmio::WINDOW_BYTES;
 use crate::vmm::dev::{i8042, serial::PortMap};
 use crate::vmm::x86::cpuid::apic_id;
 
@@ -87,7 +88,7 @@ const XAPIC_ID_MAX: u32 = 254;
 const IOAPIC_ID: u8 = 0;
 
 /// All tables as one block of bytes, to be written at `ACPI_GPA`; the RSDP is at its start.
-pub fn tables(topology: &Topology) -> Result<Vec<u8>> {
+pub fn tables(topology: &Topology, disk: bool) -> Result<Vec<u8>> {
     let mut block = Vec::new();
     let place = |block: &mut Vec<u8>, table: Vec<u8>| {
         block.resize(block.len().next_multiple_of(TABLE_ALIGNMENT), 0);
@@ -95,7 +96,7 @@ pub fn tables(topology: &Topology) -> Result<Vec<u8>> {
         block.extend(table);
         gpa
     };
-    let dsdt = place(&mut block, dsdt());
+    let dsdt = place(&mut block, dsdt(disk));
     let facs = place(&mut block, facs());
     let fadt = place(&mut block, fadt(dsdt, facs));
     let madt = place(&mut block, madt(topology));
@@ -217,8 +218,12 @@ const AML_BUFFER: u8 = 0x11;
 const AML_PACKAGE: u8 = 0x12;
 const AML_DEVICE: [u8; 2] = [0x5B, 0x82];
 const AML_ZERO: u8 = 0x00;
+const AML_ONE: u8 = 0x01;
+const AML_STRING: u8 = 0x0D;
 const RESOURCE_IO_PORT: u8 = 0x47;
 const RESOURCE_DECODE_16: u8 = 1;
+const RESOURCE_MEMORY_32_FIXED: u8 = 0x86;
+const RESOURCE_WRITABLE: u8 = 1;
 const RESOURCE_EXTENDED_IRQ: u8 = 0x89;
 /// Consumer, edge-triggered, active high, exclusive.
 const RESOURCE_IRQ_FLAGS: u8 = 0x03;
@@ -248,22 +253,46 @@ fn serial_device(path: &[u8; 4], unit: u8, ports: &PortMap) -> Vec<u8> {
     let mut resources = vec![RESOURCE_IO_PORT, RESOURCE_DECODE_16];
     resources.extend(ports.base.to_le_bytes());
     resources.extend(ports.base.to_le_bytes());
-    resources.extend([1, PortMap::COUNT as u8, RESOURCE_EXTENDED_IRQ, 6, 0, RESOURCE_IRQ_FLAGS, 1]);
-    resources.extend(ports.irq.to_le_bytes());
-    resources.extend(RESOURCE_END);
-    let mut buffer = vec![AML_BYTE, resources.len() as u8];
-    buffer.extend(resources);
+    resources.extend([1, PortMap::COUNT as u8]);
     let mut body = path.to_vec();
     body.extend(name(b"_HID", &[&[AML_DWORD], &PNP0501.to_le_bytes()[..]].concat()));
     body.extend(name(b"_UID", &[AML_BYTE, unit]));
-    body.extend(name(b"_CRS", &[&[AML_BUFFER][..], &with_length(&buffer)].concat()));
+    body.extend(current_resources(resources, ports.irq));
     [&AML_DEVICE[..], &with_length(&body)].concat()
 }
 
-fn dsdt() -> Vec<u8> {
+/// _CRS of some resources and an interrupt.
+fn current_resources(mut resources: Vec<u8>, irq: u32) -> Vec<u8> {
+    resources.extend([RESOURCE_EXTENDED_IRQ, 6, 0, RESOURCE_IRQ_FLAGS, 1]);
+    resources.extend(irq.to_le_bytes());
+    resources.extend(RESOURCE_END);
+    let mut buffer = vec![AML_BYTE, resources.len() as u8];
+    buffer.extend(resources);
+    name(b"_CRS", &[&[AML_BUFFER][..], &with_length(&buffer)].concat())
+}
+
+/// The disk: a virtio-mmio device, which kernels find by this name (drivers/virtio/virtio_mmio.c).
+fn disk_device() -> Vec<u8> {
+    const VIRTIO_MMIO: &[u8] = b"LNRO0005\0";
+    let mut resources = vec![RESOURCE_MEMORY_32_FIXED, 9, 0, RESOURCE_WRITABLE];
+    resources.extend((DISK_GPA as u32).to_le_bytes());
+    resources.extend((WINDOW_BYTES as u32).to_le_bytes());
+    let mut body = b"DISK".to_vec();
+    body.extend(name(b"_HID", &[&[AML_STRING], VIRTIO_MMIO].concat()));
+    body.extend(name(b"_UID", &[AML_ZERO]));
+    // Its DMA sees what the CPUs see.
+    body.extend(name(b"_CCA", &[AML_ONE]));
+    body.extend(current_resources(resources, DISK_IRQ));
+    [&AML_DEVICE[..], &with_length(&body)].concat()
+}
+
+fn dsdt(disk: bool) -> Vec<u8> {
     let mut scope = b"\\_SB_".to_vec();
     scope.extend(serial_device(b"COM1", 1, &COM1));
     scope.extend(serial_device(b"COM2", 2, &COM2));
+    if disk {
+        scope.extend(disk_device());
+    }
     let sleep = [4, AML_BYTE, SLEEP_TYPE_S5, AML_BYTE, SLEEP_TYPE_S5, AML_ZERO, AML_ZERO];
     let mut body = [&[AML_SCOPE][..], &with_length(&scope)].concat();
     body.extend(name(b"\\_S5_", &[&[AML_PACKAGE][..], &with_length(&sleep)].concat()));
@@ -290,7 +319,7 @@ mod tests {
 
     #[test]
     fn every_table_is_reached_and_sums_to_zero() {
-        let block = tables(&Topology::flat(4)).unwrap();
+        let block = tables(&Topology::flat(4), true).unwrap();
         assert_eq!((sum(&block[..20]), sum(&block[..36])), (0, 0));
         let xsdt = at_gpa(&block, u64_at(&block, 24));
         assert_eq!(&xsdt[..4], b"XSDT");
@@ -326,12 +355,25 @@ mod tests {
 
     #[test]
     fn most_cpus_kvm_allows_still_fit() {
-        assert!(tables(&Topology::flat(crate::proto::topology::MAX_CPUS)).is_ok());
+        assert!(tables(&Topology::flat(crate::proto::topology::MAX_CPUS), true).is_ok());
+    }
+
+    #[test]
+    fn disk_is_declared_only_where_there_is_one() {
+        let found = |disk| dsdt(disk).windows(8).any(|bytes| bytes == b"LNRO0005");
+        assert_eq!((found(true), found(false)), (true, false));
+        let hex: String = disk_device().iter().map(|b| format!("{b:02x}")).collect();
+        let resources = "8609000100".to_owned() + "0000d0" + "00020000" + "8906000301" + "05000000" + "7900";
+        let expected = format!(
+            "5b8241044449534b085f4849440d4c4e524f3030303500085f55494400085f43434101085f43525311{}0a17{resources}",
+            "1a"
+        );
+        assert_eq!(hex, expected);
     }
 
     #[test]
     fn dsdt_bytes_are_as_the_specification_writes_them() {
-        let dsdt = dsdt();
+        let dsdt = dsdt(false);
         let hex: String = dsdt[HEADER_BYTES..].iter().map(|b| format!("{b:02x}")).collect();
         let com = |name: &str, unit: &str, base: &str, irq: &str| {
             format!(

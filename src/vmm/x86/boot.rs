@@ -77,7 +77,7 @@ pub fn load(memory: &GuestMemoryMmap, config: &VmConfig, image: &KernelImage, fi
     write_bytes(memory, PAGE_TABLES_GPA, &words(&regs::page_tables()))?;
     write_bytes(memory, GDT_GPA, &words(&regs::gdt()))?;
     write_bytes(memory, IDT_GPA, &[0; 8])?;
-    write_bytes(memory, ACPI_GPA, &super::acpi::tables(&config.topology)?)
+    write_bytes(memory, ACPI_GPA, &super::acpi::tables(&config.topology, config.disk.is_some())?)
 }
 
 /// The boot_params of this VM, over the setup header that the kernel brought, where it brought one.

@@ -37,6 +37,9 @@ pub const EXTENDED_RAM_START: u64 = 0x10_0000;
 /// I/O APIC and local APIC at their reset addresses (Intel SDM vol. 3, 10.4.1; 82093AA data sheet).
 pub const IOAPIC_GPA: u32 = 0xFEC0_0000;
 pub const LAPIC_GPA: u32 = 0xFEE0_0000;
+/// The disk's registers, in the MMIO hole; and its interrupt: free on a PC without ISA cards.
+pub const DISK_GPA: u64 = 0xD000_0000;
+pub const DISK_IRQ: u32 = 5;
 /// One page for KVM's real-mode identity map and three for its TSS (Documentation/virt/kvm/api.rst, 4.41 and 4.9).
 pub const IDENTITY_MAP_GPA: u64 = 0xFFFB_C000;
 pub const TSS_GPA: u64 = 0xFFFB_D000;
