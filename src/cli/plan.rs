@@ -48,6 +48,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         sched,
         spare_scheds: Vec::new(),
         scenarios: vec![steady],
+        skipped: Vec::new(),
         workers_per_cgroup: args.workers,
         duration_ns: args.duration_ns,
         settle_ns: SETTLE_NS,

@@ -6,6 +6,7 @@
 use super::codec::{DecodeError, Reader, Wire};
 use super::cpuset::CpuSet;
 use super::noise::HostNoise;
+use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
 use super::report::WorkerReport;
 use super::topology::Topology;
@@ -221,8 +222,8 @@ wire_enum! {
         SchedStopped = 8 { last: SchedFinal },
         /// Workers are started now.
         ScenarioStart = 9 { name: String, uptime_ns: u64 },
-        /// A step of the scenario.
-        Step = 10 { index: u32, text: String },
+        /// Something was done, or a step began.
+        Step = 10 { stimulus: Stimulus },
         /// What one worker of one cgroup measured.
         Report = 11 { group: String, report: WorkerReport },
         /// All workers are collected; `early` says why before the planned time.
@@ -245,6 +246,18 @@ wire_enum! {
         Coverage = 17 { data: Bytes },
         /// Workers of a cgroup were forked: so many reports are owed.
         Spawned = 18 { group: String, workers: u32 },
+        /// What follows is about one of several scenarios, until `ScenarioOver`.
+        ScenarioBegin = 19 { index: u32 },
+        /// It is over; kernel log records forwarded and lost since its beginning.
+        ScenarioOver = 20 { index: u32, klog_records: u64, klog_lost: u64 },
+        /// What the workers did in a phase.
+        Phase = 21 { phase: PhaseReport },
+        /// The kernel did not return from a call within the guard's time.
+        KernelHang = 22 { text: String },
+        /// An external command ended.
+        Payload = 23 { report: PayloadReport },
+        /// The scheduler under test was stopped by the scenario itself, and must not be running until it is started again.
+        SchedDetached = 24 { last: SchedFinal },
 
         /// Host to guest: end the scenario now, orderly.
         Stop = 64,

@@ -9,6 +9,8 @@ pub mod frame;
 pub mod hist;
 pub mod message;
 pub mod noise;
+pub mod part;
+pub mod phase;
 pub mod plan;
 pub mod record;
 pub mod report;

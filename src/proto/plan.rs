@@ -72,6 +72,8 @@ wire_struct! {
         pub spare_scheds: Vec<SchedSpec>,
         /// In their order, each in a clean cgroup tree.
         pub scenarios: Vec<ScenarioSpec>,
+        /// Scenarios that were asked for and cannot be judged here: their names, and why.
+        pub skipped: Vec<(String, String)>,
         /// Workers of a cgroup that does not say; none: as many as CPUs.
         pub workers_per_cgroup: Option<u32>,
         /// How long a scenario lasts that does not say.
@@ -112,6 +114,7 @@ mod tests {
             }),
             spare_scheds: vec![],
             scenarios: vec![ScenarioSpec::steady(vec![CgroupDef::new("g0", WorkType::SpinWait, Count::AUTO)])],
+            skipped: vec![],
             workers_per_cgroup: Some(3),
             duration_ns: 5,
             settle_ns: 1,

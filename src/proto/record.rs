@@ -7,6 +7,8 @@ use super::codec::{DecodeError, Wire};
 use super::frame::{self, FrameError};
 use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage, VmEnd, VmStats};
 use super::noise::HostNoise;
+use super::part::Part;
+use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
 use super::report::WorkerReport;
 
@@ -106,11 +108,25 @@ pub struct Record {
     pub stats: Option<VmStats>,
     pub noise: Option<HostNoise>,
     pub bye: bool,
+    pub stimuli: Vec<Stimulus>,
+    pub phases: Vec<PhaseReport>,
+    pub payloads: Vec<PayloadReport>,
+    /// Calls that the kernel did not return from.
+    pub hangs: Vec<String>,
+    /// How earlier instances of the scheduler ended that the scenario itself stopped.
+    pub detached: Vec<SchedFinal>,
+    /// Where there are several scenarios: the picture of each.
+    pub parts: Vec<Part>,
 }
 
 impl Record {
     /// Adds one message to the picture.
     pub fn apply(&mut self, message: Msg) {
+        self.apply_to_parts(&message);
+        self.fold(message);
+    }
+
+    pub(super) fn fold(&mut self, message: Msg) {
         match message {
             Msg::Hello { kernel, online, memory_kib, pid1_uptime_ns, channel, missing, .. } => {
                 let online_cpus = online.len();
@@ -149,8 +165,18 @@ impl Record {
             Msg::Noise { noise } => self.noise = Some(noise),
             Msg::ChannelDamage { text } => self.channel_damage.push(text),
             Msg::HostNote { text } => self.host_notes.push(text),
-            // Steps have no fold yet beyond their place in the file; commands are never stored.
-            Msg::Step { .. } | Msg::Coverage { .. } | Msg::Stop | Msg::Abort | Msg::Dump => {}
+            Msg::Step { stimulus } => self.stimuli.push(stimulus),
+            Msg::Phase { phase } => self.phases.push(phase),
+            Msg::Payload { report } => self.payloads.push(report),
+            Msg::KernelHang { text } => self.hangs.push(text),
+            Msg::SchedDetached { last } => self.detached.push(last),
+            // The parts' borders are for the parts; commands are never stored.
+            Msg::ScenarioBegin { .. }
+            | Msg::ScenarioOver { .. }
+            | Msg::Coverage { .. }
+            | Msg::Stop
+            | Msg::Abort
+            | Msg::Dump => {}
         }
     }
 

@@ -75,6 +75,7 @@ pub fn passing() -> Record {
         sched: None,
         spare_scheds: vec![],
         scenarios: vec![ScenarioSpec::steady(vec![group("g0"), group("g1")])],
+        skipped: vec![],
         workers_per_cgroup: None,
         duration_ns: 2 * NS_PER_SEC,
         settle_ns: 0,

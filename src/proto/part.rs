@@ -1,0 +1,115 @@
+//! One of several scenarios of a run, as a record of its own.
+//!
+//! Owns which messages belong to which; leaves folding them to `record`.
+//! Invariant: a part that ended in order is not touched by what happened after it.
+
+use super::message::{Msg, VmEnd};
+use super::record::Record;
+
+/// The picture of one scenario of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its place in the plan.
+    pub index: u32,
+    /// It was over in order, so what came later is not about it.
+    pub over: bool,
+    pub record: Record,
+}
+
+impl Record {
+    pub(super) fn apply_to_parts(&mut self, message: &Msg) {
+        match message {
+            Msg::ScenarioBegin { index } => self.begin_part(*index),
+            Msg::ScenarioOver { index, klog_records, klog_lost } => {
+                let open = self.parts.iter_mut().find(|part| part.index == *index && !part.over);
+                if let Some(part) = open {
+                    part.over = true;
+                    part.record.klog_end = Some((*klog_records, *klog_lost));
+                    // For this scenario the guest went on in order, whatever becomes of the next one.
+                    part.record.bye = true;
+                    part.record.vm_end = Some(VmEnd::Reset);
+                }
+            }
+            // Told at the end, and true of all scenarios.
+            Msg::Noise { .. } | Msg::ChannelDamage { .. } => {
+                self.parts.iter_mut().for_each(|part| part.record.fold(message.clone()))
+            }
+            _ => {
+                if let Some(part) = self.parts.last_mut().filter(|part| !part.over) {
+                    part.record.fold(message.clone());
+                }
+            }
+        }
+    }
+
+    fn begin_part(&mut self, index: u32) {
+        // What is known of the machine holds for the part; what was said before it does not.
+        let mut plan = self.plan.clone();
+        if let Some(plan) = &mut plan {
+            plan.scenarios = plan.scenarios.get(index as usize).cloned().into_iter().collect();
+        }
+        let record = Self {
+            host: self.host.clone(),
+            plan,
+            marks: self.marks.clone(),
+            hello: self.hello.clone(),
+            ..Self::default()
+        };
+        self.parts.push(Part { index, over: false, record });
+    }
+
+    /// The records to be judged, with the place of each in the plan: the parts, or the whole where it was not divided.
+    pub fn scenarios(&self) -> Vec<(usize, &Self)> {
+        match self.parts.is_empty() {
+            true => vec![(0, self)],
+            false => self.parts.iter().map(|part| (part.index as usize, &part.record)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::report::WorkerReport;
+
+    fn note(text: &str) -> Msg {
+        Msg::Note { text: text.into() }
+    }
+
+    #[test]
+    fn each_scenario_has_its_own_picture_and_a_crash_touches_only_the_open_one() {
+        let mut record = Record::default();
+        let report = |group: &str| Msg::Report { group: group.into(), report: WorkerReport::default() };
+        for message in [
+            note("boot"),
+            Msg::ScenarioBegin { index: 0 },
+            note("first"),
+            report("a"),
+            Msg::ScenarioOver { index: 0, klog_records: 3, klog_lost: 0 },
+            note("between"),
+            Msg::ScenarioBegin { index: 2 },
+            report("b"),
+            Msg::VmEnded { end: VmEnd::TripleFault },
+            Msg::ChannelDamage { text: "lost".into() },
+        ] {
+            record.apply(message);
+        }
+        let parts = record.scenarios();
+        assert_eq!(parts.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 2]);
+        let (first, second) = (parts[0].1, parts[1].1);
+        assert_eq!((first.notes.as_slice(), first.klog_end), (&["first".to_owned()][..], Some((3, 0))));
+        assert!(first.bye && first.vm_end == Some(VmEnd::Reset));
+        assert_eq!(first.reports[0].0, "a");
+        assert!(!second.bye && second.vm_end == Some(VmEnd::TripleFault) && second.notes.is_empty());
+        assert_eq!(first.channel_damage, second.channel_damage);
+        assert_eq!(record.notes, ["boot", "first", "between"]);
+        assert_eq!(record.reports.len(), 2);
+    }
+
+    #[test]
+    fn undivided_run_is_its_own_only_scenario() {
+        let mut record = Record::default();
+        record.apply(note("n"));
+        assert_eq!(record.scenarios(), [(0, &record)]);
+    }
+}
