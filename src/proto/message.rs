@@ -8,6 +8,7 @@ use super::cpuset::CpuSet;
 use super::noise::HostNoise;
 use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
+use super::registers::CpuDump;
 use super::report::WorkerReport;
 use super::topology::Topology;
 use crate::{wire_enum, wire_struct};
@@ -284,6 +285,8 @@ wire_enum! {
         HostNote = 135 { text: String },
         /// Record only: how the host treated the vCPUs.
         Noise = 140 { noise: HostNoise },
+        /// Record only: where the vCPUs of a guest stood that was killed.
+        Registers = 141 { cpus: Vec<CpuDump> },
     }
 }
 

@@ -13,6 +13,7 @@ pub mod part;
 pub mod phase;
 pub mod plan;
 pub mod record;
+pub mod registers;
 pub mod report;
 pub mod scenario;
 pub mod topology;

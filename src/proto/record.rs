@@ -10,6 +10,7 @@ use super::noise::HostNoise;
 use super::part::Part;
 use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
+use super::registers::CpuDump;
 use super::report::WorkerReport;
 
 /// First bytes of a stored record.
@@ -107,6 +108,8 @@ pub struct Record {
     pub vm_end: Option<VmEnd>,
     pub stats: Option<VmStats>,
     pub noise: Option<HostNoise>,
+    /// Where the vCPUs stood when the VM was killed; empty where it was not.
+    pub registers: Vec<CpuDump>,
     pub bye: bool,
     pub stimuli: Vec<Stimulus>,
     pub phases: Vec<PhaseReport>,
@@ -162,6 +165,7 @@ impl Record {
             Msg::Console { text } => push_capped(&mut self.console, &text),
             Msg::VmEnded { end } => self.vm_end = Some(end),
             Msg::Stats { stats } => self.stats = Some(stats),
+            Msg::Registers { cpus } => self.registers = cpus,
             Msg::Noise { noise } => self.noise = Some(noise),
             Msg::ChannelDamage { text } => self.channel_damage.push(text),
             Msg::HostNote { text } => self.host_notes.push(text),

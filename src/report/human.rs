@@ -266,6 +266,8 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
         section(&mut lines, "why the scheduler did not start:", told);
     }
     section(&mut lines, "scheduler's last output:", &record.sched_output);
+    let registers: Vec<String> = record.registers.iter().map(|dump| dump.headline()).collect();
+    section(&mut lines, "the vCPUs when it was killed (registers.txt has all):", &registers.join("\n"));
     if record.klog_end.is_none() && record.vm_end != Some(VmEnd::Interrupted) {
         section(&mut lines, "end of the console:", &record.console);
     }

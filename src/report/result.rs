@@ -6,8 +6,8 @@
 //! Top level: `schema`, `outcome` (pass, skip, inconclusive, fail, error, interrupted), `exit_code`, `headline`, `reached`
 //! (last stage, or null), `stopped_at` (words, or null), `emulated`, `seed` (a string: JSON numbers lose 64-bit integers),
 //! `host`, `guest`, `plan`, `scheduler`, `checks`, `groups` (sums per cgroup and work type), `workers` (one per report),
-//! `kernel_log`, `timings`, `memory`, `host_noise` (how long vCPUs waited for the host's CPUs),
-//! `notes`, `host_notes`.
+//! `kernel_log`, `timings`, `memory`, `registers` (of each vCPU of a guest that was killed),
+//! `host_noise` (how long vCPUs waited for the host's CPUs), `notes`, `host_notes`.
 
 use super::json::Json;
 use super::noise;
@@ -16,6 +16,7 @@ use crate::klog::Finding;
 use crate::klog::sched_ext::SchedExit;
 use crate::proto::hist::Hist;
 use crate::proto::record::Record;
+use crate::proto::registers::CpuDump;
 use crate::proto::report::WorkerReport;
 use crate::proto::work::SampleKind;
 use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Verdict, group_stats};
@@ -49,6 +50,7 @@ pub fn result_json(record: &Record, verdict: &Verdict) -> String {
         ("kernel_log", kernel_log(record, verdict)),
         ("timings", timings(record)),
         ("memory", memory(record)),
+        ("registers", Json::array(record.registers.iter().map(registers))),
         ("host_noise", record.noise.as_ref().map(noise::json).into()),
         ("notes", list(&record.notes)),
         ("host_notes", list(&record.host_notes)),
@@ -256,6 +258,24 @@ fn timings(record: &Record) -> Json {
             ("since_ns", interval.since_ns.into()),
         ])
     }))
+}
+
+/// Addresses as text: JSON numbers lose 64-bit integers.
+fn registers(dump: &CpuDump) -> Json {
+    Json::object([
+        ("cpu", dump.cpu.into()),
+        ("rip", format!("{:#x}", dump.rip).into()),
+        ("rsp", format!("{:#x}", dump.rsp).into()),
+        ("cr2", format!("{:#x}", dump.cr2).into()),
+        ("cr3", format!("{:#x}", dump.cr3).into()),
+        ("rflags", format!("{:#x}", dump.rflags).into()),
+        ("mode", (&dump.mode).into()),
+        ("activity", (&dump.activity).into()),
+        ("symbol", Some(&dump.symbol).filter(|symbol| !symbol.is_empty()).into()),
+        ("code", dump.code.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ").into()),
+        ("trace", Json::array(&dump.trace)),
+        ("missing", dump.missing.as_ref().into()),
+    ])
 }
 
 fn memory(record: &Record) -> Json {

@@ -79,6 +79,7 @@ impl Events {
             events.push(match event {
                 VmEvent::FirstInstruction { monotonic_ns } => MachineEvent::FirstInstruction { monotonic_ns },
                 VmEvent::Ended { end, exits } => MachineEvent::Ended { end, exits },
+                VmEvent::Registers { cpus } => MachineEvent::Registers { cpus },
                 VmEvent::Failed { text, hint, .. } => {
                     let error = Error::host(text);
                     return Err(match hint {

@@ -4,13 +4,16 @@
 //! Invariant: the process never outlives its `Machine`, whatever path drops it.
 
 use super::accel::{Accel, AccelKind};
-use super::{kvm, qemu};
+use super::{hmp, kvm, qemu};
 use crate::error::{Context, Result};
 use crate::proto::message::{VmEnd, VmStats};
+use crate::proto::registers::CpuDump;
 use crate::proto::topology::Topology;
 use crate::sys::process::{self, End};
 use crate::sys::{fd, poll};
+use crate::vmm::config::COMMAND_DUMP;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -42,6 +45,10 @@ pub enum MachineEvent {
     /// The first vCPU is about to run, at this CLOCK_MONOTONIC time.
     FirstInstruction {
         monotonic_ns: u64,
+    },
+    /// Where the vCPUs stand, as was asked.
+    Registers {
+        cpus: Vec<CpuDump>,
     },
     Ended {
         end: VmEnd,
@@ -113,6 +120,16 @@ impl Machine {
             EventSource::Kvm(events) => events.feed(&bytes),
             EventSource::Qemu(monitor) => monitor.feed(&bytes, &self.lines.events),
         }
+    }
+
+    /// Asks where the vCPUs stand; the answer is an event.
+    pub fn ask_registers(&mut self) -> Result<()> {
+        let command: &[u8] = match &self.events {
+            EventSource::Kvm(_) => &[COMMAND_DUMP],
+            EventSource::Qemu(_) => hmp::ASK,
+        };
+        let line = self.lines.events.try_clone().map(File::from);
+        line.and_then(|mut line| line.write_all(command)).context(|| "ask the VM for its registers")
     }
 
     /// Whether the process has ended, and how.

@@ -5,6 +5,7 @@
 
 pub mod accel;
 pub mod cmdline;
+mod hmp;
 pub mod job;
 mod kvm;
 mod machine;
@@ -12,6 +13,7 @@ mod noise;
 pub mod probe;
 mod qemu;
 pub mod rundir;
+mod symbols;
 mod watch;
 
 pub use kvm::VM_COMMAND;

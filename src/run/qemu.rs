@@ -3,6 +3,7 @@
 //! Owns its command line and its monitor's events; leaves deadlines to watch.rs.
 //! Invariant: the guest sees the ring, the doorbell and both serial ports where our own VMM has them.
 
+use super::hmp;
 use super::machine::{FarLines, MachineEvent, MachineSpec};
 use crate::channel::DOORBELL_PORT;
 use crate::error::{Context, Error, Result};
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Told to the monitor once, before it sends events (docs/interop/qmp-spec.rst).
 const QMP_HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 /// A monitor line is never longer; a longer one is a fault.
-const MOST_LINE_BYTES: usize = 64 * 1024;
+const MOST_LINE_BYTES: usize = 1024 * 1024;
 
 /// Starts the emulator; returns its process id.
 pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
@@ -107,8 +108,11 @@ impl Monitor {
     }
 }
 
-/// The events that end a machine (qapi/run-state.json).
+/// An answer with registers, or an event that ends a machine (qapi/run-state.json).
 fn event_of(line: &str) -> Option<MachineEvent> {
+    if let Some(cpus) = hmp::registers(line) {
+        return Some(MachineEvent::Registers { cpus });
+    }
     let compact: String = line.chars().filter(|c| !c.is_whitespace()).collect();
     if !compact.contains("\"event\":\"SHUTDOWN\"") {
         return None;

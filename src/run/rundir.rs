@@ -26,7 +26,9 @@ pub const CONSOLE: &str = "console.log";
 pub const VMM_LOG: &str = "vmm.log";
 pub const VERDICT: &str = "verdict.json";
 pub const SUMMARY: &str = "summary.txt";
-const OUR_FILES: [&str; 5] = [RECORD, CONSOLE, VMM_LOG, VERDICT, SUMMARY];
+/// Where the vCPUs stood when the VM was killed.
+pub const REGISTERS: &str = "registers.txt";
+const OUR_FILES: [&str; 6] = [RECORD, CONSOLE, VMM_LOG, VERDICT, SUMMARY, REGISTERS];
 
 /// Where a run's directory is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

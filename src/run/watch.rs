@@ -5,18 +5,21 @@
 
 use super::machine::{Machine, MachineEvent, read_all};
 use super::noise::Witness;
-use super::rundir::RunDir;
+use super::rundir::{REGISTERS, RunDir};
+use super::symbols::Symbols;
 use crate::channel::DOORBELL_PID1;
 use crate::channel::host::HostSession;
 use crate::error::{Context, Result};
 use crate::log::{Event, Listener};
 use crate::proto::message::{Msg, Stage, VmEnd};
+use crate::proto::registers::CpuDump;
 use crate::sys::process::End;
 use crate::sys::{poll, signal, time};
 use crate::units;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 /// How long a turn waits at most: the ring is looked at this often even where no doorbell works.
 const TURN_MS: u64 = 20;
@@ -26,6 +29,9 @@ const MEMORY_EVERY_NS: u64 = 50_000_000;
 const AFTER_BYE_NS: u64 = 15_000_000_000;
 /// The machine said that it has ended; its process only has to leave.
 const AFTER_END_NS: u64 = 5_000_000_000;
+
+/// The VM's process gives its vCPUs half a second to tell where they stand; the emulator answers at once.
+const REGISTERS_NS: u64 = 2_000_000_000;
 
 /// When this run must be over, on CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +84,7 @@ impl Watch<'_, '_> {
                         exits = counted;
                         told.get_or_insert((end, now));
                     }
+                    MachineEvent::Registers { .. } => {}
                 }
             }
             if bye_ns.is_none() && self.run.record().bye {
@@ -88,7 +95,7 @@ impl Watch<'_, '_> {
                 self.take_lines()?;
                 let late = self.machine.take_events()?.into_iter().find_map(|event| match event {
                     MachineEvent::Ended { end, exits: counted } => Some((end, counted)),
-                    MachineEvent::FirstInstruction { .. } => None,
+                    MachineEvent::FirstInstruction { .. } | MachineEvent::Registers { .. } => None,
                 });
                 if let Some((end, counted)) = late {
                     exits = counted;
@@ -124,6 +131,9 @@ impl Watch<'_, '_> {
                 self.send(&Msg::Stop);
             }
         };
+        if end == VmEnd::TimedOut || bye_ns.is_some() && matches!(end, VmEnd::Cut { .. }) {
+            self.take_registers()?;
+        }
         self.machine.sample_memory();
         witness.sample(time::monotonic_ns());
         self.machine.kill()?;
@@ -138,6 +148,41 @@ impl Watch<'_, '_> {
         self.run.add(Msg::Stats { stats: self.machine.stats(exits) });
         self.run.add(Msg::Noise { noise: witness.finish() });
         Ok(end)
+    }
+
+    /// Where the vCPUs of a guest that hangs stand, into the record and a file of its own.
+    fn take_registers(&mut self) -> Result<()> {
+        let end_ns = time::monotonic_ns() + REGISTERS_NS;
+        let mut cpus = match self.machine.ask_registers() {
+            Ok(()) => None,
+            // It is past answering, and about to be killed.
+            Err(error) => Some(vec![CpuDump::missing(0, error.to_string())]),
+        };
+        while cpus.is_none() && time::monotonic_ns() < end_ns && self.machine.poll_end()?.is_none() {
+            self.wait(end_ns)?;
+            self.take_lines()?;
+            cpus = self.machine.take_events()?.into_iter().find_map(|event| match event {
+                MachineEvent::Registers { cpus } => Some(cpus),
+                _ => None,
+            });
+        }
+        let unanswered = || vec![CpuDump::missing(0, format!("no answer within {}", units::duration(REGISTERS_NS)))];
+        let mut cpus = cpus.unwrap_or_else(unanswered);
+        let record = self.run.record();
+        let release = record.hello.as_ref().map(|hello| hello.kernel.clone());
+        let kernel = record.host.as_ref().map(|host| PathBuf::from(&host.kernel)).unwrap_or_default();
+        let symbols = Symbols::near(&kernel, release.as_deref());
+        cpus.iter_mut().for_each(|cpu| symbols.iter().for_each(|symbols| symbols.annotate(cpu)));
+        let source = symbols.map_or_else(
+            || "no symbols: neither a vmlinux with symbols nor a System.map lies beside the kernel".into(),
+            |symbols| format!("symbols: {}", symbols.source.display()),
+        );
+        let text: String = cpus.iter().map(|cpu| format!("{}\n", cpu.text())).collect();
+        if let Err(error) = self.run.write(REGISTERS, &format!("{source}\n\n{text}")) {
+            self.run.add(Msg::HostNote { text: error.to_string() });
+        }
+        self.run.add(Msg::Registers { cpus });
+        Ok(())
     }
 
     /// Until something comes, a turn has passed, or CLOCK_MONOTONIC is `due_ns`.

@@ -4,11 +4,15 @@
 //! Invariant: everything a VM needs is in its `VmConfig`; it reads no environment and no command line.
 
 use crate::proto::message::VmEnd;
+use crate::proto::registers::CpuDump;
 use crate::proto::topology::Topology;
 use crate::{wire_enum, wire_struct};
 
 /// The I/O port whose writes wake the host (port 0xE9 is free on a PC; Bochs and QEMU use it for debug output).
 pub const DOORBELL_PORT: u16 = 0xE9;
+
+/// What the parent may write to the VM's end of the events line: one byte a command. Asks for the vCPUs' registers.
+pub const COMMAND_DUMP: u8 = b'D';
 
 wire_struct! {
     /// A disk: a file of sectors, and the rates it keeps to (0: none).
@@ -49,7 +53,7 @@ wire_struct! {
         pub doorbell_port: u16,
         /// /dev/vda of the guest.
         pub disk: Option<DiskConfig>,
-        /// Gets frames of `VmEvent`.
+        /// A stream socket: gets frames of `VmEvent`, gives commands.
         pub events_fd: i32,
     }
 }
@@ -64,6 +68,8 @@ wire_enum! {
         Ended = 1 { end: VmEnd, exits: Vec<(String, u64)> },
         /// The VM could not be set up.
         Failed = 2 { text: String, hint: Option<String>, errno: Option<i32> },
+        /// Where the vCPUs stand, as `COMMAND_DUMP` asked.
+        Registers = 3 { cpus: Vec<CpuDump> },
     }
 }
 

@@ -83,7 +83,7 @@ const CR0_PAGING: u64 = 1 << 31;
 const EFER_LONG: u64 = 1 << 10;
 
 impl CpuState {
-    fn mode(&self) -> &'static str {
+    pub fn mode(&self) -> &'static str {
         let paging = self.cr0 & CR0_PAGING != 0;
         match (self.cr0 & CR0_PROTECTED != 0, self.efer & EFER_LONG != 0, self.cs_long, self.cs_32) {
             (false, ..) => "real mode",
@@ -94,7 +94,7 @@ impl CpuState {
             _ => "16-bit protected mode",
         }
     }
-    fn is_64_bit(&self) -> bool {
+    pub fn is_64_bit(&self) -> bool {
         self.efer & EFER_LONG != 0 && self.cs_long
     }
 }

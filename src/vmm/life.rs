@@ -30,6 +30,11 @@ impl Events {
         Self { pipe: Mutex::new((pipe, 0)) }
     }
 
+    /// Where the parent's commands come from.
+    pub fn commands(&self) -> std::io::Result<File> {
+        super::bus::lock(&self.pipe).0.try_clone()
+    }
+
     /// Sends one event as one frame.
     pub fn send(&self, event: &VmEvent) -> Result<()> {
         let mut guard = super::bus::lock(&self.pipe);

@@ -6,6 +6,7 @@
 mod bus;
 pub mod config;
 mod dev;
+mod dump;
 mod exit;
 pub mod kernel;
 pub mod kvm;
@@ -19,9 +20,10 @@ pub use life::process_main;
 
 use crate::error::{Context, Error, Result};
 use crate::proto::message::VmEnd;
+use crate::proto::registers::CpuDump;
 use crate::sys::{self, fd, poll, process, signal, time};
 use bus::{Bus, lock};
-use config::{DiskConfig, VmConfig, VmEvent};
+use config::{COMMAND_DUMP, DiskConfig, VmConfig, VmEvent};
 use dev::doorbell::Doorbell;
 use dev::power::Power;
 use dev::serial::{COM1, COM2, SerialPort};
@@ -46,6 +48,8 @@ use x86::layout::{DISK_GPA, DISK_IRQ};
 const CONSOLE_FLUSH_MS: u64 = 100;
 /// The vCPUs are given this long to leave KVM; the process ends anyway.
 const STOP_DEADLINE: Duration = Duration::from_millis(200);
+/// The vCPUs are given this long to tell their registers; the parent waits for longer than that.
+const DUMP_DEADLINE: Duration = Duration::from_millis(500);
 const WAKE_INTERVAL: Duration = Duration::from_millis(1);
 /// A vCPU thread calls little, and there may be thousands.
 const VCPU_STACK_BYTES: usize = 128 * 1024;
@@ -81,11 +85,11 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
         entry_gpa: image.entry_gpa,
     };
     let made = (0..vcpus).map(|cpu| recipe.create(&machine, cpu)).collect::<Result<Vec<_>>>()?;
-    let shared = Arc::new(Shared::new(machine, bus, wake));
+    let shared = Arc::new(Shared::new(machine, bus, wake, vcpus));
     start_disk(&shared)?;
-    let threads = start_vcpus(&shared, made, events)?;
-    supervise(&shared, com2_input)?;
-    stop_vcpus(&shared, &threads);
+    let mut threads = start_vcpus(&shared, made, events)?;
+    supervise(&shared, com2_input, &mut threads, events)?;
+    stop_vcpus(&shared, &mut threads);
     Ok(ended(&shared))
 }
 
@@ -160,9 +164,9 @@ fn start_disk(shared: &Arc<Shared>) -> Result<()> {
 }
 
 /// Starts a thread for each vCPU, vCPU 0 last: the others wait within KVM until the kernel on it starts them.
-/// Returns what names the threads. They are not joined: one that hangs in the host's kernel ends with the process.
-fn start_vcpus(shared: &Arc<Shared>, made: Vec<VcpuFd>, events: &Arc<Events>) -> Result<Receiver<i32>> {
-    let (started, threads) = mpsc::channel();
+/// The threads are not joined: one that hangs in the host's kernel ends with the process.
+fn start_vcpus(shared: &Arc<Shared>, made: Vec<VcpuFd>, events: &Arc<Events>) -> Result<Threads> {
+    let (started, names) = mpsc::channel();
     for (cpu, vcpu) in made.into_iter().enumerate().rev() {
         shared.running.fetch_add(1, Ordering::SeqCst);
         let (shared, started, events) = (shared.clone(), started.clone(), events.clone());
@@ -175,7 +179,7 @@ fn start_vcpus(shared: &Arc<Shared>, made: Vec<VcpuFd>, events: &Arc<Events>) ->
                     _ => Ok(()),
                 });
             match prepared {
-                Ok(()) => vcpu::run(&shared, vcpu),
+                Ok(()) => vcpu::run(&shared, cpu as u32, vcpu),
                 Err(error) => shared.finish(VmEnd::MachineError { text: error.to_string() }),
             }
             shared.running.fetch_sub(1, Ordering::SeqCst);
@@ -186,23 +190,52 @@ fn start_vcpus(shared: &Arc<Shared>, made: Vec<VcpuFd>, events: &Arc<Events>) ->
             .spawn(body)
             .context(|| format!("start the thread of vCPU {cpu}"))?;
     }
-    Ok(threads)
+    Ok(Threads { names, known: Vec::new() })
 }
 
-/// Feeds COM2 and flushes unfinished lines until the VM has ended.
-fn supervise(shared: &Shared, com2_input: OwnedFd) -> Result<()> {
-    let mut open = true;
+/// The vCPU threads, by their ids.
+struct Threads {
+    /// Those that have started since.
+    names: Receiver<i32>,
+    known: Vec<i32>,
+}
+
+impl Threads {
+    /// Gets every vCPU out of KVM_RUN. A signal that comes just before KVM_RUN is lost: repeat it until it had its effect.
+    fn wake(&mut self) {
+        self.known.extend(self.names.try_iter());
+        // A thread that is gone already is what is wanted.
+        self.known.retain(|tid| signal::wake_thread(*tid).is_ok());
+    }
+}
+
+/// Feeds COM2, flushes unfinished lines and obeys the parent until the VM has ended.
+fn supervise(shared: &Shared, com2_input: OwnedFd, threads: &mut Threads, events: &Events) -> Result<()> {
+    let commands = events.commands().context(|| "listen to the parent of the VM")?;
+    let (mut open, mut obey) = (true, true);
     let mut buffer = [0; COM2_CHUNK_BYTES];
     let mut count = [0; 8];
     while !shared.stop.load(Ordering::SeqCst) {
         let room = lock(&shared.bus.com2).room().min(buffer.len());
         let listen = open && room > 0;
-        let both = [shared.wake.as_fd(), com2_input.as_fd()];
-        let ready = poll::readable(&both[..1 + usize::from(listen)], CONSOLE_FLUSH_MS).context(|| "wait for the VM")?;
+        // What is not listened to is replaced by the wake-up event, which is listened to anyway.
+        let or_wake = |wanted: bool, other| if wanted { other } else { shared.wake.as_fd() };
+        let all = [shared.wake.as_fd(), or_wake(listen, com2_input.as_fd()), or_wake(obey, commands.as_fd())];
+        let ready = poll::readable(&all, CONSOLE_FLUSH_MS).context(|| "wait for the VM")?;
         if ready[0] {
             fd::read_available(shared.wake.as_fd(), &mut count).context(|| "read the VM's wake-up event")?;
         }
-        if ready.get(1) == Some(&true) {
+        if obey && ready[2] {
+            match fd::read_available(commands.as_fd(), &mut buffer) {
+                Ok(None) => {}
+                Ok(Some(0)) | Err(_) => obey = false,
+                Ok(Some(got)) if buffer[..got].contains(&COMMAND_DUMP) => {
+                    events.send(&VmEvent::Registers { cpus: dump_registers(shared, threads) })?;
+                }
+                Ok(Some(_)) => {}
+            }
+        }
+        if listen && ready[1] {
             match fd::read_available(com2_input.as_fd(), &mut buffer[..room]) {
                 Ok(None) => {}
                 // The parent has no more to say; a broken socket means the same.
@@ -226,14 +259,22 @@ fn flush(shared: &Shared) {
     }
 }
 
-/// Gets every vCPU out of the guest, within a limit. A signal that comes just before KVM_RUN is lost, so it is repeated.
-fn stop_vcpus(shared: &Shared, threads: &Receiver<i32>) {
+/// Has every vCPU tell where it stands, within a limit; the guest goes on afterwards.
+fn dump_registers(shared: &Shared, threads: &mut Threads) -> Vec<CpuDump> {
+    let end = Instant::now() + DUMP_DEADLINE;
+    shared.dumps.ask();
+    while shared.dumps.count() < shared.vcpus as usize && Instant::now() < end {
+        threads.wake();
+        std::thread::sleep(WAKE_INTERVAL);
+    }
+    shared.dumps.take(shared.vcpus)
+}
+
+/// Gets every vCPU out of the guest, within a limit.
+fn stop_vcpus(shared: &Shared, threads: &mut Threads) {
     let end = Instant::now() + STOP_DEADLINE;
-    let mut known = Vec::new();
     while shared.running.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-        known.extend(threads.try_iter());
-        // A thread that is gone already is what is wanted.
-        known.retain(|tid| signal::wake_thread(*tid).is_ok());
+        threads.wake();
         std::thread::sleep(WAKE_INTERVAL);
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: the first end wins and stops every vCPU; no exit is taken silently.
 
 use super::bus::{Bus, lock};
+use super::dump::Dumps;
 use super::exit::{CpuState, ExitCounts, ExitKind, fail_entry_text, internal_error_text};
 use super::kvm::{self, Machine, failed};
 use super::self_check::host_virtualizes;
@@ -29,14 +30,17 @@ pub struct Shared {
     pub wake: Arc<File>,
     pub stop: AtomicBool,
     pub end: Mutex<Option<VmEnd>>,
+    pub vcpus: u32,
     /// vCPU threads that have not returned.
     pub running: AtomicU32,
+    pub dumps: Dumps,
 }
 
 impl Shared {
-    pub fn new(machine: Machine, bus: Bus, wake: Arc<File>) -> Self {
+    pub fn new(machine: Machine, bus: Bus, wake: Arc<File>, vcpus: u32) -> Self {
         let (counts, stop) = (ExitCounts::default(), AtomicBool::new(false));
-        Self { machine, bus, counts, wake, stop, end: Mutex::new(None), running: AtomicU32::new(0) }
+        let (end, running, dumps) = (Mutex::new(None), AtomicU32::new(0), Dumps::default());
+        Self { machine, bus, counts, wake, stop, end, vcpus, running, dumps }
     }
 
     /// Ends the VM; only the first end counts.
@@ -96,9 +100,10 @@ enum Step {
     FailEntry(u64, u32),
 }
 
-/// Runs one vCPU until the VM ends.
-pub fn run(shared: &Shared, mut vcpu: VcpuFd) {
+/// Runs the vCPU of one CPU until the VM ends.
+pub fn run(shared: &Shared, cpu: u32, mut vcpu: VcpuFd) {
     while !shared.stop.load(Ordering::SeqCst) {
+        shared.dumps.offer(cpu, &shared.machine, &vcpu);
         match step(shared, &mut vcpu) {
             Step::Continue => {}
             Step::End(end) => shared.finish(end),

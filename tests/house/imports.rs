@@ -20,7 +20,18 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("workload", &["proto", "sys"]),
     ("image", &["proto", "sys"]),
     // A VM is a shape, bytes, and an end; plans and scenarios are not its business.
-    ("vmm", &["proto::codec", "proto::cpuset", "proto::frame", "proto::message", "proto::topology", "sys"]),
+    (
+        "vmm",
+        &[
+            "proto::codec",
+            "proto::cpuset",
+            "proto::frame",
+            "proto::message",
+            "proto::registers",
+            "proto::topology",
+            "sys",
+        ],
+    ),
     ("klog", &["proto"]),
     ("scx", &["proto", "sys", "klog"]),
     ("verdict", &["proto", "klog"]),

@@ -32,6 +32,7 @@ fn cells() -> Vec<Cell> {
     cells.push(run("fifo on 6.12".into(), "6.12/vmlinuz", "--topo 2 --sched builtin:fifo"));
     cells.push(run("serial".into(), "7/vmlinuz", "--topo 2 --channel serial"));
     cells.push(run("early panic".into(), "7/vmlinuz", "--cmdline 'rdinit=/no/such init=/no/such'"));
+    cells.extend(crate::hang::cells());
     for index in 0..REPEATS {
         cells.push(run(format!("repeat {index}"), "7/vmlinux", "--topo 2 --sched builtin:fifo"));
     }
@@ -44,7 +45,7 @@ fn shape(kernel: &str, format: &str, cpus: u32, memory: &str) -> String {
 }
 
 /// The result of a cell, or none where the laboratory cannot run here.
-fn cell(name: &str) -> Option<&'static Result> {
+pub fn cell(name: &str) -> Option<&'static Result> {
     let results = lab::results(cells)?;
     Some(results.get(name).unwrap_or_else(|| panic!("no result of '{name}'; there are {:?}", results.keys())))
 }

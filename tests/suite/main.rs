@@ -7,6 +7,7 @@ mod boot;
 mod cli;
 mod faults;
 mod guest;
+mod hang;
 mod image;
 mod lab;
 mod util;
