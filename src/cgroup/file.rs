@@ -3,7 +3,9 @@
 //! Owns the names of the core files and the form of their errors; leaves what is written to knobs.
 //! Invariant: a file is never created, only written; each write is one write(2), as the kernel takes it.
 
+use super::guard;
 use crate::error::{Context, Result};
+use crate::sys::errand::Errand;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -18,7 +20,21 @@ pub const KILL: &str = "cgroup.kill";
 
 /// One write; the bare `io::Error`, for callers that branch on the errno.
 pub fn try_write(dir: &Path, name: &str, data: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).open(dir.join(name))?.write_all(data.as_bytes())
+    let path = dir.join(name);
+    let text = path.display().to_string();
+    guard::call(Errand::Write { path: &text, data: data.as_bytes() }, || {
+        OpenOptions::new().write(true).open(&path)?.write_all(data.as_bytes())
+    })
+}
+
+/// mkdir(2) of one level.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    guard::call(Errand::MakeDir(&dir.display().to_string()), || fs::create_dir(dir))
+}
+
+/// rmdir(2).
+pub fn remove_dir(dir: &Path) -> io::Result<()> {
+    guard::call(Errand::RemoveDir(&dir.display().to_string()), || fs::remove_dir(dir))
 }
 
 /// The words for a failed write.

@@ -1,4 +1,4 @@
-//! What is set on a cgroup: its CPUs and its members.
+//! What is set on a cgroup: its CPUs, its shares and limits, its members.
 //!
 //! Owns the file and the data of each setting; leaves writing to file.
 //! Invariant: a busy kernel is asked again a named number of times, every other refusal is returned.
@@ -6,8 +6,9 @@
 use super::file;
 use crate::error::{Error, Result};
 use crate::proto::cpuset::CpuSet;
+use crate::proto::scenario::CpuMax;
 use crate::sys::time;
-use crate::units::NS_PER_MS;
+use crate::units::{NS_PER_MS, NS_PER_US};
 use std::path::Path;
 
 /// A move into a cgroup that is busy is tried again so often, after so long.
@@ -25,7 +26,101 @@ pub enum Moved {
 
 /// Restricts a cgroup to these CPUs.
 pub fn set_cpuset(dir: &Path, cpus: &CpuSet) -> Result<()> {
-    file::write(dir, "cpuset.cpus", &cpus.to_string())
+    file::write(dir, "cpuset.cpus", &list(cpus))
+}
+
+/// Gives a cgroup its parent's CPUs again.
+pub fn clear_cpuset(dir: &Path) -> Result<()> {
+    set_cpuset(dir, &CpuSet::new())
+}
+
+/// Restricts the memory of a cgroup to these nodes; an empty set: its parent's.
+pub fn set_mems(dir: &Path, nodes: &CpuSet) -> Result<()> {
+    file::write(dir, "cpuset.mems", &list(nodes))
+}
+
+/// A list as the kernel reads it; an empty one is a lone newline, because a write of no bytes never reaches the kernel.
+fn list(set: &CpuSet) -> String {
+    if set.is_empty() { "\n".into() } else { set.to_string() }
+}
+
+/// What a cgroup is to its parent's CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partition {
+    Member,
+    Root,
+    Isolated,
+}
+
+pub fn set_partition(dir: &Path, partition: Partition) -> Result<()> {
+    let word = match partition {
+        Partition::Member => "member",
+        Partition::Root => "root",
+        Partition::Isolated => "isolated",
+    };
+    file::write(dir, "cpuset.cpus.partition", word)
+}
+
+/// Share of CPU time among siblings: 1 to 10000, 100 by default.
+pub fn set_weight(dir: &Path, weight: u32) -> Result<()> {
+    file::write(dir, "cpu.weight", &weight.to_string())
+}
+
+/// So much CPU time of each period; none: no limit.
+pub fn set_max(dir: &Path, max: Option<CpuMax>) -> Result<()> {
+    let data = match max {
+        None => "max".into(),
+        Some(CpuMax { quota_ns, period_ns }) => format!("{} {}", quota_ns / NS_PER_US, period_ns / NS_PER_US),
+    };
+    file::write(dir, "cpu.max", &data)
+}
+
+/// A number of bytes, or no limit.
+fn limit(dir: &Path, name: &str, bytes: Option<u64>) -> Result<()> {
+    file::write(dir, name, &bytes.map_or_else(|| "max".into(), |bytes| bytes.to_string()))
+}
+
+pub fn set_memory_max(dir: &Path, bytes: Option<u64>) -> Result<()> {
+    limit(dir, "memory.max", bytes)
+}
+pub fn set_memory_high(dir: &Path, bytes: Option<u64>) -> Result<()> {
+    limit(dir, "memory.high", bytes)
+}
+pub fn set_memory_low(dir: &Path, bytes: Option<u64>) -> Result<()> {
+    limit(dir, "memory.low", bytes)
+}
+pub fn set_memory_swap_max(dir: &Path, bytes: Option<u64>) -> Result<()> {
+    limit(dir, "memory.swap.max", bytes)
+}
+
+/// Share of I/O time among siblings: 1 to 10000, 100 by default.
+pub fn set_io_weight(dir: &Path, weight: u32) -> Result<()> {
+    file::write(dir, "io.weight", &format!("default {weight}"))
+}
+
+/// Most processes of a cgroup; none: no limit.
+pub fn set_pids_max(dir: &Path, most: Option<u64>) -> Result<()> {
+    limit(dir, "pids.max", most)
+}
+
+/// Asks the kernel to stop all tasks of a cgroup; `stat` says when they are.
+pub fn freeze(dir: &Path) -> Result<()> {
+    file::write(dir, "cgroup.freeze", "1")
+}
+
+pub fn unfreeze(dir: &Path) -> Result<()> {
+    file::write(dir, "cgroup.freeze", "0")
+}
+
+/// Moves processes into a cgroup; returns those that had ended.
+pub fn move_tasks(dir: &Path, tids: &[i32]) -> Result<Vec<i32>> {
+    let mut gone = Vec::new();
+    for tid in tids {
+        if move_task(dir, *tid)? == Moved::Gone {
+            gone.push(*tid);
+        }
+    }
+    Ok(gone)
 }
 
 /// Moves a process into a cgroup.
@@ -64,8 +159,45 @@ mod tests {
         let procs = fake.file("cgroup.procs", "");
         set_cpuset(&fake.0, &"0-3,8".parse().unwrap()).unwrap();
         assert_eq!(move_task(&fake.0, 42).unwrap(), Moved::Yes);
-        assert_eq!(fs::read_to_string(cpus).unwrap(), "0-3,8");
+        assert_eq!(fs::read_to_string(&cpus).unwrap(), "0-3,8");
+        fs::write(&cpus, "").unwrap();
+        clear_cpuset(&fake.0).unwrap();
+        assert_eq!(fs::read_to_string(cpus).unwrap(), "\n");
         assert_eq!(fs::read_to_string(procs).unwrap(), "42");
+    }
+
+    #[test]
+    fn every_knob_has_its_file_and_form() {
+        type Knob = fn(&Path) -> Result<()>;
+        let nodes: Knob = |dir| set_mems(dir, &CpuSet::first(2));
+        let knobs: [(&str, &str, Knob); 16] = [
+            ("cpuset.mems", "0-1", nodes),
+            ("cpuset.cpus.partition", "member", |dir| set_partition(dir, Partition::Member)),
+            ("cpuset.cpus.partition", "root", |dir| set_partition(dir, Partition::Root)),
+            ("cpuset.cpus.partition", "isolated", |dir| set_partition(dir, Partition::Isolated)),
+            ("cpu.weight", "200", |dir| set_weight(dir, 200)),
+            ("cpu.max", "50000 100000", |dir| {
+                set_max(dir, Some(CpuMax { quota_ns: 50_000_000, period_ns: 100_000_000 }))
+            }),
+            ("cpu.max", "max", |dir| set_max(dir, None)),
+            ("memory.max", "4096", |dir| set_memory_max(dir, Some(4096))),
+            ("memory.high", "max", |dir| set_memory_high(dir, None)),
+            ("memory.low", "1", |dir| set_memory_low(dir, Some(1))),
+            ("memory.swap.max", "0", |dir| set_memory_swap_max(dir, Some(0))),
+            ("io.weight", "default 50", |dir| set_io_weight(dir, 50)),
+            ("pids.max", "7", |dir| set_pids_max(dir, Some(7))),
+            ("cgroup.freeze", "1", freeze),
+            ("cgroup.freeze", "0", unfreeze),
+            ("cgroup.procs", "8", |dir| move_tasks(dir, &[8]).map(|gone| assert!(gone.is_empty()))),
+        ];
+        for (name, data, set) in knobs {
+            let fake = FakeMount::new("");
+            let error = set(&fake.0).unwrap_err().to_string();
+            assert!(error.contains(&format!("cannot write '{data}' to")) && error.contains(name), "{error}");
+            let path = fake.file(name, "");
+            set(&fake.0).unwrap();
+            assert_eq!(fs::read_to_string(path).unwrap(), data, "{name}");
+        }
     }
 
     #[test]

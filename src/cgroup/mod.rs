@@ -5,12 +5,13 @@
 
 pub mod file;
 mod group;
+pub mod guard;
 mod knobs;
 mod remove;
 mod stat;
 
 pub use group::{CgroupGroup, RemovalRecord};
-pub use knobs::{Moved, move_task, set_cpuset};
+pub use knobs::*;
 pub use remove::{Removal, begin_remove, drain_tasks, remove_cgroup};
 pub use stat::{CgroupStat, stat};
 
@@ -113,6 +114,11 @@ impl CgroupManager {
         }
     }
 
+    /// Stops and removes a cgroup; a name that was never made is an error.
+    pub fn remove_cgroup(&self, name: &str, idle: &mut dyn FnMut()) -> Result<()> {
+        remove_cgroup(&self.dir_of(name)?, &self.root, idle)
+    }
+
     /// Removes the subtree itself and everything below; what could not be removed is in the list.
     pub fn cleanup_all(&self, idle: &mut dyn FnMut()) -> Vec<String> {
         let mut dirs = Vec::new();
@@ -154,7 +160,7 @@ fn make_dirs(base: &Path, relative: &Path) -> Result<()> {
     let mut dir = base.to_owned();
     for part in relative.components() {
         dir.push(part);
-        match std::fs::create_dir(&dir) {
+        match file::make_dir(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.context(|| format!("make the cgroup {}", dir.display()))?,
         }
@@ -253,6 +259,8 @@ pub(crate) mod tests {
         }
         assert!(manager.create_cgroup("x").unwrap().is_dir());
         manager.create_cgroup("x").unwrap();
+        let never = manager.remove_cgroup("y", &mut || {}).unwrap_err().to_string();
+        assert!(never.contains("cgroup 'y'") && never.contains("does not exist"), "{never}");
         assert!(manager.dir_of("y").unwrap_err().to_string().contains("does not exist"));
     }
 

@@ -69,7 +69,7 @@ impl Removal {
 
     /// False: busy.
     fn try_rmdir(&mut self) -> Result<bool> {
-        match std::fs::remove_dir(&self.dir) {
+        match file::remove_dir(&self.dir) {
             Ok(()) => self.removed = true,
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(error) => return Err(Error::os(format!("remove the cgroup {}", self.dir.display()), error)),

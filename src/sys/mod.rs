@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod errand;
 pub mod fd;
 pub mod futex;
 pub mod mmap;
