@@ -4,6 +4,7 @@
 //! Invariant: every value here has passed all checks that need no look at the machine.
 
 use super::flags::Cmd;
+use crate::proto::limits::{Assert, Base, Layers};
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub enum Command {
         json: bool,
     },
     Image(Box<ImageArgs>),
+    Judge(Box<JudgeArgs>),
     List(ListWhat),
     Completions(Shell),
     Help(HelpOn),
@@ -110,13 +112,6 @@ pub enum ChannelChoice {
     Serial,
 }
 
-/// What the verdict on a kernel is that does not boot to PID 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootFailure {
-    Fail,
-    Skip,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColorChoice {
     Auto,
@@ -142,13 +137,28 @@ pub struct RunArgs {
     pub channel: ChannelChoice,
     /// Hard limit of the VM; none: to be computed.
     pub timeout_ns: Option<u64>,
-    pub boot_failure: BootFailure,
+    /// What the run is held to.
+    pub limits: Layers,
     pub json: Option<JsonTarget>,
     pub run_dir: Option<PathBuf>,
     pub keep: bool,
     pub timings: bool,
     pub quiet: bool,
     pub dmesg: bool,
+    pub color: ColorChoice,
+}
+
+/// `ktstr judge`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgeArgs {
+    /// A run's directory, or its record.
+    pub run: PathBuf,
+    /// In place of the stored limits; none: on top of them.
+    pub base: Option<Base>,
+    pub limits: Assert,
+    pub json: Option<JsonTarget>,
+    pub timings: bool,
+    pub quiet: bool,
     pub color: ColorChoice,
 }
 

@@ -3,7 +3,7 @@
 //! Owns what is shown while it runs and afterwards, and what becomes of the run directory; leaves the run to run/.
 //! Invariant: the exit code is the verdict's, unless the verdict could not be told.
 
-use super::args::{self, ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs};
+use super::args::{ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs};
 use super::{out, plan};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log::Event;
@@ -12,7 +12,7 @@ use crate::report::{self, Style};
 use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
 use crate::sys::{poll, tty};
-use crate::verdict::{Outcome, Thresholds, Verdict, judge};
+use crate::verdict::{Outcome, Verdict, judge_stored};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -23,7 +23,8 @@ const PIPE_BUF: usize = 4096;
 
 /// Runs, tells, and gives the exit code. `exec_ns` is CLOCK_MONOTONIC at exec.
 pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
-    let (plan, sched_program) = plan::make(&args.guest)?;
+    let (mut plan, sched_program) = plan::make(&args.guest)?;
+    plan.limits = args.limits;
     let includes = args.guest.include.iter().map(|include| {
         let guest = include.guest.as_ref().unwrap_or(&include.host);
         (include.host.clone(), guest.display().to_string())
@@ -57,9 +58,7 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     let mut screen = Screen { unseen_bytes: 0 };
     let run = job::run(&job, &mut |event| screen.show(args, event))?;
     screen.finish();
-    let thresholds =
-        Thresholds { boot_failure_fails: args.boot_failure == args::BootFailure::Fail, ..Thresholds::default() };
-    let verdict = judge(run.record(), &thresholds);
+    let verdict = judge_stored(run.record());
     tell(args, run, &verdict, json_file.as_mut())
 }
 
@@ -114,19 +113,24 @@ impl Screen {
     }
 }
 
-/// Prints, stores, and keeps or removes the run directory; only then an error counts, and never one of the storing alone.
-fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut File>) -> Result<u8> {
-    let to_stdout = args.json == Some(JsonTarget::Stdout);
-    let color = match args.color {
+/// Whether the summary is coloured; it goes to standard error where JSON goes to standard output.
+pub(super) fn wants_color(choice: ColorChoice, json_to_stdout: bool) -> bool {
+    match choice {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
         ColorChoice::Auto => {
-            let terminal = if to_stdout { tty::is_terminal(&io::stderr()) } else { tty::is_terminal(&io::stdout()) };
+            let terminal =
+                if json_to_stdout { tty::is_terminal(&io::stderr()) } else { tty::is_terminal(&io::stdout()) };
             terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         }
-    };
+    }
+}
+
+/// Prints, stores, and keeps or removes the run directory; only then an error counts, and never one of the storing alone.
+fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut File>) -> Result<u8> {
+    let to_stdout = args.json == Some(JsonTarget::Stdout);
     let record = run.record();
-    let style = Style { color };
+    let style = Style { color: wants_color(args.color, to_stdout) };
     let mut text =
         if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
     if args.timings {

@@ -174,7 +174,7 @@ mod tests {
     fn every_shown_flag_and_command_is_offered_in_every_shell() {
         for shell in ALL {
             let text = script(shell);
-            for flag in flags::FLAGS.iter().filter(|flag| !flag.hidden) {
+            for flag in flags::all().filter(|flag| !flag.hidden) {
                 let name = if shell == Shell::Fish { format!("-l {}", flag.long) } else { flag.dashed() };
                 assert!(text.contains(&name), "{shell:?}: {name}");
             }

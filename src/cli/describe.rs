@@ -4,12 +4,12 @@
 //! Invariant: does no I/O; whatever is refused here is refused with the flag's name in front.
 
 use super::args::{
-    AccelChoice, BootFailure, ChannelChoice, ColorChoice, Command, GuestArgs, HelpOn, ImageAction, ImageArgs, Include,
-    JsonTarget, ListWhat, Memory, RunArgs, SchedChoice, Shell,
+    AccelChoice, ChannelChoice, ColorChoice, Command, GuestArgs, HelpOn, ImageAction, ImageArgs, Include, JsonTarget,
+    JudgeArgs, ListWhat, Memory, RunArgs, SchedChoice, Shell,
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{split, topics};
+use super::{limits, split, topics};
 use crate::error::{Error, Result};
 use crate::proto::topology::Topology;
 use crate::units;
@@ -31,6 +31,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
     Ok(match given.cmd {
         Cmd::Run => Command::Run(Box::new(run(given)?)),
         Cmd::Image => Command::Image(Box::new(image(given)?)),
+        Cmd::Judge => Command::Judge(Box::new(judge(given)?)),
         Cmd::Doctor => Command::Doctor { json: given.has("json") },
         Cmd::List => Command::List(match choice("WHAT", operand(given), flags::LISTS)? {
             "works" => ListWhat::Works,
@@ -76,25 +77,43 @@ fn run(given: &Given) -> Result<RunArgs> {
             _ => ChannelChoice::Auto,
         },
         timeout_ns,
-        boot_failure: match chosen(given, "boot-failure")? {
-            "fail" => BootFailure::Fail,
-            _ => BootFailure::Skip,
-        },
-        json: given.one("json").map(|target| match target.as_bytes() {
-            b"-" => JsonTarget::Stdout,
-            _ => JsonTarget::File(target.into()),
-        }),
+        limits: limits::layers(given)?,
+        json: json(given),
         run_dir: given.one("run-dir").map(PathBuf::from),
         keep: given.has("keep"),
         timings: given.has("timings"),
         quiet: given.has("quiet"),
         dmesg: given.has("dmesg"),
-        color: match chosen(given, "color")? {
-            "always" => ColorChoice::Always,
-            "never" => ColorChoice::Never,
-            _ => ColorChoice::Auto,
-        },
+        color: color(given)?,
         guest,
+    })
+}
+
+fn judge(given: &Given) -> Result<JudgeArgs> {
+    let layers = limits::layers(given)?;
+    Ok(JudgeArgs {
+        run: operand(given).into(),
+        base: given.has("check").then_some(layers.base),
+        limits: layers.command_line,
+        json: json(given),
+        timings: given.has("timings"),
+        quiet: given.has("quiet"),
+        color: color(given)?,
+    })
+}
+
+fn json(given: &Given) -> Option<JsonTarget> {
+    given.one("json").map(|target| match target.as_bytes() {
+        b"-" => JsonTarget::Stdout,
+        _ => JsonTarget::File(target.into()),
+    })
+}
+
+fn color(given: &Given) -> Result<ColorChoice> {
+    Ok(match chosen(given, "color")? {
+        "always" => ColorChoice::Always,
+        "never" => ColorChoice::Never,
+        _ => ColorChoice::Auto,
     })
 }
 
@@ -200,7 +219,7 @@ fn help(given: &Given) -> Result<HelpOn> {
 }
 
 /// A refusal of one flag's value.
-fn bad(long: &str, why: String) -> Error {
+pub(super) fn bad(long: &str, why: String) -> Error {
     Error::usage(format!("--{long}: {why}"))
 }
 
@@ -209,7 +228,7 @@ fn operand(given: &Given) -> String {
     given.operand.as_deref().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn utf8(long: &str, value: &OsStr) -> Result<String> {
+pub(super) fn utf8(long: &str, value: &OsStr) -> Result<String> {
     let text = value.to_str().ok_or_else(|| bad(long, format!("'{}' is not UTF-8", value.to_string_lossy())))?;
     Ok(text.into())
 }
@@ -225,7 +244,7 @@ fn text(given: &Given, long: &str) -> Result<String> {
 }
 
 /// The value of a flag with closed choices, as the table spells it.
-fn chosen(given: &Given, long: &str) -> Result<&'static str> {
+pub(super) fn chosen(given: &Given, long: &str) -> Result<&'static str> {
     let choices = flags::long(given.cmd, long).map(|flag| flag.choices).unwrap_or_default();
     choice(&format!("--{long}"), text(given, long)?, choices)
 }
@@ -327,6 +346,7 @@ mod tests {
     use super::*;
     use crate::cli::flags::{Arity, FLAGS};
     use crate::cli::parse::parse;
+    use crate::proto::limits::Layers;
     use crate::units::NS_PER_SEC;
 
     fn parsed(words: &[&str]) -> Command {
@@ -358,7 +378,7 @@ mod tests {
         assert_eq!(args.guest.duration_ns, 2 * NS_PER_SEC);
         assert_eq!(args.guest.topology, Topology::flat(2));
         assert_eq!((args.memory, args.accel, args.channel), (Memory::Auto, AccelChoice::Auto, ChannelChoice::Auto));
-        assert_eq!((args.timeout_ns, args.boot_failure, args.json), (None, BootFailure::Skip, None));
+        assert_eq!((args.timeout_ns, args.limits, args.json), (None, Layers::default(), None));
     }
 
     #[test]
@@ -372,6 +392,7 @@ mod tests {
                 "seed" => "0x1f",
                 "memory" => "1G",
                 "sched" => "builtin:fifo",
+                _ if flag.group == flags::Group::Checks && flag.choices.is_empty() => "off",
                 _ if !flag.choices.is_empty() => flag.choices.iter().find(|choice| **choice != flag.default).unwrap(),
                 _ => "x",
             };

@@ -4,11 +4,15 @@
 //! and layout to `help`, `man` and `completions`.
 //! Invariant: a flag that is not in this table does not exist, and no other file spells a help line.
 
+use super::limits;
+
 /// A command: the first word of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cmd {
     /// Also the command where none is named.
     Run,
+    /// A stored run, judged again.
+    Judge,
     Doctor,
     Image,
     List,
@@ -56,6 +60,16 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Boots the kernel in a VM, starts the scheduler under test in it, waits until the kernel says that it is \
                 enabled, lets groups of workers work, stops everything and judges what was measured. The word 'run' may \
                 be left out. What stands after -- is passed to the scheduler.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Judge,
+        name: "judge",
+        operand: Operand::Required("RUN", &[]),
+        help: "judge a stored run again, without a VM",
+        about: "RUN is the directory of a run, or the file 'record' in it. Without flags the run is held to what it was \
+                held to, and comes out the same. Limits that are given win over the stored ones; --check begins anew, \
+                without those that the stored command line gave.",
         hidden: false,
     },
     CommandSpec {
@@ -134,6 +148,7 @@ pub enum Group {
     Subject,
     Load,
     Machine,
+    Checks,
     Result,
     Image,
     Other,
@@ -145,6 +160,7 @@ pub const GROUPS: &[(Group, &str)] = &[
     (Group::Load, "Load"),
     (Group::Machine, "Virtual machine"),
     (Group::Image, "Image"),
+    (Group::Checks, "What it is held to (each limit may be off)"),
     (Group::Result, "Result"),
     (Group::Other, "Other"),
 ];
@@ -183,10 +199,11 @@ pub struct Flag {
 const RUN: &[Cmd] = &[Cmd::Run];
 const RUN_IMAGE: &[Cmd] = &[Cmd::Run, Cmd::Image];
 const IMAGE: &[Cmd] = &[Cmd::Image];
-const PUBLIC: &[Cmd] = &[Cmd::Run, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help];
+const JUDGED: &[Cmd] = &[Cmd::Run, Cmd::Judge];
+const PUBLIC: &[Cmd] = &[Cmd::Run, Cmd::Judge, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help];
 
 /// What a row of the table is where it does not say otherwise.
-const FLAG: Flag = Flag {
+pub(super) const FLAG: Flag = Flag {
     long: "",
     short: None,
     arity: Arity::Switch,
@@ -339,6 +356,18 @@ pub const FLAGS: &[Flag] = &[
         default: "skip",
         choices: &["fail", "skip"],
         help: "what a kernel is that does not boot: fail (exit 1) or skip (exit 125)",
+        commands: JUDGED,
+        group: Group::Checks,
+        ..RESULT
+    },
+    Flag {
+        long: "check",
+        arity: Arity::Value("WHICH"),
+        default: "default",
+        choices: &["none", "default", "strict"],
+        help: "what the limits below begin with; none: only those that are given",
+        commands: JUDGED,
+        group: Group::Checks,
         ..RESULT
     },
     Flag {
@@ -346,6 +375,7 @@ pub const FLAGS: &[Flag] = &[
         arity: Arity::Value("FILE|-"),
         complete: Complete::File,
         help: "write the result as JSON; with - to standard output, and the summary to standard error",
+        commands: JUDGED,
         ..RESULT
     },
     Flag {
@@ -357,8 +387,13 @@ pub const FLAGS: &[Flag] = &[
         ..RESULT
     },
     Flag { long: "keep", help: "keep the run directory after a pass too", ..RESULT },
-    Flag { long: "timings", help: "print the time of each stage and the memory of the VMM", ..RESULT },
-    Flag { long: "quiet", short: Some('q'), help: "print the verdict line only", ..RESULT },
+    Flag {
+        long: "timings",
+        commands: JUDGED,
+        help: "print the time of each stage and the memory of the VMM",
+        ..RESULT
+    },
+    Flag { long: "quiet", short: Some('q'), commands: JUDGED, help: "print the verdict line only", ..RESULT },
     Flag { long: "dmesg", help: "show the guest's console while it runs", ..RESULT },
     Flag {
         long: "color",
@@ -366,6 +401,7 @@ pub const FLAGS: &[Flag] = &[
         default: "auto",
         choices: &["auto", "always", "never"],
         help: "colour in the summary; auto: on a terminal, unless NO_COLOR is set",
+        commands: JUDGED,
         ..RESULT
     },
     Flag { long: "json", commands: &[Cmd::Doctor], help: "print the facts as one JSON object", ..FLAG },
@@ -439,6 +475,11 @@ impl Flag {
     }
 }
 
+/// Every flag there is: the table, and the flags of the checks.
+pub fn all() -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().chain(&limits::FLAGS)
+}
+
 /// The command of this name, hidden ones too.
 pub fn command(name: &str) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|spec| spec.name == name)
@@ -452,7 +493,7 @@ pub fn spec(cmd: Cmd) -> &'static CommandSpec {
 
 /// The flags that a command takes, in the table's order.
 pub fn flags_of(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
-    FLAGS.iter().filter(move |flag| flag.commands.contains(&cmd))
+    all().filter(move |flag| flag.commands.contains(&cmd))
 }
 
 /// The flag of this name that the command takes.
@@ -477,8 +518,8 @@ pub fn shown_flags(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
 mod tests {
     use super::*;
 
-    const ALL: [Cmd; 8] =
-        [Cmd::Run, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help, Cmd::Vm, Cmd::Probe];
+    const ALL: [Cmd; 9] =
+        [Cmd::Run, Cmd::Judge, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help, Cmd::Vm, Cmd::Probe];
 
     #[test]
     fn every_command_has_one_row() {
@@ -506,8 +547,12 @@ mod tests {
 
     #[test]
     fn every_row_is_complete() {
-        for flag in FLAGS {
-            assert!(flag.long.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", flag.long);
+        for flag in all() {
+            assert!(
+                flag.long.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{}",
+                flag.long
+            );
             assert!(!flag.help.is_empty() && !flag.help.ends_with('.'), "--{}", flag.long);
             assert!(!flag.commands.is_empty(), "--{}", flag.long);
             assert!(flag.default.is_empty() || flag.absent.is_empty(), "--{} has two defaults", flag.long);

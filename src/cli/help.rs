@@ -60,7 +60,7 @@ fn command(spec: &CommandSpec) -> String {
     if !spec.about.is_empty() {
         text.push_str(&format!("\n{}\n", wrap(spec.about, 0, 0)));
     }
-    if let Operand::Required(name, choices) = spec.operand {
+    if let Operand::Required(name, choices @ [_, ..]) = spec.operand {
         text.push_str(&format!("\n{name} is one of: {}\n", choices.join(", ")));
     }
     if spec.cmd == Cmd::Help {

@@ -8,12 +8,14 @@ pub mod cmd_completions;
 pub mod cmd_doctor;
 pub mod cmd_help;
 pub mod cmd_image;
+pub mod cmd_judge;
 pub mod cmd_list;
 pub mod cmd_run;
 pub mod completions;
 mod describe;
 pub mod flags;
 pub mod help;
+mod limits;
 pub mod man;
 pub mod out;
 pub mod parse;
@@ -43,6 +45,7 @@ pub fn main(arguments: Vec<OsString>, exec_ns: u64) -> u8 {
 fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     match command {
         Command::Run(args) => cmd_run::cmd_run(&args, argv, exec_ns),
+        Command::Judge(args) => cmd_judge::cmd_judge(&args),
         Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),
         Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers()).map(|()| 0),

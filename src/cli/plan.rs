@@ -6,6 +6,7 @@
 use super::args::{GuestArgs, SchedChoice};
 use crate::error::{Context, Error, Result};
 use crate::image;
+use crate::proto::limits::Layers;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
 use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::scenario::{Resolver, TestTopology};
@@ -53,6 +54,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         duration_ns: args.duration_ns,
         settle_ns: SETTLE_NS,
         modules: Vec::new(),
+        limits: Layers::default(),
     };
     Ok((plan, program))
 }

@@ -97,6 +97,15 @@ impl Hist {
     pub fn mean_ns(&self) -> Option<u64> {
         (self.count > 0).then(|| self.sum_ns / self.count)
     }
+    /// Standard deviation by mean; each sample counts as the middle of its bucket. None where the mean is zero.
+    pub fn variation(&self) -> Option<f64> {
+        let samples =
+            || self.counts.iter().map(|(index, count)| (bucket_value(usize::from(*index)) as f64, *count as f64));
+        let count = self.count as f64;
+        let mean = samples().map(|(value, count)| value * count).sum::<f64>() / count;
+        let variance = samples().map(|(value, count)| (value - mean).powi(2) * count).sum::<f64>() / count;
+        (mean > 0.0).then(|| variance.sqrt() / mean)
+    }
     /// The value at or below which `per_10k`/10000 of the samples lie (5000 = median, 9990 = p99.9).
     pub fn percentile_ns(&self, per_10k: u32) -> Option<u64> {
         if self.count == 0 {

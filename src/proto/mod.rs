@@ -7,6 +7,7 @@ pub mod codec;
 pub mod cpuset;
 pub mod frame;
 pub mod hist;
+pub mod limits;
 pub mod message;
 pub mod noise;
 pub mod part;

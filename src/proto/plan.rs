@@ -4,6 +4,7 @@
 //! Invariant: host and guest are the same binary, so a plan of another build is refused, not guessed at.
 
 use super::cpuset::CpuSet;
+use super::limits::Layers;
 use super::scenario::ScenarioSpec;
 use super::topology::Topology;
 use super::work::WorkType;
@@ -82,6 +83,8 @@ wire_struct! {
         pub settle_ns: u64,
         /// Kernel modules to load, in order, as paths in the guest.
         pub modules: Vec<String>,
+        /// What the run is held to.
+        pub limits: Layers,
     }
 }
 
@@ -119,6 +122,7 @@ mod tests {
             duration_ns: 5,
             settle_ns: 1,
             modules: vec![],
+            limits: Layers::default(),
         };
         let bytes = plan.to_bytes();
         assert_eq!(Plan::from_bytes(&bytes).unwrap(), plan);

@@ -9,7 +9,7 @@ use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage,
 use super::noise::HostNoise;
 use super::part::Part;
 use super::phase::{PayloadReport, PhaseReport, Stimulus};
-use super::plan::Plan;
+use super::plan::{BUILD, Plan};
 use super::registers::CpuDump;
 use super::report::WorkerReport;
 
@@ -201,6 +201,14 @@ impl Record {
         self.marks.iter().find(|(known, _)| *known == stage).map(|(_, at_ns)| *at_ns)
     }
 
+    /// What is wrong with a message, and who wrote it where that was another build.
+    fn of_another_build(&self, what: String) -> String {
+        match self.host.as_ref().filter(|host| host.build != BUILD) {
+            Some(host) => format!("{what} (written by build {}, this is {BUILD})", host.build),
+            None => what,
+        }
+    }
+
     /// Reads a stored record. A file cut short (a killed run) gives what it holds, with `false`.
     pub fn from_file_bytes(bytes: &[u8]) -> Result<(Self, bool), DecodeError> {
         let error = |what: String, at: usize| DecodeError { what, at };
@@ -211,7 +219,8 @@ impl Record {
             let at = bytes.len() - rest.len();
             match frame::decode(rest) {
                 Ok((frame, used)) => {
-                    record.apply(Msg::from_bytes(&frame.payload).map_err(|inner| error(inner.what, at + inner.at))?);
+                    let message = Msg::from_bytes(&frame.payload);
+                    record.apply(message.map_err(|inner| error(record.of_another_build(inner.what), at + inner.at))?);
                     rest = &rest[used..];
                 }
                 Err(FrameError::Incomplete) => return Ok((record, false)),

@@ -92,6 +92,10 @@ wire_struct! {
         pub max_gap_cpu: u32,
         /// When it was noticed, from the start of the loop.
         pub max_gap_at_ns: u64,
+        /// (node, pages) of its mappings after the loop: /proc/self/numa_maps; none where it was not read.
+        pub numa_pages: Option<Vec<(u32, u64)>>,
+        /// Growth of the system's numa_pages_migrated (/proc/vmstat) over the loop.
+        pub vmstat_numa_pages_migrated: Option<u64>,
         /// Latency samples by kind.
         pub samples: Vec<Samples>,
         /// Whether the worker reported for itself; false for a sentinel.

@@ -11,7 +11,8 @@ use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 use crate::proto::work::SampleKind;
 use crate::units::{approx, duration, size};
-use crate::verdict::{Check, EMULATOR, GroupStats, Outcome, Status, Verdict, group_stats};
+use crate::verdict::table::Side;
+use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Outcome, Status, Verdict, group_stats};
 
 /// Columns of the page.
 const WIDTH: usize = 100;
@@ -154,16 +155,17 @@ fn group_row(group: &GroupStats, wakes: bool) -> Vec<String> {
 
 /// The checks to show: of several groups' passes of one name, only the worst.
 fn shown(checks: &[Check]) -> Vec<&Check> {
-    let number = |check: &Check| match check.value {
-        Some(crate::verdict::Measure::Percent(value)) => value,
-        _ => 0.0,
+    // The worst of several groups: the largest, or the smallest where less is worse.
+    let number = |check: &Check| match (check.value.map_or(0.0, Measure::number), check.side) {
+        (value, Side::AtMost) => value,
+        (value, Side::AtLeast) => -value,
     };
     let hidden = |check: &Check| {
         let same = |other: &&Check| other.name == check.name && other.status == check.status;
         let worst = checks.iter().filter(same).rev().max_by(|a, b| number(a).total_cmp(&number(b)));
         check.status != Status::Fail && worst.is_some_and(|worst| !std::ptr::eq(worst, check))
     };
-    checks.iter().filter(|check| !hidden(check)).collect()
+    checks.iter().filter(|check| !is_left_out(check) && !hidden(check)).collect()
 }
 
 /// One line a check. What has a threshold shows its number beside it; the others only words.
@@ -171,7 +173,11 @@ fn check_table(checks: &[Check], style: Style) -> Vec<String> {
     let shown = shown(checks);
     let width = |cell: fn(&Check) -> String| shown.iter().map(|check| cell(check).chars().count()).max().unwrap_or(0);
     let limited = |check: &Check| if check.threshold.is_some() { check.value_text() } else { String::new() };
-    let limit = |check: &Check| check.threshold.map_or_else(String::new, |limit| format!("<= {}", limit.text()));
+    let limit = |check: &Check| {
+        check.threshold.map_or_else(String::new, |limit| {
+            format!("{} {}", if check.side == Side::AtMost { "<=" } else { ">=" }, limit.text())
+        })
+    };
     let (names, values, limits) = (width(|check| check.name.to_owned()), width(limited), width(limit));
     let line = |check: &Check| {
         let numbers = match check.threshold {
@@ -181,7 +187,37 @@ fn check_table(checks: &[Check], style: Style) -> Vec<String> {
         let text = format!("{:<4}  {:<names$}{numbers}  {}", mark(check.status), check.name, check.reason);
         painted(&fit(&text, WIDTH), check.status, style)
     };
-    shown.iter().map(|check| line(check)).collect()
+    let mut lines: Vec<String> = shown.iter().map(|check| line(check)).collect();
+    lines.extend(left_out(checks).iter().map(|text| painted(text, Status::NotApplied, style)));
+    lines
+}
+
+/// Checks that were not applied for want of a wish or of data, by their reason: names only, there are many.
+fn left_out(checks: &[Check]) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for check in checks.iter().filter(|check| is_left_out(check)) {
+        match reasons.iter_mut().find(|(reason, _)| *reason == check.reason) {
+            Some((_, names)) if names.contains(&check.name) => {}
+            Some((_, names)) => names.push(check.name),
+            None => reasons.push((&check.reason, vec![check.name])),
+        }
+    }
+    let mut lines = Vec::new();
+    for (reason, names) in reasons {
+        let mut line = format!("--    {reason}:");
+        for name in names {
+            if line.chars().count() + name.len() + 2 > WIDTH {
+                lines.push(std::mem::replace(&mut line, String::from("     ")));
+            }
+            line.push_str(&format!(" {name}"));
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn is_left_out(check: &Check) -> bool {
+    check.status == Status::NotApplied && (check.threshold.is_none() || check.value.is_none())
 }
 
 fn mark(status: Status) -> &'static str {

@@ -19,6 +19,7 @@ use crate::proto::record::Record;
 use crate::proto::registers::CpuDump;
 use crate::proto::report::WorkerReport;
 use crate::proto::work::SampleKind;
+use crate::verdict::table::Side;
 use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Verdict, group_stats};
 
 /// Name and version of the schema.
@@ -146,7 +147,7 @@ fn measure(role: &str, measure: Option<Measure>) -> Option<(String, Json)> {
     let measure = measure?;
     let number = match measure {
         Measure::Ns(value) | Measure::Count(value) => value.into(),
-        Measure::Percent(value) => value.into(),
+        Measure::Percent(value) | Measure::Ratio(value) | Measure::PerSecond(value) => value.into(),
     };
     Some((format!("{role}_{}", measure.suffix()), number))
 }
@@ -159,6 +160,10 @@ fn check(check: &Check) -> Json {
     ];
     members.extend(measure("value", check.value));
     members.extend(measure("threshold", check.threshold));
+    if check.threshold.is_some() {
+        let side = if check.side == Side::AtMost { "at-most" } else { "at-least" };
+        members.push(("threshold_is".to_owned(), side.into()));
+    }
     members.push(("reason".to_owned(), (&check.reason).into()));
     Json::Object(members)
 }

@@ -7,10 +7,11 @@ use super::human::{Style, summary};
 use crate::proto::message::SchedFailure;
 use crate::proto::record::Record;
 use crate::verdict::fixture::{STALL, add_log, passing, passing_with_scheduler};
-use crate::verdict::{Thresholds, judge};
+use crate::verdict::judge;
+use crate::verdict::table::defaults;
 
 fn text(record: &Record) -> String {
-    summary(record, &judge(record, &Thresholds::default()), Style::default())
+    summary(record, &judge(record, &defaults()), Style::default())
 }
 
 /// Lines of a terminal that a passing run must fit.
@@ -121,7 +122,7 @@ fn many_groups_are_cut_and_only_the_worst_pass_is_shown() {
 #[test]
 fn colour_changes_no_text() {
     let record = passing_with_scheduler();
-    let verdict = judge(&record, &Thresholds::default());
+    let verdict = judge(&record, &defaults());
     let coloured = summary(&record, &verdict, Style { color: true });
     assert!(coloured.contains("\x1b[32mok\x1b[0m") && coloured.ends_with("\x1b[32mPASS\x1b[0m\n"));
     let mut plain = String::new();

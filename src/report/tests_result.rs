@@ -7,7 +7,8 @@ use super::result::{SCHEMA, result_json};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
 use crate::verdict::fixture::{STALL, add_log, passing, passing_with_scheduler};
-use crate::verdict::{Thresholds, judge};
+use crate::verdict::judge;
+use crate::verdict::table::defaults;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -149,7 +150,7 @@ impl Parser<'_> {
 }
 
 fn result(record: &Record) -> Value {
-    Parser::parse(&result_json(record, &judge(record, &Thresholds::default())))
+    Parser::parse(&result_json(record, &judge(record, &defaults())))
 }
 
 #[test]

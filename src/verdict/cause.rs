@@ -13,15 +13,16 @@
 //! 7. The VM stopped answering, or ended without a word.
 //! 8. A check failed; 9. a check is Inconclusive; 10. nothing is wrong.
 
-use super::assert::Thresholds;
 use super::check::{Check, Status};
 use super::log_checks::{excuse, vm_end_text};
 use super::noise;
 use super::outcome::Outcome;
 use super::scheduler::start_failure;
 use super::stage::{pid1_ran, reached, stopped_at};
+use super::table::is_on;
 use super::workers::emulated;
 use crate::klog::{Class, Finding, KernelLog, Severity};
+use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
 use crate::units::{MIB, size};
@@ -34,15 +35,15 @@ const LITTLE_MEMORY_BYTES: u64 = 128 * MIB;
 pub type Cause = (Outcome, String);
 
 /// The cause of the run's outcome.
-pub fn find(record: &Record, log: &KernelLog, checks: &[Check], thresholds: &Thresholds) -> Cause {
+pub fn find(record: &Record, log: &KernelLog, checks: &[Check], limits: &Assert) -> Cause {
     if record.vm_end == Some(VmEnd::Interrupted) {
         return (Outcome::Interrupted, format!("interrupted{}", at_stage(record, log)));
     }
     if !pid1_ran(record) {
-        return not_booted(record, log, thresholds);
+        return not_booted(record, log, limits);
     }
     cannot_judge(record, log)
-        .or_else(|| kernel_finding(record, log, thresholds))
+        .or_else(|| kernel_finding(record, log, limits))
         .or_else(|| scheduler_failure(record, checks))
         .or_else(|| harness_failure(record))
         .or_else(|| silence(record, log))
@@ -54,7 +55,7 @@ fn at_stage(record: &Record, log: &KernelLog) -> String {
     stopped_at(record, log.spoke).map_or_else(String::new, |stage| format!(" ({stage})"))
 }
 
-fn not_booted(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Cause {
+fn not_booted(record: &Record, log: &KernelLog, limits: &Assert) -> Cause {
     let stage = stopped_at(record, log.spoke).unwrap_or("no kernel output");
     match &record.vm_end {
         Some(VmEnd::MachineError { text }) => return (Outcome::Error, text.clone()),
@@ -67,7 +68,7 @@ fn not_booted(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Caus
         let given = given.map_or_else(String::new, |bytes| format!(" ({})", size(bytes)));
         return (Outcome::Error, format!("guest memory is too small{given}: {}", memory.title));
     }
-    let outcome = if thresholds.boot_failure_fails { Outcome::Fail } else { Outcome::Skip };
+    let outcome = if is_on(limits, CheckId::BootFailure) { Outcome::Fail } else { Outcome::Skip };
     let end = record.vm_end.as_ref().map(vm_end_text).unwrap_or_default();
     let told = boot_finding(log).map(|finding| format!("{} - {}", finding.title, finding.meaning));
     let last = told.or_else(|| last_console_line(&record.console));
@@ -104,12 +105,12 @@ fn cannot_judge(record: &Record, log: &KernelLog) -> Option<Cause> {
     Some((Outcome::Skip, format!("{}: {}", error.stage, error.text)))
 }
 
-fn kernel_finding(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Option<Cause> {
+fn kernel_finding(record: &Record, log: &KernelLog, limits: &Assert) -> Option<Cause> {
     let decisive = |finding: &&Finding| match finding.severity {
         // PID 1's own last words say more than the panic that follows them.
         Severity::Harness => finding.class != Class::InitKilled || record.crash.is_none(),
         Severity::Fail => {
-            thresholds.kernel_log_clean || finding.class.is_crash() || finding.class == Class::SchedExtExit
+            is_on(limits, CheckId::KernelLogClean) || finding.class.is_crash() || finding.class == Class::SchedExtExit
         }
         _ => false,
     };

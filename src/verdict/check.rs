@@ -4,6 +4,7 @@
 //! Invariant: a check that did not pass says why, in words.
 
 use super::outcome::Outcome;
+use super::table::Side;
 use crate::units;
 
 /// How a check came out.
@@ -43,6 +44,8 @@ pub enum Measure {
     Ns(u64),
     /// Percentage points, or percent.
     Percent(f64),
+    Ratio(f64),
+    PerSecond(f64),
     Count(u64),
 }
 
@@ -52,7 +55,17 @@ impl Measure {
         match self {
             Self::Ns(ns) => units::approx(ns),
             Self::Percent(percent) => format!("{percent:.1} %"),
+            Self::Ratio(ratio) => format!("{ratio:.3}"),
+            Self::PerSecond(rate) if rate < 100.0 => format!("{rate:.1}/s"),
+            Self::PerSecond(rate) => format!("{rate:.0}/s"),
             Self::Count(count) => count.to_string(),
+        }
+    }
+    /// The bare number, to compare with another of the same unit.
+    pub fn number(self) -> f64 {
+        match self {
+            Self::Ns(value) | Self::Count(value) => value as f64,
+            Self::Percent(value) | Self::Ratio(value) | Self::PerSecond(value) => value,
         }
     }
     /// The unit as names in JSON end: `value_ns`.
@@ -60,6 +73,8 @@ impl Measure {
         match self {
             Self::Ns(_) => "ns",
             Self::Percent(_) => "percent",
+            Self::Ratio(_) => "ratio",
+            Self::PerSecond(_) => "per_s",
             Self::Count(_) => "count",
         }
     }
@@ -74,13 +89,15 @@ pub struct Check {
     pub status: Status,
     pub value: Option<Measure>,
     pub threshold: Option<Measure>,
+    /// Which side of the threshold is good.
+    pub side: Side,
     /// Whose value it is, or why the check came out as it did; empty where the numbers say all.
     pub reason: String,
 }
 
 impl Check {
     pub fn new(name: &'static str, status: Status, reason: impl Into<String>) -> Self {
-        Self { name, group: None, status, value: None, threshold: None, reason: reason.into() }
+        Self { name, group: None, status, value: None, threshold: None, side: Side::AtMost, reason: reason.into() }
     }
     pub fn group(mut self, group: &str) -> Self {
         self.group = Some(group.to_owned());
@@ -88,10 +105,6 @@ impl Check {
     }
     pub fn value(mut self, value: Measure) -> Self {
         self.value = Some(value);
-        self
-    }
-    pub fn threshold(mut self, threshold: Measure) -> Self {
-        self.threshold = Some(threshold);
         self
     }
     pub fn value_text(&self) -> String {
@@ -104,7 +117,8 @@ impl Check {
     pub fn sentence(&self) -> String {
         match (self.status, self.value, self.threshold) {
             (Status::Fail, Some(value), Some(threshold)) => {
-                format!("{} is {}, more than {} ({})", self.name, value.text(), threshold.text(), self.reason)
+                let beyond = if self.side == Side::AtMost { "more" } else { "less" };
+                format!("{} is {}, {beyond} than {} ({})", self.name, value.text(), threshold.text(), self.reason)
             }
             _ => format!("{}: {}", self.name, self.reason),
         }

@@ -4,6 +4,7 @@
 //! Invariant: `passing` and `passing_with_scheduler` are judged Pass, so that a test's fault is the only one.
 
 use crate::proto::hist::Hist;
+use crate::proto::limits::Layers;
 use crate::proto::message::{HostInfo, ProcessEnd, SchedFinal, Stage, VmEnd, VmStats};
 use crate::proto::noise::{HostNoise, VcpuNoise};
 use crate::proto::plan::{PROTOCOL, Plan, SchedSpec};
@@ -80,6 +81,7 @@ pub fn passing() -> Record {
         duration_ns: 2 * NS_PER_SEC,
         settle_ns: 0,
         modules: vec![],
+        limits: Layers::default(),
     };
     let reports = ["g0", "g1"].into_iter().flat_map(|name| (0..2).map(move |index| (name.to_owned(), worker(index))));
     Record {

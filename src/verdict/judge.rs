@@ -3,15 +3,17 @@
 //! Owns putting them together; leaves each to its file.
 //! Invariant: the outcome is never better than any check says, except where the cause explains it away.
 
-use super::assert::Thresholds;
 use super::cause;
-use super::check::Check;
+use super::check::{Check, Status};
+use super::decide::{OFF, insist, with};
 use super::log_checks::{kernel_log_clean, telemetry_complete};
 use super::outcome::Outcome;
+use super::scene::Scene;
 use super::stage::{reached, stopped_at};
-use super::{scheduler, workers};
+use super::{monitor, scheduler, table, workers};
 use crate::klog::sched_ext::SchedExit;
-use crate::klog::{self, Finding, Severity};
+use crate::klog::{self, Finding, KernelLog, Severity};
+use crate::proto::limits::{Assert, CheckId, Layers};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
 use crate::units::NS_PER_US;
@@ -36,6 +38,11 @@ pub struct Verdict {
     pub exit_code: u8,
 }
 
+fn scheduler_alive(record: &Record, log: &KernelLog, limits: &Assert) -> Check {
+    let check = scheduler::check(record, log);
+    if table::is_on(limits, CheckId::SchedulerAlive) { check } else { with(check, Status::NotApplied, OFF) }
+}
+
 /// Whether the kernel said it while workers worked; what it said at boot disturbed none of them.
 fn during_scenario(record: &Record, time_us: Option<u64>) -> bool {
     let (Some(time_us), Some(end)) = (time_us, &record.scenario_end) else { return true };
@@ -43,17 +50,34 @@ fn during_scenario(record: &Record, time_us: Option<u64>) -> bool {
     time_us.saturating_mul(NS_PER_US) >= start_ns
 }
 
+/// The limits that a record knows, in layers, its scenario's among them.
+pub fn stored_layers(record: &Record) -> Layers {
+    let Some(plan) = &record.plan else { return Layers::default() };
+    let own = plan.scenarios.iter().filter_map(|scenario| table::of_pairs(&scenario.asserts).ok());
+    // What a scenario says in words is refused before the run where it cannot be read.
+    let scenario = own.fold(plan.limits.scenario, |sum, layer| sum.merge(&layer));
+    Layers { scenario, ..plan.limits }
+}
+
+/// Judges a record by the limits that it knows itself.
+pub fn judge_stored(record: &Record) -> Verdict {
+    judge(record, &table::in_force(&stored_layers(record)))
+}
+
 /// Judges a record.
-pub fn judge(record: &Record, thresholds: &Thresholds) -> Verdict {
+pub fn judge(record: &Record, limits: &Assert) -> Verdict {
     let log = klog::classify(&record.klog, &record.console);
     let noise = log
         .findings
         .iter()
         .find(|finding| finding.severity == Severity::HostNoise && during_scenario(record, finding.time_us));
-    let mut checks = vec![scheduler::check(record, &log), kernel_log_clean(record, &log, thresholds)];
-    checks.extend(workers::checks(record, thresholds, noise.map(|finding| finding.title.as_str())));
+    let scene = Scene::of_record(record, noise.map(|finding| finding.title.as_str()));
+    let mut checks = vec![scheduler_alive(record, &log, limits), kernel_log_clean(record, &log, limits)];
+    checks.extend(workers::checks(&scene, limits));
+    checks.extend(monitor::checks(record, limits));
+    insist(&mut checks, limits);
     checks.push(telemetry_complete(record));
-    let (outcome, headline) = cause::find(record, &log, &checks, thresholds);
+    let (outcome, headline) = cause::find(record, &log, &checks, limits);
     Verdict {
         outcome,
         headline,

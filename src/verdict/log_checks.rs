@@ -3,21 +3,22 @@
 //! Owns these two checks; leaves the log's meaning to klog/, the workers' numbers to `workers`.
 //! Invariant: a log or a report that was cut can confirm a failure, never a pass.
 
-use super::assert::Thresholds;
 use super::check::{Check, Measure, Status};
 use super::noise;
+use super::table::is_on;
 use super::workers::{disturbed, missing_reports};
 use crate::klog::{Finding, KernelLog, Severity};
+use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 
 /// The kernel log holds nothing that fails a run.
-pub fn kernel_log_clean(record: &Record, log: &KernelLog, thresholds: &Thresholds) -> Check {
+pub fn kernel_log_clean(record: &Record, log: &KernelLog, limits: &Assert) -> Check {
     const NAME: &str = "kernel_log_clean";
     let bad: Vec<_> = log.findings.iter().filter(|finding| finding.severity == Severity::Fail).collect();
     let measured = Measure::Count(bad.len() as u64);
     let check = |status, reason: String| Check::new(NAME, status, reason).value(measured);
-    if !thresholds.kernel_log_clean {
+    if !is_on(limits, CheckId::KernelLogClean) {
         return check(Status::NotApplied, "switched off".into());
     }
     let excuses: Option<Vec<String>> = bad.iter().map(|finding| excuse(record, log, finding)).collect();

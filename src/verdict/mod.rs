@@ -3,31 +3,39 @@
 //! Owns checks, outcomes, their merging and the numbers they rest on; leaves collecting to guest/ and showing to report/.
 //! Invariant: a check without its data is Inconclusive, never Pass.
 
-mod assert;
 mod cause;
 mod check;
+mod decide;
+mod fairness;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod isolation;
 mod judge;
+mod latency;
 mod log_checks;
+mod monitor;
 mod noise;
+mod numa;
 mod outcome;
+mod scene;
 mod scheduler;
 mod stage;
 mod stats;
+pub mod table;
 #[cfg(test)]
 mod tests_cause;
 #[cfg(test)]
 mod tests_checks;
+#[cfg(test)]
+mod tests_limits;
 #[cfg(test)]
 mod tests_noise;
 #[cfg(test)]
 mod tests_scheduler;
 mod workers;
 
-pub use assert::Thresholds;
 pub use check::{Check, Measure, Status};
-pub use judge::{Verdict, judge};
+pub use judge::{Verdict, judge, judge_stored, stored_layers};
 pub use outcome::Outcome;
 pub use stage::{reached, stopped_at};
 pub use stats::{GroupStats, group_stats};

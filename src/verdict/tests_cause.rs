@@ -4,7 +4,9 @@
 //! Invariant: every row of the order in `cause` has a record that reaches it, and one that an earlier row takes away.
 
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler};
-use super::{Outcome, Thresholds, Verdict, judge, stopped_at};
+use super::table::defaults;
+use super::{Outcome, Verdict, judge, stopped_at};
+use crate::proto::limits::CheckId;
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::{GuestError, Record};
 
@@ -33,7 +35,7 @@ fn stopped_before(mut record: Record, stage: Stage, end: VmEnd) -> Record {
 }
 
 fn default(record: &Record) -> Verdict {
-    judge(record, &Thresholds::default())
+    judge(record, &defaults())
 }
 
 fn assert_cause(verdict: &Verdict, outcome: Outcome, code: u8, words: &str) {
@@ -79,7 +81,7 @@ fn kernel_that_does_not_boot_is_a_skip_or_as_asked_a_failure() {
         .into();
     assert_cause(&default(&record), Outcome::Skip, 125, "VFS: Unable to mount root fs");
     assert_cause(&default(&record), Outcome::Skip, 125, "kernel but no PID 1");
-    let strict = Thresholds { boot_failure_fails: true, ..Thresholds::default() };
+    let strict = defaults().require(CheckId::BootFailure);
     assert_cause(&judge(&record, &strict), Outcome::Fail, 1, "did not boot to PID 1");
 }
 

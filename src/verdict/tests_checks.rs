@@ -4,7 +4,9 @@
 //! Invariant: every check has a record that fails it.
 
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler};
-use super::{Check, Measure, Outcome, Status, Thresholds, Verdict, judge};
+use super::table::defaults;
+use super::{Check, Measure, Outcome, Status, Verdict, judge};
+use crate::proto::limits::Assert;
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 use crate::proto::report::{ExitInfo, WorkerReport};
@@ -17,7 +19,7 @@ type Fault = fn(&mut Record);
 fn run(change: impl FnOnce(&mut Record)) -> Verdict {
     let mut record = passing();
     change(&mut record);
-    judge(&record, &Thresholds::default())
+    judge(&record, &defaults())
 }
 
 /// The check of this name that came out worst.
@@ -221,7 +223,7 @@ fn time_that_the_host_stole_voids_timing_and_stalls_but_no_crash() {
 fn scheduler_without_the_workers_proves_nothing() {
     let mut record = passing_with_scheduler();
     record.sched_enabled.as_mut().unwrap().switch_all = Some(false);
-    let verdict = judge(&record, &Thresholds::default());
+    let verdict = judge(&record, &defaults());
     assert_eq!(check(&verdict, "scheduler_alive").status, Status::Inconclusive);
     assert_eq!(verdict.outcome, Outcome::Inconclusive);
 }
@@ -279,15 +281,7 @@ fn switched_off_checks_are_named_as_such() {
     record.reports[0].1.max_run_delay_ns = Some(9 * NS_PER_SEC);
     record.reports[0].1.cpu_time_ns = 1;
     add_log(&mut record, &["WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2"]);
-    let off = Thresholds {
-        not_starved: false,
-        max_gap_ns: None,
-        max_run_delay_ns: None,
-        spread_percent: None,
-        kernel_log_clean: false,
-        boot_failure_fails: false,
-    };
-    let verdict = judge(&record, &off);
+    let verdict = judge(&record, &Assert::none());
     assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
     let applied = verdict.checks.iter().filter(|check| check.status == Status::Pass).count();
     assert_eq!(applied, 2, "settings_applied and telemetry_complete cannot be switched off");

@@ -4,7 +4,8 @@
 //! Invariant: each excuse has a record just beyond its threshold and one just within.
 
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler, starve};
-use super::{Outcome, Status, Thresholds, Verdict, judge};
+use super::table::defaults;
+use super::{Outcome, Status, Verdict, judge};
 use crate::proto::message::{Stage, VmEnd};
 use crate::proto::record::{Died, Record};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
@@ -22,7 +23,7 @@ fn long_run() -> Record {
 }
 
 fn judged(record: &Record) -> Verdict {
-    judge(record, &Thresholds::default())
+    judge(record, &defaults())
 }
 
 fn status(verdict: &Verdict, name: &str) -> Status {

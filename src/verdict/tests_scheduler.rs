@@ -4,7 +4,8 @@
 //! Invariant: each fault is injected alone into a record that passes.
 
 use super::fixture::{STALL, add_log, passing_with_scheduler};
-use super::{Outcome, Status, Thresholds, Verdict, judge};
+use super::table::defaults;
+use super::{Outcome, Status, Verdict, judge};
 use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
 use crate::proto::record::{Died, Record};
 
@@ -14,7 +15,7 @@ type Fault = fn(&mut Record);
 fn run(change: impl FnOnce(&mut Record)) -> (Verdict, Status, String) {
     let mut record = passing_with_scheduler();
     change(&mut record);
-    let verdict = judge(&record, &Thresholds::default());
+    let verdict = judge(&record, &defaults());
     let check = verdict.checks.iter().find(|check| check.name == "scheduler_alive").unwrap();
     let (status, reason) = (check.status, check.reason.clone());
     (verdict, status, reason)

@@ -79,6 +79,8 @@ fn measured(who: &Identity, spec: &WorkSpec, slot: Slot<'_>) -> WorkerReport {
         max_gap_ns: slot.get(Field::MaxGapNs),
         max_gap_cpu: slot.get(Field::MaxGapCpu) as u32,
         max_gap_at_ns: slot.get(Field::MaxGapAtNs),
+        numa_pages: None,
+        vmstat_numa_pages_migrated: None,
         samples: kinds.map(|(place, kind)| Samples { kind: *kind, hist: slot.hist(place) }).collect(),
         completed: true,
         exit_info: None,

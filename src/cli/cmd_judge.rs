@@ -1,0 +1,66 @@
+//! `ktstr judge`: a stored run is judged again, without a VM.
+//!
+//! Owns reading the run, laying the given limits over the stored ones, and telling the verdict; leaves judging to verdict/.
+//! Invariant: without limits the verdict is the one that the run had; nothing stored is changed.
+
+use super::args::{JsonTarget, JudgeArgs};
+use super::cmd_run::wants_color;
+use super::out;
+use crate::error::{Context, Kind, Result};
+use crate::proto::limits::Layers;
+use crate::proto::plan::BUILD;
+use crate::proto::record::Record;
+use crate::report::{self, Style};
+use crate::run::rundir;
+use crate::verdict::table::in_force;
+use crate::verdict::{Verdict, judge, stored_layers};
+use std::fs;
+
+/// Judges, tells, and gives the verdict's exit code.
+pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
+    let (record, complete) = rundir::load(&args.run).map_err(|error| error.with_kind(Kind::Usage))?;
+    if !complete {
+        let run = args.run.display();
+        out::print_error(&format!(
+            "ktstr: {run} was cut: the run or its writing was killed; judged is what it holds\n"
+        ));
+    }
+    if let Some(host) = record.host.as_ref().filter(|host| host.build != BUILD) {
+        let (theirs, version) = (&host.build, &host.version);
+        out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
+    }
+    let verdict = judge(&record, &in_force(&layers(&record, args)));
+    tell(args, &record, &verdict)?;
+    Ok(verdict.exit_code)
+}
+
+/// The stored layers with what was given on top.
+fn layers(record: &Record, args: &JudgeArgs) -> Layers {
+    let stored = stored_layers(record);
+    match args.base {
+        None => Layers { command_line: stored.command_line.merge(&args.limits), ..stored },
+        Some(base) => Layers { base, command_line: args.limits, ..stored },
+    }
+}
+
+fn tell(args: &JudgeArgs, record: &Record, verdict: &Verdict) -> Result<()> {
+    let to_stdout = args.json == Some(JsonTarget::Stdout);
+    let style = Style { color: wants_color(args.color, to_stdout) };
+    let mut text =
+        if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
+    if args.timings {
+        text.push_str(&format!("\n{}", report::timings(record)));
+    }
+    match &args.json {
+        None => out::print(&text),
+        Some(JsonTarget::Stdout) => {
+            out::print_error(&text);
+            out::print(&report::result_json(record, verdict))
+        }
+        Some(JsonTarget::File(path)) => {
+            let json = report::result_json(record, verdict);
+            fs::write(path, json).context(|| format!("write the result's JSON to {}", path.display()))?;
+            out::print(&text)
+        }
+    }
+}
