@@ -48,6 +48,7 @@ pub enum HelpOn {
 pub enum ListWhat {
     Works,
     Schedulers,
+    Topologies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,14 @@ pub enum Memory {
     Bytes(u64),
 }
 
+/// How far NUMA nodes are from each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Distance {
+    Uniform(u32),
+    /// A file with a matrix.
+    Matrix(PathBuf),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelChoice {
     Auto,
@@ -131,6 +140,10 @@ pub struct RunArgs {
     pub kernel: PathBuf,
     pub guest: GuestArgs,
     pub memory: Memory,
+    /// Bytes of each NUMA node; empty: shared out.
+    pub node_memory: Vec<u64>,
+    /// None: the usual.
+    pub distance: Option<Distance>,
     /// Appended to the kernel command line.
     pub cmdline: String,
     pub accel: AccelChoice,

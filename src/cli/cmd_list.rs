@@ -1,4 +1,4 @@
-//! `ktstr list works|schedulers`.
+//! `ktstr list works|schedulers|topologies`.
 //!
 //! Owns the layout; leaves the lists to workload/ and scx/, which pass them in.
 //! Invariant: the first word of each line is what the command line takes.
@@ -19,10 +19,11 @@ pub struct Listed {
 }
 
 /// Prints one of the lists.
-pub fn cmd_list(what: ListWhat, works: &[Listed], schedulers: &[Listed]) -> Result<()> {
+pub fn cmd_list(what: ListWhat, works: &[Listed], schedulers: &[Listed], topologies: &[Listed]) -> Result<()> {
     out::print(&render(match what {
         ListWhat::Works => works,
         ListWhat::Schedulers => schedulers,
+        ListWhat::Topologies => topologies,
     }))
 }
 

@@ -4,7 +4,7 @@
 //! Invariant: the exit code is the verdict's, unless the verdict could not be told.
 
 use super::args::{ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs};
-use super::{out, plan};
+use super::{machine, out, plan};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log::Event;
 use crate::proto::record::Record;
@@ -25,6 +25,7 @@ const PIPE_BUF: usize = 4096;
 pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     let (mut plan, sched_program) = plan::make(&args.guest)?;
     plan.limits = args.limits;
+    plan.numa = machine::numa(&plan.topology, &args.node_memory, args.distance.as_ref())?;
     let includes = args.guest.include.iter().map(|include| {
         let guest = include.guest.as_ref().unwrap_or(&include.host);
         (include.host.clone(), guest.display().to_string())

@@ -9,9 +9,8 @@ use super::args::{
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{limits, split, topics};
+use super::{limits, machine, split, topics};
 use crate::error::{Error, Result};
-use crate::proto::topology::Topology;
 use crate::units;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +34,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
         Cmd::Doctor => Command::Doctor { json: given.has("json") },
         Cmd::List => Command::List(match choice("WHAT", operand(given), flags::LISTS)? {
             "works" => ListWhat::Works,
+            "topologies" => ListWhat::Topologies,
             _ => ListWhat::Schedulers,
         }),
         Cmd::Completions => Command::Completions(match choice("SHELL", operand(given), flags::SHELLS)? {
@@ -65,6 +65,8 @@ fn run(given: &Given) -> Result<RunArgs> {
     Ok(RunArgs {
         kernel: kernel.into(),
         memory: memory(&text(given, "memory")?)?,
+        node_memory: node_memory(given, guest.topology.numa_nodes)?,
+        distance: given.one("distance").map(machine::distance).transpose()?,
         cmdline: given.all("cmdline").map(|value| utf8("cmdline", value)).collect::<Result<Vec<_>>>()?.join(" "),
         accel: match chosen(given, "accel")? {
             "kvm" => AccelChoice::Kvm,
@@ -167,14 +169,7 @@ fn guest(given: &Given) -> Result<GuestArgs> {
     }
     let workers = given.one("workers").map(|value| count("workers", value)).transpose()?;
     let cgroups = count("cgroups", &given_or_default(given, "cgroups"))?;
-    let topology: Topology = text(given, "topo")?.parse().map_err(|why| bad("topo", why))?;
-    if !topology.is_flat() {
-        return Err(bad(
-            "topo",
-            format!("{topology} has more than one node, LLC or thread per core, which a guest cannot be given yet"),
-        )
-        .hint(format!("--topo {} gives it as many CPUs", topology.total_cpus())));
-    }
+    let topology = machine::topology(&text(given, "topo")?)?;
     let in_all = u64::from(workers.unwrap_or_else(|| topology.total_cpus())) * u64::from(cgroups);
     if in_all > PID_MAX_DEFAULT {
         return Err(Error::usage(format!(
@@ -302,6 +297,14 @@ fn memory(value: &str) -> Result<Memory> {
     }
 }
 
+fn node_memory(given: &Given, nodes: u32) -> Result<Vec<u64>> {
+    let Some(value) = given.one("node-memory") else { return Ok(Vec::new()) };
+    if given.has("memory") {
+        return Err(Error::usage("--memory and --node-memory both say how much memory there is").hint("give one"));
+    }
+    machine::node_memory(&utf8("node-memory", value)?, nodes)
+}
+
 fn scheduler(value: &OsStr) -> Result<SchedChoice> {
     let Some(name) = value.as_bytes().strip_prefix(BUILTIN.as_bytes()) else {
         return Ok(SchedChoice::External(value.into()));
@@ -347,6 +350,7 @@ mod tests {
     use crate::cli::flags::{Arity, FLAGS};
     use crate::cli::parse::parse;
     use crate::proto::limits::Layers;
+    use crate::proto::topology::Topology;
     use crate::units::NS_PER_SEC;
 
     fn parsed(words: &[&str]) -> Command {
@@ -391,6 +395,7 @@ mod tests {
                 "timeout" => "1h",
                 "seed" => "0x1f",
                 "memory" => "1G",
+                "node-memory" => "64M,64M",
                 "sched" => "builtin:fifo",
                 _ if flag.group == flags::Group::Checks && flag.choices.is_empty() => "off",
                 _ if !flag.choices.is_empty() => flag.choices.iter().find(|choice| **choice != flag.default).unwrap(),
@@ -420,13 +425,6 @@ mod tests {
         assert!(refused(&["-k", "K", "--", "x"]).contains("no scheduler"));
         assert!(refused(&["-k", "K", "-s", "builtin:fifo", "--", "x"]).contains("'fifo' takes no arguments"));
         assert!(refused(&["-k", "K", "-s", "a", "--sched-args", "'x"]).contains("unclosed"));
-    }
-
-    #[test]
-    fn shapes_that_a_guest_cannot_be_given_are_refused() {
-        let words = ["--kernel", "K", "--topo", "1n2l4c2t"].map(OsString::from);
-        let error = crate::cli::parse::parse(words).unwrap_err().to_string();
-        assert!(error.contains("cannot be given yet") && error.contains("--topo 16"), "{error}");
     }
 
     #[test]
@@ -503,6 +501,7 @@ mod tests {
         assert_eq!(parsed(&["doctor", "--json"]), Command::Doctor { json: true });
         assert_eq!(parsed(&["list", "works"]), Command::List(ListWhat::Works));
         assert_eq!(parsed(&["list", "schedulers"]), Command::List(ListWhat::Schedulers));
+        assert_eq!(parsed(&["list", "topologies"]), Command::List(ListWhat::Topologies));
         assert_eq!(parsed(&["completions", "zsh"]), Command::Completions(Shell::Zsh));
         assert_eq!(parsed(&["help"]), Command::Help(HelpOn::Top));
         assert_eq!(parsed(&["help", "--man"]), Command::Help(HelpOn::Man));

@@ -49,7 +49,7 @@ pub struct CommandSpec {
 /// The shells that completions are written for.
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 /// What `ktstr list` lists.
-pub const LISTS: &[&str] = &["works", "schedulers"];
+pub const LISTS: &[&str] = &["works", "schedulers", "topologies"];
 
 pub const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
@@ -94,7 +94,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         cmd: Cmd::List,
         name: "list",
         operand: Operand::Required("WHAT", LISTS),
-        help: "list the work types or the built-in schedulers",
+        help: "list the work types, the built-in schedulers or the named topologies",
         about: "",
         hidden: false,
     },
@@ -309,7 +309,23 @@ pub const FLAGS: &[Flag] = &[
         arity: Arity::Value("SPEC"),
         default: "1n1l2c1t",
         commands: RUN_IMAGE,
-        help: "CPUs of the guest: a count, or NUMA nodes n, LLCs l, cores per LLC c, threads per core t",
+        help: "CPUs of the guest: a count, NUMA nodes n, LLCs l, cores per LLC c, threads per core t, or a name of \
+               'ktstr list topologies'; see 'ktstr help topology'",
+        ..MACHINE
+    },
+    Flag {
+        long: "node-memory",
+        arity: Arity::Value("SIZE,SIZE,..."),
+        absent: "shared out evenly",
+        help: "memory of each NUMA node; more sizes than nodes make nodes without CPUs",
+        ..MACHINE
+    },
+    Flag {
+        long: "distance",
+        arity: Arity::Value("N|FILE"),
+        absent: "20",
+        complete: Complete::File,
+        help: "distance of NUMA nodes from each other, or a file with the matrix, one row a line",
         ..MACHINE
     },
     Flag {

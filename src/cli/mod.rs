@@ -16,6 +16,7 @@ mod describe;
 pub mod flags;
 pub mod help;
 mod limits;
+mod machine;
 pub mod man;
 pub mod out;
 pub mod parse;
@@ -48,7 +49,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::Judge(args) => cmd_judge::cmd_judge(&args),
         Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),
-        Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers()).map(|()| 0),
+        Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers(), &machine::listed()).map(|()| 0),
         Command::Completions(shell) => cmd_completions::cmd_completions(shell).map(|()| 0),
         Command::Help(on) => cmd_help::cmd_help(&on).map(|()| 0),
         Command::Version => cmd_help::cmd_version(BUILD).map(|()| 0),

@@ -7,6 +7,7 @@ use super::args::{GuestArgs, SchedChoice};
 use crate::error::{Context, Error, Result};
 use crate::image;
 use crate::proto::limits::Layers;
+use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
 use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::scenario::{Resolver, TestTopology};
@@ -45,7 +46,8 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         protocol: PROTOCOL,
         build: BUILD.into(),
         seed: args.seed.map_or_else(draw_seed, Ok)?,
-        topology: args.topology,
+        topology: args.topology.clone(),
+        numa: Numa::default(),
         sched,
         spare_scheds: Vec::new(),
         scenarios: vec![steady],

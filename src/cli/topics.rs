@@ -106,12 +106,31 @@ and let every worker run; see the checks in the result.
         help: "how the CPUs of the guest are described",
         text: "\
 --topo N            N CPUs: one node, one LLC, one thread per core.
---topo 1n1l4c1t     the same for 4: NUMA nodes, last-level caches in all, cores
-                    per LLC, threads per core.
+--topo 2n4l4c2t     NUMA nodes, last-level caches in all, cores per LLC, threads
+                    per core. CPUs are numbered in this order, threads last.
+--topo tiny-2llc    a name; 'ktstr list topologies' lists them.
 
-Only such flat shapes can be given to a guest as yet; others are refused. More
-CPUs than the host has are possible; they then wait for each other on the host,
-and times become coarse.
+Machines that are not all alike have found bugs in schedulers:
+
+--topo 2n2+1l4c1t   LLCs of each node; 0 makes a node without CPUs
+--topo 1n3l4+2+1c2t cores of each LLC
+--topo 4:spare2     two possible CPUs above those that exist
+--topo 4:nocache3   CPU 3 tells no caches; a list such as nocache1,3 is possible
+--topo 4:sparse7    APIC ids with 7 unused bits below each core: 0, 128...
+
+--node-memory 128M,128M,64M
+                    memory of each node; more sizes than nodes make nodes of
+                    memory alone
+--distance 31       how far nodes are from each other, or a file with a matrix:
+                    one row a line, 10 on the diagonal
+
+What the guest's kernel shows in sysfs is compared with all of this before
+anything is measured. A difference ends the run with both shapes and the exit
+code 125: it would be another machine's result. The result's JSON has what the
+guest saw under guest.machine.
+
+More CPUs than the host has are possible; they then wait for each other on the
+host, and times become coarse.
 ",
     },
     Topic {

@@ -4,7 +4,7 @@
 //! Invariant: every step either succeeds, is told as missing, or ends the guest with its reason.
 
 use super::agent::Agent;
-use super::{END_PATH, PLAN_PATH, mounts, power};
+use super::{END_PATH, PLAN_PATH, mounts, power, topology};
 use crate::channel::guest::GuestSession;
 use crate::channel::{DOORBELL_PID1, DOORBELL_PORT};
 use crate::error::{Context, Error, Result};
@@ -64,8 +64,11 @@ fn run(pid1_uptime_ns: u64) -> Result<()> {
     for text in session.take_notes() {
         session.send(&Msg::Note { text })?;
     }
+    let seen = topology::read(Path::new("/"));
+    let plan = plan.and_then(|plan| topology::check(&plan, &seen).map(|()| plan));
+    session.send(&Msg::Machine { seen })?;
     let mut agent = Agent::new(session);
-    match plan.and_then(check_topology) {
+    match plan {
         Ok(plan) => agent.carry_out(&plan),
         Err(error) => agent.refuse("plan", &error),
     }
@@ -86,17 +89,6 @@ fn read_plan() -> Result<Plan> {
         return Err(Error::internal(format!("{PLAN_PATH} was made by build {theirs}, this is {ours}")));
     }
     Ok(plan)
-}
-
-/// What was asked for must be what is there, or the numbers would be another machine's.
-fn check_topology(plan: Plan) -> Result<Plan> {
-    let online = online_cpus();
-    if online == plan.topology.all_cpus() {
-        return Ok(plan);
-    }
-    let (asked, shape) = (plan.topology.all_cpus(), plan.topology);
-    Err(Error::cannot_judge(format!("the guest has CPUs {online} online, and {asked} were asked for ({shape})"))
-        .hint("a word of --cmdline such as maxcpus=, or the kernel's CONFIG_NR_CPUS, may forbid the others"))
 }
 
 fn online_cpus() -> CpuSet {

@@ -8,6 +8,7 @@ pub mod init;
 pub mod kmsg;
 pub mod mounts;
 pub mod power;
+mod topology;
 
 use std::path::Path;
 

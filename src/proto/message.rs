@@ -10,6 +10,7 @@ use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
 use super::registers::CpuDump;
 use super::report::WorkerReport;
+use super::seen::Seen;
 use super::topology::Topology;
 use crate::{wire_enum, wire_struct};
 
@@ -259,6 +260,8 @@ wire_enum! {
         Payload = 23 { report: PayloadReport },
         /// The scheduler under test was stopped by the scenario itself, and must not be running until it is started again.
         SchedDetached = 24 { last: SchedFinal },
+        /// The machine as the kernel shows it to PID 1.
+        Machine = 40 { seen: Seen },
 
         /// Host to guest: end the scenario now, orderly.
         Stop = 64,

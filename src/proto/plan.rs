@@ -5,13 +5,14 @@
 
 use super::cpuset::CpuSet;
 use super::limits::Layers;
+use super::numa::Numa;
 use super::scenario::ScenarioSpec;
 use super::topology::Topology;
 use super::work::WorkType;
 use crate::{wire_enum, wire_struct};
 
 /// Version of the plan and of the messages; grows with every change of either.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Names the build: the commit, or the version where there is none. Host and guest compare it.
 pub const BUILD: &str = env!("KTSTR_BUILD");
 
@@ -68,6 +69,7 @@ wire_struct! {
         pub build: String,
         pub seed: u64,
         pub topology: Topology,
+        pub numa: Numa,
         pub sched: Option<SchedSpec>,
         /// Others that a step may put in its place, by their names.
         pub spare_scheds: Vec<SchedSpec>,
@@ -109,6 +111,7 @@ mod tests {
             build: "b".into(),
             seed: 9,
             topology: Topology::flat(2),
+            numa: Numa::default(),
             sched: Some(SchedSpec {
                 name: "x".into(),
                 argv: vec!["/x".into()],

@@ -12,6 +12,7 @@ use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::{BUILD, Plan};
 use super::registers::CpuDump;
 use super::report::WorkerReport;
+use super::seen::Seen;
 
 /// First bytes of a stored record.
 pub const FILE_MAGIC: &[u8; 8] = b"KTSTRR01";
@@ -84,6 +85,8 @@ pub struct Record {
     pub plan: Option<Plan>,
     pub marks: Vec<(Stage, u64)>,
     pub hello: Option<Hello>,
+    /// The machine as the guest's kernel shows it.
+    pub seen: Option<Seen>,
     pub klog: Vec<KlogLine>,
     /// Kernel log records beyond `KLOG_CAP`.
     pub klog_cut: u64,
@@ -135,6 +138,7 @@ impl Record {
                 let online_cpus = online.len();
                 self.hello = Some(Hello { kernel, online_cpus, memory_kib, pid1_uptime_ns, channel, missing });
             }
+            Msg::Machine { seen } => self.seen = Some(seen),
             Msg::Note { text } => self.notes.push(text),
             Msg::Klog { priority, sequence, time_us, text } if self.klog.len() < KLOG_CAP => {
                 self.klog.push(KlogLine { priority, sequence, time_us, text });

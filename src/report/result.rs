@@ -14,10 +14,12 @@ use super::noise;
 use super::timings::intervals;
 use crate::klog::Finding;
 use crate::klog::sched_ext::SchedExit;
+use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
 use crate::proto::record::Record;
 use crate::proto::registers::CpuDump;
 use crate::proto::report::WorkerReport;
+use crate::proto::seen::Seen;
 use crate::proto::work::SampleKind;
 use crate::verdict::table::Side;
 use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Verdict, group_stats};
@@ -85,7 +87,30 @@ fn guest(record: &Record) -> Json {
         ("memory_kib", hello.memory_kib.into()),
         ("pid1_uptime_ns", hello.pid1_uptime_ns.into()),
         ("channel", (&hello.channel).into()),
+        ("machine", record.seen.as_ref().map(machine).into()),
         ("missing", Json::array(&hello.missing)),
+    ])
+}
+
+/// The machine as the guest's kernel shows it.
+fn machine(seen: &Seen) -> Json {
+    let sets = |sets: &[CpuSet]| Json::array(sets.iter().map(ToString::to_string));
+    let nodes = seen.nodes.iter().map(|node| {
+        Json::object([
+            ("node", node.node.into()),
+            ("cpus", node.cpus.to_string().into()),
+            ("memory_bytes", node.memory_bytes.into()),
+            ("distances", Json::array(node.distances.iter().copied())),
+        ])
+    });
+    Json::object([
+        ("shape", seen.shape().into()),
+        ("online", seen.online.to_string().into()),
+        ("possible", seen.possible.to_string().into()),
+        ("cores", sets(&seen.cores)),
+        ("llcs", sets(&seen.llcs)),
+        ("cacheless", seen.cacheless.to_string().into()),
+        ("nodes", Json::array(nodes)),
     ])
 }
 

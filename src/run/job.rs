@@ -15,6 +15,7 @@ use crate::image::{self, Image, ImageSpec};
 use crate::log::{Event, Listener};
 use crate::proto::codec::Wire;
 use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
+use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, Plan};
 use crate::sys::mmap::Mapping;
 use crate::sys::{fd, sched, signal, time};
@@ -27,6 +28,8 @@ use std::path::{Path, PathBuf};
 const DEFAULT_MEMORY_MIB: u64 = 256;
 /// More for each CPU beyond the fourth: per-CPU areas, and the workers that come with it.
 const MEMORY_PER_CPU_MIB: u64 = 8;
+/// More for each node beyond the first: its zones and their lists.
+const MEMORY_PER_NODE_MIB: u64 = 32;
 /// From exec to PID 1 at most: hardware KVM takes about a second, nested emulation has taken 12 s; room for a busy host.
 const BOOT_KVM_NS: u64 = 60 * NS_PER_SEC;
 /// The same under emulation.
@@ -62,9 +65,10 @@ pub struct Job {
 pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
     let kernel = KernelImage::open(&job.kernel)?;
-    let image = build_image(job, &kernel)?;
-    let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(job));
+    let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan));
     check_host_memory(memory_bytes)?;
+    let plan = settled(&job.plan, memory_bytes)?;
+    let image = build_image(job, &plan, &kernel)?;
     let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
     // What the user gave is in order: now the machine.
     let accel = accel::choose(job.accel, crate::vmm::kvm::self_check)?;
@@ -85,12 +89,12 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     }
     let mut run = RunDir::create(&job.run_place)?;
     run.add(Msg::Host { info: host_info(job, &accel, &cmdline, memory_bytes) });
-    run.add(Msg::Planned { plan: job.plan.clone() });
+    run.add(Msg::Planned { plan: plan.clone() });
     image.notes.iter().for_each(|note| run.add(Msg::HostNote { text: note.clone() }));
     mark(&mut run, Stage::Exec, job.exec_ns, job.exec_ns);
     mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
 
-    let ended = run_vm(job, &accel, (memory_bytes, &layout, &cmdline), &image, &mut run, listener);
+    let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), &image, &mut run, listener);
     mark(&mut run, Stage::TornDown, job.exec_ns, time::monotonic_ns());
     match ended {
         Ok(_) => Ok(run),
@@ -109,11 +113,12 @@ fn discard(run: RunDir, error: Error) -> Result<RunDir> {
 fn run_vm(
     job: &Job,
     accel: &Accel,
-    (memory_bytes, layout, cmdline): (u64, &GuestLayout, &str),
+    (numa, layout, cmdline): (&Numa, &GuestLayout, &str),
     image: &Image,
     run: &mut RunDir,
     listener: Listener<'_>,
 ) -> Result<VmEnd> {
+    let memory_bytes = layout.memory_bytes;
     let ram = fd::memfd("ktstr-guest-ram", memory_bytes)
         .context(|| format!("reserve {} MiB of guest memory", memory_bytes / MIB))?;
     // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
@@ -124,7 +129,8 @@ fn run_vm(
         accel,
         kernel: &job.kernel,
         cmdline,
-        topology: job.plan.topology,
+        topology: &job.plan.topology,
+        numa,
         ram: &ram,
         memory_bytes,
         initramfs: &image.file,
@@ -154,10 +160,10 @@ fn run_vm(
     Ok(end)
 }
 
-fn build_image(job: &Job, kernel: &KernelImage) -> Result<Image> {
+fn build_image(job: &Job, plan: &Plan, kernel: &KernelImage) -> Result<Image> {
     image::assemble(&ImageSpec {
         init: PathBuf::from("/proc/self/exe"),
-        plan: job.plan.to_bytes(),
+        plan: plan.to_bytes(),
         sched: job.sched_program.clone(),
         kernel: Some(job.kernel.clone()),
         // Only a scheduler's program needs the kernel's configuration, and looking for a release can take a while.
@@ -167,9 +173,19 @@ fn build_image(job: &Job, kernel: &KernelImage) -> Result<Image> {
     })
 }
 
-fn default_memory(job: &Job) -> u64 {
-    let extra_cpus = u64::from(job.plan.topology.total_cpus().saturating_sub(4));
-    (DEFAULT_MEMORY_MIB + extra_cpus * MEMORY_PER_CPU_MIB) * MIB
+/// The plan with the memory and the distances of every node.
+fn settled(plan: &Plan, memory_bytes: u64) -> Result<Plan> {
+    let numa = plan.numa.clone().settled(plan.topology.numa_nodes, memory_bytes);
+    Ok(Plan { numa: numa.map_err(Error::usage)?, ..plan.clone() })
+}
+
+fn default_memory(plan: &Plan) -> u64 {
+    if !plan.numa.memory_bytes.is_empty() {
+        return plan.numa.memory_bytes.iter().sum();
+    }
+    let extra_cpus = u64::from(plan.topology.possible_cpus().saturating_sub(4));
+    let extra_nodes = u64::from(plan.topology.numa_nodes - 1);
+    (DEFAULT_MEMORY_MIB + extra_cpus * MEMORY_PER_CPU_MIB + extra_nodes * MEMORY_PER_NODE_MIB) * MIB
 }
 
 /// Guest memory is touched page by page, but more than the host has cannot be meant.
@@ -201,7 +217,7 @@ fn host_info(job: &Job, accel: &Accel, cmdline: &str, memory_bytes: u64) -> Host
         accel_reason: accel.reason.clone(),
         kernel: job.kernel.display().to_string(),
         kernel_cmdline: cmdline.into(),
-        topology: job.plan.topology,
+        topology: job.plan.topology.clone(),
         memory_bytes,
         host_cpus: sched::online_cpus(),
         started_unix_s: time::unix_s(),

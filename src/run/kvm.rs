@@ -21,7 +21,8 @@ pub const VM_COMMAND: &str = "__vm";
 pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
     let config = VmConfig {
         parent_pid: process::id(),
-        topology: spec.topology,
+        topology: spec.topology.clone(),
+        numa: spec.numa.clone(),
         memory_bytes: spec.memory_bytes,
         kernel_path: spec.kernel.display().to_string(),
         cmdline: spec.cmdline.to_owned(),

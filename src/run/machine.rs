@@ -7,6 +7,7 @@ use super::accel::{Accel, AccelKind};
 use super::{hmp, kvm, qemu};
 use crate::error::{Context, Result};
 use crate::proto::message::{VmEnd, VmStats};
+use crate::proto::numa::Numa;
 use crate::proto::registers::CpuDump;
 use crate::proto::topology::Topology;
 use crate::sys::process::{self, End};
@@ -25,7 +26,8 @@ pub struct MachineSpec<'a> {
     pub accel: &'a Accel,
     pub kernel: &'a Path,
     pub cmdline: &'a str,
-    pub topology: Topology,
+    pub topology: &'a Topology,
+    pub numa: &'a Numa,
     /// Guest memory, shared with us.
     pub ram: &'a File,
     pub memory_bytes: u64,

@@ -30,7 +30,13 @@ pub struct TestTopology {
 impl TestTopology {
     /// The shape that was asked for: CPUs are numbered thread by thread, core by core, LLC by LLC, node by node.
     pub fn from_spec(spec: &Topology) -> Self {
-        Self::synthetic(spec.numa_nodes, spec.llcs, spec.cores_per_llc, spec.threads_per_core)
+        let cores = spec.cores();
+        let one = |llc: u32| {
+            let cpus = spec.llc_cpus(llc);
+            let cores = cores.iter().filter(|core| core.is_subset(&cpus)).cloned().collect();
+            Llc { cpus, numa_node: spec.node_of_llc(llc), cache_size_kb: None, cores }
+        };
+        Self { llcs: (0..spec.llcs).map(one).collect(), nodes: spec.numa_nodes }
     }
 
     /// A machine that need not exist; `llcs` in all, divided among the nodes.
@@ -205,6 +211,10 @@ mod tests {
     #[test]
     fn shape_divides_into_llcs_cores_and_nodes() {
         let topo = TestTopology::from_spec(&"2n4l2c2t".parse().unwrap());
+        assert_eq!(topo, TestTopology::synthetic(2, 4, 2, 2));
+        let uneven = TestTopology::from_spec(&"2n2+1l1+2+3c1t".parse().unwrap());
+        let llcs: Vec<_> = uneven.llcs().iter().map(|llc| (llc.cpus.to_string(), llc.numa_node)).collect();
+        assert_eq!(llcs, [("0".to_owned(), 0), ("1-2".into(), 0), ("3-5".into(), 1)]);
         assert_eq!((topo.total_cpus(), topo.num_llcs(), topo.num_numa_nodes(), topo.threads_per_core()), (16, 4, 2, 2));
         assert_eq!(topo.usable_cpuset().to_string(), "0-14");
         assert_eq!(text(topo.llc_aligned_cpuset(1)), "4-7");

@@ -7,6 +7,7 @@ use crate::proto::hist::Hist;
 use crate::proto::limits::Layers;
 use crate::proto::message::{HostInfo, ProcessEnd, SchedFinal, Stage, VmEnd, VmStats};
 use crate::proto::noise::{HostNoise, VcpuNoise};
+use crate::proto::numa::Numa;
 use crate::proto::plan::{PROTOCOL, Plan, SchedSpec};
 use crate::proto::record::{Enabled, Hello, KlogLine, Record, ScenarioEnd};
 use crate::proto::report::{Samples, WorkerReport};
@@ -73,6 +74,7 @@ pub fn passing() -> Record {
         build: "abc".into(),
         seed: 42,
         topology: Topology::flat(2),
+        numa: Numa::default(),
         sched: None,
         spare_scheds: vec![],
         scenarios: vec![ScenarioSpec::steady(vec![group("g0"), group("g1")])],

@@ -24,7 +24,7 @@ fn pages(report: &WorkerReport) -> Option<u64> {
 }
 
 fn locality(scene: &Scene<'_>) -> Found {
-    let Some(topology) = scene.topology else { return Found::missing("the nodes of the CPUs are not known") };
+    let Some(topology) = &scene.topology else { return Found::missing("the nodes of the CPUs are not known") };
     scene.worst(
         |a, b| a.number() < b.number(),
         |report| {
@@ -37,9 +37,8 @@ fn locality(scene: &Scene<'_>) -> Found {
     )
 }
 
-/// CPUs are numbered node by node, equally many on each.
-fn node_of(topology: Topology, cpu: u32) -> u32 {
-    cpu / (topology.total_cpus() / topology.numa_nodes.max(1)).max(1)
+fn node_of(topology: &Topology, cpu: u32) -> u32 {
+    (0..topology.numa_nodes).find(|node| topology.node_cpus(*node).contains(cpu)).unwrap_or(0)
 }
 
 /// The counter is the whole system's, so the largest growth that any worker saw stands for all.

@@ -57,7 +57,7 @@ impl<'a> Scene<'a> {
             void,
             shaken: stolen.or(noise),
             cpusets: record.plan.as_ref().map(cpusets).unwrap_or_default(),
-            topology: record.plan.as_ref().map(|plan| plan.topology),
+            topology: record.plan.as_ref().map(|plan| plan.topology.clone()),
         }
     }
 

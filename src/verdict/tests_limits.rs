@@ -52,7 +52,7 @@ fn cpuset(record: &mut Record, seen: &[u32]) {
 }
 
 fn pages(record: &mut Record, on_far_node: u64) {
-    let two_nodes = Topology { numa_nodes: 2, llcs: 2, cores_per_llc: 1, threads_per_core: 1 };
+    let two_nodes = Topology::grid(2, 2, 1, 1);
     record.plan.as_mut().unwrap().topology = two_nodes;
     for (_, report) in &mut record.reports {
         report.cpus_used = CpuSet::first(1);

@@ -4,6 +4,7 @@
 //! Invariant: everything a VM needs is in its `VmConfig`; it reads no environment and no command line.
 
 use crate::proto::message::VmEnd;
+use crate::proto::numa::Numa;
 use crate::proto::registers::CpuDump;
 use crate::proto::topology::Topology;
 use crate::{wire_enum, wire_struct};
@@ -33,6 +34,7 @@ wire_struct! {
         /// The process that spawned the VM: where it is gone, so is the VM.
         pub parent_pid: i32,
         pub topology: Topology,
+        pub numa: Numa,
         pub memory_bytes: u64,
         pub kernel_path: String,
         /// The whole kernel command line.
@@ -82,6 +84,7 @@ pub mod tests {
         VmConfig {
             parent_pid: 1,
             topology: Topology::flat(2),
+            numa: Numa::default().settled(1, 256 << 20).unwrap(),
             memory_bytes: 256 << 20,
             kernel_path: "/k".into(),
             cmdline: "quiet".into(),

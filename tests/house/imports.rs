@@ -27,6 +27,7 @@ const MATRIX: &[(&str, &[&str])] = &[
             "proto::cpuset",
             "proto::frame",
             "proto::message",
+            "proto::numa",
             "proto::registers",
             "proto::topology",
             "sys",
