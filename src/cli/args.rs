@@ -7,12 +7,15 @@ use super::flags::Cmd;
 use crate::proto::limits::{Assert, Base, Layers};
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
+use crate::verdict::many::Rule;
 use std::path::PathBuf;
 
 /// One command, ready to be carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Run(Box<RunArgs>),
+    /// Many runs.
+    Suite(Box<SuiteArgs>),
     Doctor {
         json: bool,
     },
@@ -158,6 +161,50 @@ pub struct RunArgs {
     pub timings: bool,
     pub quiet: bool,
     pub dmesg: bool,
+    pub color: ColorChoice,
+    /// Hidden: this run belongs to many, and hands its result over through this descriptor.
+    pub cell_result: Option<i32>,
+}
+
+/// A flag that a matrix varies, and its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Axis {
+    pub name: &'static str,
+    pub values: Vec<String>,
+}
+
+/// One combination of a matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// `topo=2 work=spin`; empty where nothing varies.
+    pub name: String,
+    /// In the order of the axes.
+    pub values: Vec<String>,
+    /// The words after `ktstr run` that make this one run.
+    pub words: Vec<String>,
+    pub run: RunArgs,
+}
+
+/// `ktstr run` with `--matrix`, `--repeat` and their like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SuiteArgs {
+    pub axes: Vec<Axis>,
+    pub rows: Vec<Row>,
+    /// Runs of each row.
+    pub repeat: u32,
+    pub rule: Rule,
+    pub stop_on_first: bool,
+    /// VMs at once; none: as many as there is room for.
+    pub jobs: Option<u32>,
+    /// How often a bad commit fails; none: not known.
+    pub flake_rate: Option<f64>,
+    pub steps: u32,
+    pub json: Option<JsonTarget>,
+    pub junit: Option<PathBuf>,
+    pub ktap: Option<JsonTarget>,
+    pub run_dir: Option<PathBuf>,
+    pub keep: bool,
+    pub quiet: bool,
     pub color: ColorChoice,
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: the exit code is the verdict's, unless the verdict could not be told.
 
 use super::args::{ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs};
+use super::screen::Screen;
 use super::{machine, out, plan};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log::Event;
@@ -11,18 +12,35 @@ use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
-use crate::sys::{poll, tty};
+use crate::run::suite::Told;
+use crate::sys::tty;
 use crate::verdict::{Outcome, Verdict, judge_stored};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
-
-/// A pipe that is ready takes this much at once (pipe(7)).
-const PIPE_BUF: usize = 4096;
+use std::path::{Path, PathBuf};
 
 /// Runs, tells, and gives the exit code. `exec_ns` is CLOCK_MONOTONIC at exec.
 pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
+    let job = job(args, argv, exec_ns)?;
+    // Found out before the run, not after it.
+    let mut json_file = match &args.json {
+        Some(JsonTarget::File(path)) => Some(create(path)?),
+        _ => None,
+    };
+    let mut screen = Screen::default();
+    let run = job::run(&job, &mut |event| show(&mut screen, args, event))?;
+    screen.finish();
+    let verdict = judge_stored(run.record());
+    tell(args, run, &verdict, json_file.as_mut())
+}
+
+/// Creates a file for a result, before anything is started for it.
+pub fn create(path: &Path) -> Result<File> {
+    File::create(path).context(|| format!("create {} for the result", path.display())).map_err(usage)
+}
+
+/// The job that a command line describes.
+pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
     let (mut plan, sched_program) = plan::make(&args.guest)?;
     plan.limits = args.limits;
     plan.numa = machine::numa(&plan.topology, &args.node_memory, args.distance.as_ref())?;
@@ -30,7 +48,7 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         let guest = include.guest.as_ref().unwrap_or(&include.host);
         (include.host.clone(), guest.display().to_string())
     });
-    let job = Job {
+    Ok(Job {
         kernel: args.kernel.clone(),
         kernel_config: args.guest.kernel_config.clone(),
         sched_program,
@@ -45,72 +63,33 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         force_serial: args.channel == ChannelChoice::Serial,
         verbose_kernel: args.dmesg,
         timeout_ns: args.timeout_ns,
-        run_place: place(args)?,
+        run_place: place(args.run_dir.as_deref()),
         argv,
         exec_ns,
-    };
-    // Found out before the run, not after it.
-    let mut json_file = match &args.json {
-        Some(JsonTarget::File(path)) => {
-            Some(File::create(path).context(|| format!("create {} for the result", path.display())).map_err(usage)?)
-        }
-        _ => None,
-    };
-    let mut screen = Screen { unseen_bytes: 0 };
-    let run = job::run(&job, &mut |event| screen.show(args, event))?;
-    screen.finish();
-    let verdict = judge_stored(run.record());
-    tell(args, run, &verdict, json_file.as_mut())
+    })
 }
 
 fn usage(error: Error) -> Error {
     error.with_kind(Kind::Usage)
 }
 
-fn place(args: &RunArgs) -> Result<Place> {
-    if let Some(named) = &args.run_dir {
-        return Ok(Place::Named(named.clone()));
+/// Where run directories go: the one that was named, or a fresh one among the kept.
+pub fn place(named: Option<&Path>) -> Place {
+    if let Some(named) = named {
+        return Place::Named(named.to_owned());
     }
     let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = directory("XDG_STATE_HOME").or_else(|| directory("HOME").map(|home| home.join(".local/state")));
     // Without a home, as in some CI jobs, the temporary directory does.
-    Ok(Place::FreshIn(state.unwrap_or_else(std::env::temp_dir).join("ktstr/runs")))
+    Place::FreshIn(state.unwrap_or_else(std::env::temp_dir).join("ktstr/runs"))
 }
 
-/// What is shown while the run goes on. Standard output is for the verdict only.
-struct Screen {
-    /// Bytes that were not shown because nobody took them.
-    unseen_bytes: usize,
-}
-
-impl Screen {
-    fn show(&mut self, args: &RunArgs, event: Event) {
-        match event {
-            Event::Note(text) if !args.quiet => self.write(format!("ktstr: {text}\n").as_bytes()),
-            Event::Console(bytes) if args.dmesg => self.write(&bytes),
-            Event::SchedulerOutput(text) if args.dmesg => self.write(text.as_bytes()),
-            _ => {}
-        }
-    }
-
-    /// Writes only what standard error takes at once: the run's deadlines must not depend on somebody watching it.
-    fn write(&mut self, bytes: &[u8]) {
-        let err = io::stderr();
-        for piece in bytes.chunks(PIPE_BUF) {
-            let ready = poll::writable(&[err.as_fd()], 0).is_ok_and(|ready| ready == [true]);
-            if !ready || err.lock().write_all(piece).is_err() {
-                self.unseen_bytes += piece.len();
-            }
-        }
-    }
-
-    fn finish(&self) {
-        if self.unseen_bytes > 0 {
-            out::print_error(&format!(
-                "ktstr: {} bytes of output were not shown: nobody took them\n",
-                self.unseen_bytes
-            ));
-        }
+fn show(screen: &mut Screen, args: &RunArgs, event: Event) {
+    match event {
+        Event::Note(text) if !args.quiet => screen.write(format!("ktstr: {text}\n").as_bytes()),
+        Event::Console(bytes) if args.dmesg => screen.write(&bytes),
+        Event::SchedulerOutput(text) if args.dmesg => screen.write(text.as_bytes()),
+        _ => {}
     }
 }
 
@@ -138,7 +117,9 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut F
         text.push_str(&format!("\n{}", report::timings(record)));
     }
     let json = report::result_json(record, verdict);
-    let kept = args.keep || args.run_dir.is_some() || !matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted);
+    // Among many runs a named directory is only a place.
+    let named = args.run_dir.is_some() && args.cell_result.is_none();
+    let kept = args.keep || named || !matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted);
     let stored = store(&run, full_summary(record, verdict), &json);
     if kept && !args.quiet {
         text.push_str(&format!("run directory: {}\n", run.path().display()));
@@ -153,12 +134,28 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut F
         }
         None => out::print(&text),
     };
+    let directory = kept.then(|| run.path().display().to_string());
+    let handed = args.cell_result.map(|number| hand_over(number, record, verdict, directory, json));
     let settled = if kept { stored } else { run.remove() };
     if let Err(error) = settled {
         // The verdict stands; what is lost is its copy on disk.
         out::print_error(&format!("ktstr: warning: {error}\n"));
     }
-    told.map(|()| verdict.exit_code)
+    told.and(handed.unwrap_or(Ok(()))).map(|()| verdict.exit_code)
+}
+
+/// Tells the process that runs many.
+fn hand_over(number: i32, record: &Record, verdict: &Verdict, directory: Option<String>, json: String) -> Result<()> {
+    let told = Told {
+        outcome: verdict.outcome.word().into(),
+        exit_code: verdict.exit_code,
+        headline: verdict.headline.clone(),
+        directory,
+        seed: record.plan.as_ref().map_or(0, |plan| plan.seed),
+        summary: report::summary(record, verdict, Style { color: false }),
+        json,
+    };
+    told.tell(number)
 }
 
 /// The summary as it is stored: all of it, without colour.

@@ -9,7 +9,7 @@ use super::args::{
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{limits, machine, split, topics};
+use super::{limits, machine, matrix, split, topics};
 use crate::error::{Error, Result};
 use crate::units;
 use std::ffi::{OsStr, OsString};
@@ -28,6 +28,7 @@ const FIRST_OWN_FD: i32 = 3;
 /// Gives each flag its meaning.
 pub(super) fn describe(given: &Given) -> Result<Command> {
     Ok(match given.cmd {
+        Cmd::Run if matrix::is_asked(given) => Command::Suite(Box::new(matrix::suite(given)?)),
         Cmd::Run => Command::Run(Box::new(run(given)?)),
         Cmd::Image => Command::Image(Box::new(image(given)?)),
         Cmd::Judge => Command::Judge(Box::new(judge(given)?)),
@@ -48,7 +49,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
     })
 }
 
-fn run(given: &Given) -> Result<RunArgs> {
+pub(super) fn run(given: &Given) -> Result<RunArgs> {
     let kernel = given.one("kernel").ok_or_else(|| {
         Error::usage("no kernel is given").hint("ktstr --kernel bzImage; 'ktstr --help' shows more examples")
     })?;
@@ -87,6 +88,7 @@ fn run(given: &Given) -> Result<RunArgs> {
         quiet: given.has("quiet"),
         dmesg: given.has("dmesg"),
         color: color(given)?,
+        cell_result: given.one("cell-result").map(|fd| descriptor(&fd.to_string_lossy())).transpose()?,
         guest,
     })
 }
@@ -104,14 +106,14 @@ fn judge(given: &Given) -> Result<JudgeArgs> {
     })
 }
 
-fn json(given: &Given) -> Option<JsonTarget> {
+pub(super) fn json(given: &Given) -> Option<JsonTarget> {
     given.one("json").map(|target| match target.as_bytes() {
         b"-" => JsonTarget::Stdout,
         _ => JsonTarget::File(target.into()),
     })
 }
 
-fn color(given: &Given) -> Result<ColorChoice> {
+pub(super) fn color(given: &Given) -> Result<ColorChoice> {
     Ok(match chosen(given, "color")? {
         "always" => ColorChoice::Always,
         "never" => ColorChoice::Never,
@@ -255,7 +257,7 @@ fn choice(what: &str, value: String, choices: &'static [&'static str]) -> Result
     })
 }
 
-fn count(long: &str, value: &OsStr) -> Result<u32> {
+pub(super) fn count(long: &str, value: &OsStr) -> Result<u32> {
     let value = utf8(long, value)?;
     match value.parse::<u32>() {
         Ok(0) => Err(bad(long, "it must be at least 1".into())),
@@ -388,8 +390,13 @@ mod tests {
     #[test]
     fn every_flag_of_a_run_changes_what_is_parsed() {
         for flag in flags::flags_of(Cmd::Run).filter(|flag| !["help", "version"].contains(&flag.long)) {
+            if flag.group == flags::Group::Many {
+                // `matrix` has the same test for these.
+                continue;
+            }
             let value = match flag.long {
                 "kernel" => continue,
+                "cell-result" => "9",
                 "workers" | "cgroups" | "topo" => "3",
                 "duration" => "3s",
                 "timeout" => "1h",

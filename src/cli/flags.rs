@@ -150,6 +150,7 @@ pub enum Group {
     Machine,
     Checks,
     Result,
+    Many,
     Image,
     Other,
 }
@@ -162,6 +163,7 @@ pub const GROUPS: &[(Group, &str)] = &[
     (Group::Image, "Image"),
     (Group::Checks, "What it is held to (each limit may be off)"),
     (Group::Result, "Result"),
+    (Group::Many, "Many runs"),
     (Group::Other, "Other"),
 ];
 
@@ -223,6 +225,7 @@ const SUBJECT: Flag = Flag { group: Group::Subject, commands: RUN_IMAGE, ..FLAG 
 const LOAD: Flag = Flag { group: Group::Load, commands: RUN_IMAGE, ..FLAG };
 const MACHINE: Flag = Flag { group: Group::Machine, ..FLAG };
 const RESULT: Flag = Flag { group: Group::Result, ..FLAG };
+const MANY: Flag = Flag { group: Group::Many, ..FLAG };
 
 pub const FLAGS: &[Flag] = &[
     Flag {
@@ -419,6 +422,80 @@ pub const FLAGS: &[Flag] = &[
         help: "colour in the summary; auto: on a terminal, unless NO_COLOR is set",
         commands: JUDGED,
         ..RESULT
+    },
+    Flag {
+        long: "cell-result",
+        arity: Arity::Value("FD"),
+        hidden: true,
+        help: "hand the result over through this descriptor; used between processes of ktstr",
+        ..RESULT
+    },
+    Flag {
+        long: "matrix",
+        short: Some('m'),
+        arity: Arity::Value("FLAG=A,B,.."),
+        repeat: true,
+        help: "run once for each value of the flag, such as topo=1,2,4; several multiply; see 'ktstr help matrix'",
+        ..MANY
+    },
+    Flag {
+        long: "repeat",
+        short: Some('n'),
+        arity: Arity::Value("N"),
+        absent: "1",
+        help: "do every run N times",
+        ..MANY
+    },
+    Flag {
+        long: "until-fail",
+        arity: Arity::Value("N"),
+        help: "repeat up to N times, and stop at the first failure",
+        ..MANY
+    },
+    Flag {
+        long: "pass-ratio",
+        arity: Arity::Value("SHARE"),
+        absent: "1",
+        help: "of the repeated runs this share has to pass: 0.8 or 80%",
+        ..MANY
+    },
+    Flag { long: "stop-on-first", help: "stop as soon as the failure of the whole is certain", ..MANY },
+    Flag { long: "allow-skip", help: "runs that are skipped do not count beside others that pass", ..MANY },
+    Flag {
+        long: "jobs",
+        short: Some('j'),
+        arity: Arity::Value("N"),
+        absent: "as CPUs and memory allow",
+        help: "VMs at once, at most",
+        ..MANY
+    },
+    Flag {
+        long: "flake-rate",
+        arity: Arity::Value("SHARE"),
+        absent: "not known",
+        help: "how often a bad commit fails, to tell the chance that one passed by luck",
+        ..MANY
+    },
+    Flag {
+        long: "steps",
+        arity: Arity::Value("N"),
+        absent: "10",
+        help: "steps of the bisection that this run belongs to, for the same",
+        ..MANY
+    },
+    Flag {
+        long: "junit",
+        arity: Arity::Value("FILE"),
+        complete: Complete::File,
+        help: "write the results as JUnit XML",
+        ..MANY
+    },
+    Flag {
+        long: "ktap",
+        arity: Arity::Value("FILE|-"),
+        complete: Complete::File,
+        help: "write the results as KTAP, the kernel's own test format",
+        ..MANY
     },
     Flag { long: "json", commands: &[Cmd::Doctor], help: "print the facts as one JSON object", ..FLAG },
     Flag {

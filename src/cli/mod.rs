@@ -11,6 +11,7 @@ pub mod cmd_image;
 pub mod cmd_judge;
 pub mod cmd_list;
 pub mod cmd_run;
+pub mod cmd_suite;
 pub mod completions;
 mod describe;
 pub mod flags;
@@ -18,9 +19,11 @@ pub mod help;
 mod limits;
 mod machine;
 pub mod man;
+mod matrix;
 pub mod out;
 pub mod parse;
 mod plan;
+mod screen;
 pub mod split;
 pub mod topics;
 
@@ -47,6 +50,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     match command {
         Command::Run(args) => cmd_run::cmd_run(&args, argv, exec_ns),
         Command::Judge(args) => cmd_judge::cmd_judge(&args),
+        Command::Suite(args) => cmd_suite::cmd_suite(&args, argv, exec_ns),
         Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),
         Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers(), &machine::listed()).map(|()| 0),

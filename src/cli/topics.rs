@@ -78,6 +78,43 @@ A seed makes the choices of the load the same in every step: --seed 1.
 ",
     },
     Topic {
+        name: "matrix",
+        help: "many runs at once: matrices, repetitions, their one verdict",
+        text: "\
+--matrix FLAG=A,B   runs once with --FLAG=A and once with --FLAG=B. Given for
+                    several flags they multiply:
+
+  ktstr -m kernel=6.12/bzImage,6.18/bzImage -m topo=1,4,8 \\
+        -m sched=none,./scx_foo -m work=spin,bursty -m seed=1..3
+
+Any flag that describes the subject, the load or the machine can vary. Values
+are separated by commas outside of brackets, or by semicolons where one of them
+has a comma. 'none' leaves the flag out; 1..5 counts; the same flag given again
+adds values. All combinations are checked before the first one runs.
+
+Each run is a process with one VM, so that one that dies takes nobody along. As
+many run at once as fit into the CPUs and the memory that this process may use;
+--jobs N lowers that. Progress goes to standard error. --json, --junit and
+--ktap write the results. A run that did not pass keeps its run directory.
+
+--repeat N          does every run N times. The flake rate is told with its
+                    exact (Clopper-Pearson) 95 % interval.
+--until-fail N      the same, but ends at the first failure.
+--pass-ratio SHARE  of the N runs, this share has to pass. A run that could not
+                    be judged counts as a failed one would.
+--stop-on-first     ends as soon as one combination has failed for good.
+--allow-skip        what is skipped does not count beside something that passed.
+
+The exit code is that of the first of these that applies:
+
+  130  it was interrupted
+    1  a combination failed (more of its runs than the ratio forgives)
+  128  ktstr could not do a run
+  125  a run was inconclusive, or skipped
+    0  everything passed
+",
+    },
+    Topic {
         name: "schedulers",
         help: "what can be tested, and what the kernel must have for it",
         text: "\

@@ -322,15 +322,20 @@ fn section(lines: &mut Vec<String>, title: &str, text: &str) {
 
 /// The verdict and its cause, on one line.
 pub fn verdict_line(verdict: &Verdict, style: Style) -> String {
-    let code = match verdict.outcome {
+    let word = outcome_word(verdict.outcome, style);
+    if verdict.outcome == Outcome::Pass {
+        return word;
+    }
+    // One line, however long: whoever reads only the last line must see the cause.
+    format!("{word}: {}", fit(&verdict.headline, HEADLINE_WIDTH))
+}
+
+/// The word of an outcome in its colour.
+pub fn outcome_word(outcome: Outcome, style: Style) -> String {
+    let code = match outcome {
         Outcome::Pass => GREEN,
         Outcome::Fail | Outcome::Error => RED,
         Outcome::Skip | Outcome::Inconclusive | Outcome::Interrupted => YELLOW,
     };
-    let word = verdict.outcome.word();
-    if verdict.outcome == Outcome::Pass {
-        return style.paint(code, word);
-    }
-    // One line, however long: whoever reads only the last line must see the cause.
-    format!("{}: {}", style.paint(code, word), fit(&verdict.headline, HEADLINE_WIDTH))
+    style.paint(code, outcome.word())
 }

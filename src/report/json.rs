@@ -15,6 +15,8 @@ pub enum Json {
     Text(String),
     Array(Vec<Json>),
     Object(Vec<(String, Json)>),
+    /// Text that this writer has made before; it goes in as it is, moved to the right.
+    Raw(String),
 }
 
 impl Json {
@@ -42,6 +44,16 @@ impl Json {
             Self::Float(value) if value.is_finite() => out.push_str(&value.to_string()),
             Self::Float(_) => out.push_str("null"),
             Self::Text(text) => escape(text, out),
+            // No string of ours holds a raw newline, so every line may be moved.
+            Self::Raw(text) => {
+                for (at, line) in text.lines().enumerate() {
+                    if at > 0 {
+                        out.push('\n');
+                        indent(out, depth);
+                    }
+                    out.push_str(line);
+                }
+            }
             Self::Array(items) => {
                 Self::write_list(out, depth, ('[', ']'), items, |item, out| item.write(out, depth + 1))
             }

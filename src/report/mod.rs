@@ -7,15 +7,23 @@ mod human;
 mod json;
 mod noise;
 mod result;
+mod suite;
+mod suite_json;
 mod table;
+mod testfiles;
 #[cfg(test)]
 mod tests_human;
 #[cfg(test)]
 mod tests_result;
+#[cfg(test)]
+mod tests_suite;
 mod text;
 mod timings;
 
 pub use human::{Style, summary, verdict_line};
 pub use json::Json;
 pub use result::{SCHEMA, result_json};
+pub use suite::{Suite, SuiteCell, SuiteRun, suite_line, suite_summary};
+pub use suite_json::{SUITE_SCHEMA, suite_json};
+pub use testfiles::{junit, ktap};
 pub use timings::{Interval, intervals, timings};

@@ -7,6 +7,7 @@ use super::accel::{self, Accel, AccelChoice, AccelKind};
 use super::cmdline;
 use super::machine::{Machine, MachineSpec};
 use super::rundir::{Place, RunDir, VMM_LOG};
+use super::suite::Cost;
 use super::watch::{Limits, Watch};
 use crate::channel::host::HostSession;
 use crate::channel::ring::{REGION_BYTES, Ring};
@@ -38,6 +39,9 @@ const BOOT_QEMU_NS: u64 = 120 * NS_PER_SEC;
 const WIND_DOWN_NS: u64 = 30 * NS_PER_SEC;
 /// The guest is asked to stop this long before the VM is killed.
 const SOFT_STOP_NS: u64 = 3 * NS_PER_SEC;
+
+/// What a run does before its VM and after it: packing an image, removing it, printing; several times the most seen.
+const ROUND_A_VM_NS: u64 = 60 * NS_PER_SEC;
 
 /// What is to be run.
 pub struct Job {
@@ -200,6 +204,17 @@ fn check_host_memory(memory_bytes: u64) -> Result<()> {
     let (asked, there) = (size(memory_bytes), size(total_bytes));
     Err(Error::host(format!("{asked} of guest memory are more than the {there} of this host"))
         .hint("--memory takes less"))
+}
+
+/// What a run of this job takes from the host.
+pub fn cost(job: &Job, kind: AccelKind) -> Cost {
+    let cpus = job.plan.topology.total_cpus();
+    Cost {
+        // The emulator runs all vCPUs on one thread.
+        cpus: if kind == AccelKind::Kvm { cpus } else { 1 },
+        memory_bytes: job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan)),
+        limit_ns: job.timeout_ns.unwrap_or_else(|| default_timeout(job, kind)) + ROUND_A_VM_NS,
+    }
 }
 
 fn default_timeout(job: &Job, accel: AccelKind) -> u64 {

@@ -13,6 +13,7 @@ mod noise;
 pub mod probe;
 mod qemu;
 pub mod rundir;
+pub mod suite;
 mod symbols;
 mod watch;
 

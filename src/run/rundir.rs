@@ -39,7 +39,7 @@ pub enum Place {
     FreshIn(PathBuf),
 }
 
-fn with_hint(error: Error) -> Error {
+pub(super) fn with_hint(error: Error) -> Error {
     error.with_kind(Kind::Usage).hint("name a writable directory with --run-dir")
 }
 
@@ -64,7 +64,7 @@ fn take_named(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-fn make_fresh(parent: &Path) -> Result<PathBuf> {
+pub(super) fn make_fresh(parent: &Path) -> Result<PathBuf> {
     fs::create_dir_all(parent)
         .context(|| format!("make {}, where runs are kept", parent.display()))
         .map_err(with_hint)?;
@@ -231,6 +231,15 @@ fn clear(path: &Path, made: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes a named run directory and what a run has written there; whatever else it holds stays, and is an error.
+pub(super) fn remove_run(path: &Path) -> Result<()> {
+    clear(path, false)?;
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("remove {}", path.display())),
+    }
 }
 
 /// Reads the record of a stored run, given its directory or the record itself.

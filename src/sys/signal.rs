@@ -1,18 +1,22 @@
 //! Signals: blocking, descriptors for them, handlers that only set a flag.
 //!
 //! Owns sigaction and signalfd; leaves what a signal means to the callers.
-//! Invariant: no handler does more than store a number.
+//! Invariant: no handler does more than store a number and count it.
 
 use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// The last signal that `note` was asked to note; 0: none yet.
 static NOTED: AtomicI32 = AtomicI32::new(0);
 
+/// How many there were.
+static NOTED_COUNT: AtomicU32 = AtomicU32::new(0);
+
 extern "C" fn store(signal: libc::c_int) {
     NOTED.store(signal, Ordering::SeqCst);
+    NOTED_COUNT.fetch_add(1, Ordering::SeqCst);
 }
 
 /// From now on these signals are only noted; a blocking call they meet returns EINTR.
@@ -23,6 +27,11 @@ pub fn note(signals: &[i32]) -> io::Result<()> {
 /// The last signal that was noted, where one was.
 pub fn noted() -> Option<i32> {
     Some(NOTED.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
+
+/// How many signals were noted: a user who repeats himself is in a hurry.
+pub fn noted_count() -> u32 {
+    NOTED_COUNT.load(Ordering::SeqCst)
 }
 
 extern "C" fn nothing(_signal: libc::c_int) {}

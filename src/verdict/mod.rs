@@ -9,10 +9,12 @@ mod decide;
 mod fairness;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod flake;
 mod isolation;
 mod judge;
 mod latency;
 mod log_checks;
+pub mod many;
 mod monitor;
 mod noise;
 mod numa;

@@ -10,4 +10,5 @@ mod guest;
 mod hang;
 mod image;
 mod lab;
+mod many;
 mod util;

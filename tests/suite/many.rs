@@ -1,0 +1,186 @@
+//! Many runs: matrices, repetitions, budgets, and one run that dies.
+
+use crate::util::{Scratch, binary, emulation, finish, processes_with, run_in, share_machine};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SHORT: [&str; 4] = ["--accel", "qemu", "--duration", "300ms"];
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Run directories, and files in them, that are left.
+fn left(scratch: &Scratch) -> usize {
+    std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0)
+}
+
+#[test]
+fn wrong_matrices_are_refused_before_anything_runs() {
+    let scratch = Scratch::new();
+    for (args, why) in [
+        (["--matrix", "tpoo=1"], "did you mean 'topo'"),
+        (["--matrix", "work=spin,spni"], "work=spni: --work:"),
+        (["--matrix", "kernel=/no/such/kernel"], "/no/such/kernel"),
+        (["--repeat", "0"], "at least 1"),
+        (["--pass-ratio", "2"], "no share"),
+    ] {
+        let kernel: &[&str] = if args[1].starts_with("kernel") { &[] } else { &["--kernel", "/nowhere"] };
+        let ran = run_in(&scratch, &[&args[..], kernel, &["--accel", "qemu"]].concat()).exits(128).says(why);
+        assert!(ran.took < Duration::from_secs(5), "{ran}");
+    }
+    assert!(!scratch.0.join("ktstr").exists(), "a refused matrix left a directory");
+}
+
+#[test]
+fn matrix_of_kernels_and_schedulers_is_one_verdict_in_every_form() {
+    let (Some(new), Some(old)) = (emulation("many: matrix", "7"), emulation("many: matrix", "6.12")) else { return };
+    let scratch = Scratch::new();
+    let kernels = format!("kernel={},{}", shown(&new), shown(&old));
+    let (junit, ktap) = (shown(&scratch.0.join("j.xml")), shown(&scratch.0.join("k.tap")));
+    let args = [
+        "--matrix",
+        &kernels,
+        "--matrix",
+        "sched=none,builtin:fifo",
+        "--junit",
+        &junit,
+        "--ktap",
+        &ktap,
+        "--json",
+        "-",
+    ];
+    let ran = run_in(&scratch, &[&args[..], &SHORT].concat()).exits(125);
+    let json = ran.json();
+    assert_eq!((json["schema"].as_str(), json["outcome"].as_str()), (Some("ktstr.suite/1"), Some("skip")), "{ran}");
+    assert_eq!((json["counts"]["pass"].as_u64(), json["counts"]["skip"].as_u64()), (Some(3), Some(1)), "{ran}");
+    let outcomes: Vec<&str> =
+        json["cells"].as_array().unwrap().iter().filter_map(|cell| cell["outcome"].as_str()).collect();
+    assert_eq!(outcomes, ["pass", "pass", "pass", "skip"], "{ran}");
+    let result = &json["cells"][1]["runs"][0]["result"];
+    assert_eq!(
+        (&result["schema"], &result["scheduler"]["ops"]),
+        (&"ktstr.result/1".into(), &"ktstr_fifo".into()),
+        "{ran}"
+    );
+    let junit = std::fs::read_to_string(junit).unwrap();
+    assert!(junit.contains("tests=\"4\" failures=\"0\" errors=\"0\" skipped=\"1\""), "{junit}");
+    let ktap = std::fs::read_to_string(ktap).unwrap();
+    assert!(ktap.starts_with("KTAP version 1\n1..4\nok 1 ") && ktap.contains("# SKIP"), "{ktap}");
+    // One directory for all, with the one run in it that did not pass.
+    let root = std::fs::read_dir(scratch.0.join("ktstr/runs")).unwrap().next().unwrap().unwrap().path();
+    let mut names: Vec<String> = std::fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["0004", "suite.json", "summary.txt"], "{ran}");
+    assert!(root.join("0004/record").exists());
+}
+
+#[test]
+fn failing_combination_is_named_and_the_rest_still_runs() {
+    let Some(kernel) = emulation("many: failure", "7") else { return };
+    let scratch = Scratch::new();
+    // The kernel under one of the two command lines has no init, which counts as a failure here.
+    let args = ["--kernel", &shown(&kernel), "--matrix", "cmdline=rdinit=/no/such;quiet", "--boot-failure", "fail"];
+    let ran = run_in(&scratch, &[&args[..], &SHORT].concat()).exits(1);
+    let ran = ran.says("FAIL: of 2 runs, 1 passed, 1 failed; cmdline=rdinit=/no/such: ").says("did not boot");
+    assert!(ran.stdout.contains("first failure: cmdline=rdinit=/no/such, run 1"), "{ran}");
+}
+
+#[test]
+fn passing_repetitions_leave_nothing_and_tell_what_they_are_worth() {
+    let Some(kernel) = emulation("many: repeat", "7") else { return };
+    let scratch = Scratch::new();
+    let args = ["--kernel", &shown(&kernel), "--repeat", "2", "--flake-rate", "30%", "--steps", "10"];
+    let ran = run_in(&scratch, &[&args[..], &SHORT].concat()).exits(0);
+    let ran = ran.says("0 of 2 failed, 0.0 % (95 % Clopper-Pearson interval 0.0 to 84.2 %)");
+    // 0.7^2, and 1 - (1 - 0.49)^10.
+    ran.says("with a chance of 49.0 %; one such step or more in 10: 99.9 %");
+    assert_eq!(left(&scratch), 0);
+}
+
+#[test]
+fn run_that_dies_takes_only_its_own_cell() {
+    let Some(kernel) = emulation("many: death", "7") else { return };
+    let scratch = Scratch::new();
+    let marker = format!("ktstr.test=dies{}", std::process::id());
+    let mut command = Command::new(binary());
+    command
+        .args(["--kernel", &shown(&kernel), "--matrix", &format!("cmdline={marker},quiet"), "--json", "-"])
+        .args(SHORT)
+        .env("XDG_STATE_HOME", &scratch.0);
+    // Kills the process of one run, and with it its VM, as soon as that VM is there.
+    let killer = std::thread::spawn(move || {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < limit {
+            for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                let of_the_run = line.starts_with("/proc/self/exe run ") && line.contains(&marker);
+                if of_the_run && !processes_with(" -append ").is_empty() {
+                    let pid = entry.file_name().to_string_lossy().into_owned();
+                    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+                    return marker;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("no run appeared");
+    });
+    let _shared = share_machine();
+    let ran = finish(command, Duration::from_secs(120)).exits(128);
+    let marker = killer.join().unwrap();
+    let json = ran.json();
+    assert_eq!(json["cells"][0]["outcome"], "error", "{ran}");
+    let headline = json["cells"][0]["runs"][0]["headline"].as_str().unwrap_or_default();
+    assert_eq!(headline, "its process was ended by signal 9", "{ran}");
+    assert_eq!(json["cells"][1]["outcome"], "pass", "{ran}");
+    assert_eq!(processes_with(&marker), Vec::<String>::new(), "a VM outlived its run");
+}
+
+#[test]
+fn interrupted_matrix_stops_all_and_leaves_nothing() {
+    let Some(kernel) = emulation("many: interruption", "7") else { return };
+    let scratch = Scratch::new();
+    let _shared = share_machine();
+    let marker = format!("ktstr.test=matrix{}", std::process::id());
+    let mut child = Command::new(binary())
+        .args([
+            "--kernel",
+            &shown(&kernel),
+            "--cmdline",
+            &marker,
+            "--repeat",
+            "8",
+            "--accel",
+            "qemu",
+            "--duration",
+            "30s",
+        ])
+        .env("XDG_STATE_HOME", &scratch.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start the binary");
+    let limit = Instant::now() + Duration::from_secs(60);
+    while processes_with("-append").iter().filter(|line| line.contains(&marker)).count() == 0 {
+        assert!(Instant::now() < limit, "no VM started");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let limit = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            break status;
+        }
+        assert!(Instant::now() < limit, "still running after SIGINT");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+    assert_eq!(left(&scratch), 0);
+}
