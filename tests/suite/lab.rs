@@ -5,7 +5,7 @@
 
 use crate::util::{self, Scratch, finish, kernel, not_run};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -89,7 +89,11 @@ fn on_this_host(scratch: &Scratch, cells: &[Cell]) -> String {
 /// How a guest with several vCPUs dies where the emulator, and not the VMM, is at fault. QEMU's TCG with several threads
 /// does not emulate faithfully what one CPU sees of code that another is just patching, and kernels patch their own text
 /// through int3: without a handler in reach that is a triple fault, else an oops in int3 or a vCPU that never comes back.
-const EMULATOR_FAULTS: [&str; 3] = ["crashed with a triple fault", "int3", "the guest stopped answering"];
+/// It strikes every VMM there: QEMU's own `-M pc` lost 2 of 7 guests of 4 vCPUs so, ours none of 6, taken in turns.
+const EMULATOR_FAULTS: [&str; 3] = ["triple fault", "int3", "the guest stopped answering"];
+/// How often a cell may be spoiled by its emulator. At the 2 of 7 above, on a busy machine, a cell is spoiled four times
+/// in a row less than once in a hundred runs.
+const TRIES: u32 = 4;
 
 /// Whether a result shows the emulated host's own fault. Real KVM is never excused.
 fn is_emulator_fault(result: &Result) -> bool {
@@ -97,25 +101,28 @@ fn is_emulator_fault(result: &Result) -> bool {
     result.code != 0 && headline.is_some_and(|line| EMULATOR_FAULTS.iter().any(|fault| line.contains(fault)))
 }
 
-/// All cells in the emulated host; a cell that its emulator spoiled is run once more, and that result stands.
+/// All cells in the emulated host; a cell that its emulator spoiled is run again, a few times at most, and the last result
+/// stands.
 fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> BTreeMap<String, Result> {
     let all: Vec<&Cell> = cells.iter().collect();
     let mut results = batch(scratch, &all);
-    let spoiled: Vec<&Cell> = all.into_iter().filter(|cell| is_emulator_fault(&results[&cell.name])).collect();
-    for cell in &spoiled {
-        let why = "the emulated host's CPUs failed (triple fault, int3 or a hang); tried once more";
-        not_run(&format!("boot: first try of '{}'", cell.name), why);
+    for attempt in 1..TRIES {
+        let spoiled: Vec<&Cell> = cells.iter().filter(|cell| is_emulator_fault(&results[&cell.name])).collect();
+        for cell in &spoiled {
+            let why = "the emulated host's CPUs failed (triple fault, int3 or a hang); tried once more";
+            not_run(&format!("boot: try {attempt} of '{}'", cell.name), why);
+        }
+        results.extend(batch(scratch, &spoiled));
     }
-    results.extend(batch(scratch, &spoiled));
     results
 }
 
 /// Runs the cells in the emulated host. Where that itself hangs, it is started again for the cells whose results are
-/// missing; a cell on which it hangs twice is a failure.
+/// missing; a cell on which it hangs at every try is a failure.
 fn batch(scratch: &Scratch, cells: &[&Cell]) -> BTreeMap<String, Result> {
     let emulated_host = util::root().join("scripts/emulated-host");
     let mut results = BTreeMap::new();
-    let mut hung_on: BTreeSet<&str> = BTreeSet::new();
+    let mut hung_on: BTreeMap<&str, u32> = BTreeMap::new();
     loop {
         let left: Vec<&Cell> = cells.iter().copied().filter(|cell| !results.contains_key(&cell.name)).collect();
         let Some(first) = left.first() else { return results };
@@ -128,9 +135,11 @@ fn batch(scratch: &Scratch, cells: &[&Cell]) -> BTreeMap<String, Result> {
         match (ran.code, missing) {
             (_, None) => return results,
             (Some(HOST_HUNG), Some(cell)) => {
-                assert!(hung_on.insert(&cell.name), "the emulated host hung twice on '{}':{ran}", cell.name);
                 let name = &cell.name;
-                not_run(&format!("boot: first try of '{name}'"), "the emulated host itself hung; tried once more");
+                let hangs = hung_on.entry(name).or_default();
+                *hangs += 1;
+                assert!(*hangs < TRIES, "the emulated host hung {hangs} times on '{name}':{ran}");
+                not_run(&format!("boot: try {hangs} of '{name}'"), "the emulated host itself hung; tried once more");
             }
             (_, Some(cell)) => panic!("from '{}' to '{}' the emulated host failed:{ran}", first.name, cell.name),
         }
@@ -156,6 +165,8 @@ fn parse(text: &str) -> BTreeMap<String, Result> {
 fn only_a_failure_with_the_emulator_s_mark_is_tried_again() {
     let result = |code, headline: &str| Result { code, text: format!("{{\n  \"headline\": \"{headline}\",\n}}") };
     assert!(is_emulator_fault(&result(1, "the kernel crashed with a triple fault (scenario started but no result)")));
+    let early = "the kernel did not boot to PID 1 (kernel but no PID 1; triple fault): last line: [    5";
+    assert!(is_emulator_fault(&result(125, early)));
     assert!(!is_emulator_fault(&result(1, "max_gap: worker 0 of g0")));
     assert!(!is_emulator_fault(&result(0, "every check that applies passed; no triple fault")));
     assert!(!is_emulator_fault(&Result { code: 1, text: "int3 in the console only".into() }));
