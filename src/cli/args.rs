@@ -7,6 +7,7 @@ use super::flags::Cmd;
 use crate::proto::limits::{Assert, Base, Layers};
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
+use crate::run::disk::DiskSpec;
 use crate::verdict::many::Rule;
 use std::path::PathBuf;
 
@@ -93,6 +94,9 @@ pub struct GuestArgs {
     /// None: to be drawn.
     pub seed: Option<u64>,
     pub topology: Topology,
+    pub disk: Option<DiskSpec>,
+    /// Where the kernel's modules are; none: to be looked for.
+    pub modules: Option<PathBuf>,
 }
 
 impl GuestArgs {

@@ -39,7 +39,8 @@ pub fn cmd_image(args: &ImageArgs) -> Result<()> {
 }
 
 fn make(args: &ImageArgs) -> Result<Image> {
-    let (plan, sched) = plan::make(&args.guest)?;
+    let (mut plan, sched) = plan::make(&args.guest)?;
+    let modules = plan::add_disk(&mut plan, &args.guest, args.kernel.as_deref())?;
     let release = match &args.kernel {
         Some(path) => KernelImage::open(path)?.release()?,
         None => None,
@@ -56,6 +57,7 @@ fn make(args: &ImageArgs) -> Result<Image> {
         release,
         kernel_config: args.guest.kernel_config.clone(),
         includes: includes.collect(),
+        modules,
     })
 }
 

@@ -44,6 +44,7 @@ pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
     let (mut plan, sched_program) = plan::make(&args.guest)?;
     plan.limits = args.limits;
     plan.numa = machine::numa(&plan.topology, &args.node_memory, args.distance.as_ref())?;
+    let modules = plan::add_disk(&mut plan, &args.guest, Some(&args.kernel))?;
     let includes = args.guest.include.iter().map(|include| {
         let guest = include.guest.as_ref().unwrap_or(&include.host);
         (include.host.clone(), guest.display().to_string())
@@ -53,6 +54,8 @@ pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
         kernel_config: args.guest.kernel_config.clone(),
         sched_program,
         includes: includes.collect(),
+        modules,
+        disk: args.guest.disk.clone(),
         plan,
         accel: args.accel,
         memory_bytes: match args.memory {

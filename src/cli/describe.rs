@@ -9,7 +9,7 @@ use super::args::{
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{limits, machine, matrix, split, topics};
+use super::{disk, limits, machine, matrix, split, topics};
 use crate::error::{Error, Result};
 use crate::units;
 use std::ffi::{OsStr, OsString};
@@ -158,10 +158,12 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         }
         _ => {}
     }
-    if given.has("kernel-config") && !matches!(sched, Some(SchedChoice::External(_))) {
-        return Err(
-            Error::usage("--kernel-config is for a scheduler's program, and none is given").hint("--sched PATH")
-        );
+    if given.has("kernel-config") && !matches!(sched, Some(SchedChoice::External(_))) && !given.has("disk") {
+        let message = "--kernel-config is for a scheduler's program or a disk's drivers, and neither is given";
+        return Err(Error::usage(message).hint("--sched PATH or --disk SIZE"));
+    }
+    if given.has("modules") && !given.has("disk") {
+        return Err(Error::usage("--modules is for a disk's drivers, and no disk is given").hint("--disk SIZE"));
     }
     let duration_ns = duration(given, "duration")?.unwrap_or_default();
     if duration_ns < LEAST_DURATION_NS {
@@ -190,6 +192,8 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         duration_ns,
         seed: given.one("seed").map(seed).transpose()?,
         topology,
+        disk: given.one("disk").map(disk::parse).transpose()?,
+        modules: given.one("modules").map(PathBuf::from),
     })
 }
 
@@ -411,6 +415,10 @@ mod tests {
             let plain = run_args(&["--sched", "a"]);
             let changed = match (flag.long, flag.arity) {
                 ("sched", _) => run_args(&["--sched", value]),
+                ("modules", _) => {
+                    assert!(refused(&["-k", "K", "--modules=x"]).contains("no disk is given"));
+                    run_args(&["--disk=1M", "--modules=x"])
+                }
                 (_, Arity::Switch) => run_args(&["--sched", "a", &flag.dashed()]),
                 _ => run_args(&["--sched", "a", &format!("--{}={value}", flag.long)]),
             };

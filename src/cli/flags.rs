@@ -339,6 +339,24 @@ pub const FLAGS: &[Flag] = &[
         ..MACHINE
     },
     Flag {
+        long: "disk",
+        arity: Arity::Value("SIZE|FILE[,OPTION...]"),
+        absent: "none",
+        complete: Complete::File,
+        commands: RUN_IMAGE,
+        help: "/dev/vda of the guest: memory of this size, or a raw image; options: ro, rate=BYTES and iops=N per second",
+        ..MACHINE
+    },
+    Flag {
+        long: "modules",
+        arity: Arity::Value("DIR"),
+        absent: "looked for beside the kernel and in /lib/modules",
+        complete: Complete::Directory,
+        commands: RUN_IMAGE,
+        help: "where the kernel's modules are: those that --disk needs are packed and loaded",
+        ..MACHINE
+    },
+    Flag {
         long: "cmdline",
         arity: Arity::Value("TEXT"),
         repeat: true,

@@ -14,6 +14,7 @@ pub mod cmd_run;
 pub mod cmd_suite;
 pub mod completions;
 mod describe;
+mod disk;
 pub mod flags;
 pub mod help;
 mod limits;

@@ -6,6 +6,7 @@
 use super::args::{GuestArgs, SchedChoice};
 use crate::error::{Context, Error, Result};
 use crate::image;
+use crate::image::modules::{self, Modules};
 use crate::proto::limits::Layers;
 use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
@@ -13,6 +14,7 @@ use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::scenario::{Resolver, TestTopology};
 use crate::scx::probe;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
+use crate::vmm::kernel::KernelImage;
 use crate::workload::parse_work;
 use std::fs::File;
 use std::io::Read;
@@ -57,8 +59,30 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         settle_ns: SETTLE_NS,
         modules: Vec::new(),
         limits: Layers::default(),
+        disk_bytes: None,
     };
     Ok((plan, program))
+}
+
+/// Gives the plan its disk and the modules that the kernel needs for it, which are to be packed. `kernel` is none where
+/// the image is for any kernel.
+pub fn add_disk(plan: &mut Plan, args: &GuestArgs, kernel: Option<&Path>) -> Result<Modules> {
+    let Some(disk) = &args.disk else { return Ok(Modules::default()) };
+    plan.disk_bytes = Some(disk.bytes()?);
+    let Some(kernel) = kernel else {
+        let note = "no kernel is named: no modules are packed, and the disk's drivers must be built in".into();
+        return Ok(Modules { notes: vec![note], ..Modules::default() });
+    };
+    let release = KernelImage::open(kernel)?.release()?;
+    let modules = modules::for_disk(&modules::Request {
+        root: Path::new("/"),
+        kernel,
+        release: release.as_deref(),
+        config: args.kernel_config.as_deref(),
+        dir: args.modules.as_deref(),
+    })?;
+    plan.modules = modules.files.iter().map(|(_, guest)| guest.clone()).collect();
+    Ok(modules)
 }
 
 fn sched_spec(name: String, argv: Vec<String>) -> SchedSpec {

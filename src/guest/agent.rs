@@ -3,6 +3,7 @@
 //! Owns the order and the event loop; leaves the scheduler to scx/, the workers to scenario/.
 //! Invariant: every wait goes on taking the log, and everything that was begun is ended and told.
 
+use super::disk;
 use super::kmsg::Kmsg;
 use super::{CGROUP_ROOT, power};
 use crate::channel::guest::GuestSession;
@@ -126,6 +127,11 @@ impl Agent {
         self.outside.look();
         if let Err(error) = self.load_modules(plan) {
             return self.refuse("modules", &error);
+        }
+        if let Some(bytes) = plan.disk_bytes
+            && let Err(error) = disk::wait_for(Path::new("/"), bytes)
+        {
+            return self.refuse("disk", &error);
         }
         if let Some(spec) = &plan.sched
             && !self.start_scheduler(spec)

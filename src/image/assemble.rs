@@ -5,6 +5,7 @@
 
 use super::closure::{Closure, hidden_in_guest, normalize, read_elf};
 use super::contents::{Contents, END, Source, write};
+use super::modules::Modules;
 use super::search::{Search, musl_path_file};
 use super::{cpio, kconfig, ldcache, program};
 use crate::error::{Context, Error, Kind, Result};
@@ -34,6 +35,8 @@ pub struct ImageSpec {
     pub kernel_config: Option<PathBuf>,
     /// Files or directories of the host, and where they go in the guest.
     pub includes: Vec<(PathBuf, String)>,
+    /// Kernel modules, and what was said when they were looked for.
+    pub modules: Modules,
 }
 
 /// One entry of an image, for people.
@@ -89,6 +92,10 @@ pub fn assemble(spec: &ImageSpec) -> Result<Image> {
     for (host, guest) in &spec.includes {
         add_include(&search, host, guest, &mut contents, &mut closure)?;
     }
+    for (host, guest) in &spec.modules.files {
+        contents.add_file(guest, host, 0o644, "kernel module that the disk needs")?;
+    }
+    notes.extend(spec.modules.notes.iter().cloned());
     add_closure(&closure, &mut contents)?;
     let (file, bytes, entries) = write(&mut contents)?;
     Ok(Image { file, bytes, entries, sched_guest_path: sched_path, notes })
@@ -118,6 +125,7 @@ pub(super) fn purpose(path: &str) -> &'static str {
         END => "end marker",
         LD_CACHE => "where the loader finds the packed libraries",
         _ if path.starts_with("/ktstr/sched/") => "scheduler under test",
+        _ if path.starts_with("/ktstr/modules/") => "kernel module",
         _ if path.starts_with("/boot/config-") => "kernel configuration, for libbpf programs",
         _ => "",
     }
@@ -286,6 +294,7 @@ mod tests {
             release: None,
             kernel_config: None,
             includes: Vec::new(),
+            modules: Modules::default(),
         }
     }
 

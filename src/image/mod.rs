@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod elf;
 pub mod kconfig;
 pub mod ldcache;
+pub mod modules;
 pub mod program;
 pub mod search;
 #[cfg(test)]

@@ -87,6 +87,8 @@ wire_struct! {
         pub modules: Vec<String>,
         /// What the run is held to.
         pub limits: Layers,
+        /// Length of /dev/vda, where the guest has a disk.
+        pub disk_bytes: Option<u64>,
     }
 }
 
@@ -126,6 +128,7 @@ mod tests {
             settle_ns: 1,
             modules: vec![],
             limits: Layers::default(),
+            disk_bytes: Some(1 << 20),
         };
         let bytes = plan.to_bytes();
         assert_eq!(Plan::from_bytes(&bytes).unwrap(), plan);

@@ -126,6 +126,7 @@ fn plan(record: &Record) -> Json {
         ("scenarios", Json::array(plan.scenarios.iter().map(|scenario| scenario.full_name()))),
         ("groups", Json::array(groups)),
         ("modules", Json::array(&plan.modules)),
+        ("disk_bytes", plan.disk_bytes.into()),
     ])
 }
 

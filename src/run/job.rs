@@ -5,6 +5,7 @@
 
 use super::accel::{self, Accel, AccelChoice, AccelKind};
 use super::cmdline;
+use super::disk::DiskSpec;
 use super::machine::{Machine, MachineSpec};
 use super::rundir::{Place, RunDir, VMM_LOG};
 use super::suite::Cost;
@@ -12,6 +13,7 @@ use super::watch::{Limits, Watch};
 use crate::channel::host::HostSession;
 use crate::channel::ring::{REGION_BYTES, Ring};
 use crate::error::{Context, Error, Result};
+use crate::image::modules::Modules;
 use crate::image::{self, Image, ImageSpec};
 use crate::log::{Event, Listener};
 use crate::proto::codec::Wire;
@@ -50,6 +52,9 @@ pub struct Job {
     /// The scheduler's program, where it is not built in.
     pub sched_program: Option<PathBuf>,
     pub includes: Vec<(PathBuf, String)>,
+    /// Kernel modules to pack; the plan says that they are to be loaded.
+    pub modules: Modules,
+    pub disk: Option<DiskSpec>,
     pub plan: Plan,
     pub accel: AccelChoice,
     pub memory_bytes: Option<u64>,
@@ -70,7 +75,8 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
     let kernel = KernelImage::open(&job.kernel)?;
     let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan));
-    check_host_memory(memory_bytes)?;
+    let in_disk_bytes = job.disk.as_ref().map_or(0, DiskSpec::memory_bytes);
+    check_host_memory(memory_bytes.saturating_add(in_disk_bytes))?;
     let plan = settled(&job.plan, memory_bytes)?;
     let image = build_image(job, &plan, &kernel)?;
     let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
@@ -129,6 +135,7 @@ fn run_vm(
     let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
     let log = run.file(VMM_LOG)?;
+    let disk = job.disk.as_ref().map(DiskSpec::open).transpose()?;
     let spec = MachineSpec {
         accel,
         kernel: &job.kernel,
@@ -141,6 +148,7 @@ fn run_vm(
         initramfs_bytes: image.bytes,
         ring: (layout.ring_gpa, REGION_BYTES),
         initramfs_gpa: layout.initramfs_gpa,
+        disk: disk.as_ref(),
         log: &log,
     };
     let mut machine = Machine::start(&spec)?;
@@ -174,6 +182,7 @@ fn build_image(job: &Job, plan: &Plan, kernel: &KernelImage) -> Result<Image> {
         release: if job.sched_program.is_some() { kernel.release()? } else { None },
         kernel_config: job.kernel_config.clone(),
         includes: job.includes.clone(),
+        modules: job.modules.clone(),
     })
 }
 
@@ -202,7 +211,7 @@ fn check_host_memory(memory_bytes: u64) -> Result<()> {
         return Ok(());
     }
     let (asked, there) = (size(memory_bytes), size(total_bytes));
-    Err(Error::host(format!("{asked} of guest memory are more than the {there} of this host"))
+    Err(Error::host(format!("{asked} of guest memory and disk are more than the {there} of this host"))
         .hint("--memory takes less"))
 }
 

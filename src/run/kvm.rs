@@ -10,7 +10,7 @@ use crate::proto::codec::Wire;
 use crate::proto::frame::{self, FrameError};
 use crate::sys::spawn::{Spawn, number};
 use crate::sys::{fd, process};
-use crate::vmm::config::{VmConfig, VmEvent};
+use crate::vmm::config::{DiskConfig, VmConfig, VmEvent};
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -35,13 +35,19 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         com2_fd: number(&far.com2),
         doorbell_fd: number(&far.doorbell),
         doorbell_port: DOORBELL_PORT,
-        disk: None,
+        disk: spec.disk.map(|disk| DiskConfig {
+            fd: number(&disk.file),
+            bytes: disk.bytes,
+            read_only: disk.spec.read_only,
+            bytes_per_s: disk.spec.bytes_per_s,
+            requests_per_s: disk.spec.requests_per_s,
+        }),
         events_fd: number(&far.events),
     };
     let mut handed = fd::memfd("ktstr-vm-config", 0).context(|| "make a memory file for the VM's configuration")?;
     handed.write_all(&config.to_bytes()).context(|| "write the VM's configuration")?;
     let argv = ["/proc/self/exe".to_owned(), VM_COMMAND.to_owned(), number(&handed).to_string()];
-    let keep = [
+    let mut keep = vec![
         number(&handed),
         config.ram_fd,
         config.initramfs_fd,
@@ -50,6 +56,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         config.doorbell_fd,
         config.events_fd,
     ];
+    keep.extend(config.disk.as_ref().map(|disk| disk.fd));
     let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
     Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
         .start()

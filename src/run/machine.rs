@@ -4,6 +4,7 @@
 //! Invariant: the process never outlives its `Machine`, whatever path drops it.
 
 use super::accel::{Accel, AccelKind};
+use super::disk::Disk;
 use super::{hmp, kvm, qemu};
 use crate::error::{Context, Result};
 use crate::proto::message::{VmEnd, VmStats};
@@ -37,6 +38,8 @@ pub struct MachineSpec<'a> {
     pub ring: (u64, u64),
     /// GPA of the initramfs, where our own VMM places it.
     pub initramfs_gpa: u64,
+    /// /dev/vda of the guest.
+    pub disk: Option<&'a Disk>,
     /// Takes what the process itself prints.
     pub log: &'a File,
 }

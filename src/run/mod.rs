@@ -5,6 +5,7 @@
 
 pub mod accel;
 pub mod cmdline;
+pub mod disk;
 mod hmp;
 pub mod job;
 mod kvm;

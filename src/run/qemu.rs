@@ -3,6 +3,7 @@
 //! Owns its command line and its monitor's events; leaves deadlines to watch.rs.
 //! Invariant: the guest sees the ring, the doorbell and both serial ports where our own VMM has them.
 
+use super::disk::Disk;
 use super::hmp;
 use super::machine::{FarLines, MachineEvent, MachineSpec};
 use crate::channel::DOORBELL_PORT;
@@ -23,7 +24,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         spec.accel.qemu.as_ref().ok_or_else(|| Error::internal("no emulator was found, yet one is to be started"))?;
     let mut argv = vec![program.display().to_string()];
     argv.extend(arguments(spec, far));
-    let keep = [
+    let mut keep = vec![
         number(spec.ram),
         number(spec.initramfs),
         number(&far.console),
@@ -31,6 +32,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         number(&far.doorbell),
         number(&far.events),
     ];
+    keep.extend(spec.disk.map(|disk| number(&disk.file)));
     let environment: Vec<(String, String)> =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
@@ -73,7 +75,26 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
         ("-mon", "chardev=monitor,mode=control".to_owned()),
     ];
     let flags = ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"];
-    flags.iter().map(|flag| (*flag).to_owned()).chain(words.into_iter().flat_map(|(k, v)| [k.to_owned(), v])).collect()
+    let disk = spec.disk.map(disk_words).into_iter().flatten();
+    let words = words.into_iter().chain(disk);
+    flags.iter().map(|flag| (*flag).to_owned()).chain(words.flat_map(|(k, v)| [k.to_owned(), v])).collect()
+}
+
+/// The emulator's own virtio disk on PCI, over our file, with our rates.
+fn disk_words(disk: &Disk) -> [(&'static str, String); 2] {
+    let spec = &disk.spec;
+    let mut drive = format!("if=none,id=disk,format=raw,cache=writeback,file=/proc/self/fd/{}", number(&disk.file));
+    // Its locks are of a kind that anonymous memory files lack; ours is held already.
+    drive.push_str(",file.locking=off");
+    if spec.read_only {
+        drive.push_str(",readonly=on");
+    }
+    for (name, rate) in [("bps-total", spec.bytes_per_s), ("iops-total", spec.requests_per_s)] {
+        if rate > 0 {
+            drive.push_str(&format!(",throttling.{name}={rate}"));
+        }
+    }
+    [("-drive", drive), ("-device", "virtio-blk-pci,drive=disk".to_owned())]
 }
 
 /// Reads the monitor's lines.

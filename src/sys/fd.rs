@@ -63,6 +63,18 @@ pub fn inheritable(fd: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Locks the open file, alone or shared; false where another open file has it locked against us. Lasts until the last
+/// descriptor of this open file is closed, in whatever process.
+pub fn try_lock(fd: &impl AsRawFd, alone: bool) -> io::Result<bool> {
+    let kind = if alone { libc::LOCK_EX } else { libc::LOCK_SH };
+    // SAFETY: flock takes no memory.
+    match check(unsafe { libc::flock(fd.as_raw_fd(), kind | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes over a descriptor that this process inherited under a number it was told; fails where the number is not open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl with F_SETFD takes no memory.

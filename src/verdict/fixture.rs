@@ -84,6 +84,7 @@ pub fn passing() -> Record {
         settle_ns: 0,
         modules: vec![],
         limits: Layers::default(),
+        disk_bytes: None,
     };
     let reports = ["g0", "g1"].into_iter().flat_map(|name| (0..2).map(move |index| (name.to_owned(), worker(index))));
     Record {
