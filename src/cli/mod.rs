@@ -69,7 +69,7 @@ fn works() -> Vec<Listed> {
         detail: info.name.into(),
         text: info.description.into(),
     };
-    workload::TYPES.iter().map(listed).collect()
+    workload::types().map(listed).collect()
 }
 
 fn schedulers() -> Vec<Listed> {

@@ -11,11 +11,12 @@ use crate::proto::limits::Layers;
 use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
 use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
+use crate::proto::work::WorkType;
 use crate::scenario::{Resolver, TestTopology};
 use crate::scx::probe;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use crate::vmm::kernel::KernelImage;
-use crate::workload::parse_work;
+use crate::workload::parse_works;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -32,10 +33,19 @@ const GUEST_SELF: &str = "/init";
 
 /// The plan, and the scheduler's program where one is to be packed.
 pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
-    let work = parse_work(&args.work).map_err(|error| Error::usage(format!("--work: {error}")))?;
-    let workers = args.workers.map_or(Count::AUTO, Count::fixed);
-    let groups: Vec<CgroupDef> =
-        (0..args.cgroups).map(|index| CgroupDef::new(&format!("g{index}"), work.clone(), workers)).collect();
+    let mut works = parse_works(&args.work).map_err(|error| Error::usage(format!("--work: {error}")))?;
+    if let Some(workers) = args.workers {
+        // A count within --work is more particular.
+        works
+            .iter_mut()
+            .filter(|work| work.workers == Count::AUTO)
+            .for_each(|work| work.workers = Count::fixed(workers));
+    }
+    let group = |index| CgroupDef {
+        works: works.clone(),
+        ..CgroupDef::new(&format!("g{index}"), WorkType::SpinWait, Count::AUTO)
+    };
+    let groups: Vec<CgroupDef> = (0..args.cgroups).map(group).collect();
     let resolver = Resolver { topo: TestTopology::from_spec(&args.topology), workers_per_cgroup: args.workers };
     let steady = ScenarioSpec::steady(groups);
     resolver.check(&steady).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;

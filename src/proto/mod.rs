@@ -20,5 +20,6 @@ pub mod registers;
 pub mod report;
 pub mod scenario;
 pub mod seen;
+pub mod spec;
 pub mod topology;
 pub mod work;

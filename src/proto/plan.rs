@@ -3,47 +3,17 @@
 //! Owns the plan's fields; leaves making one to cli/ and scenario/, and carrying it out to guest/.
 //! Invariant: host and guest are the same binary, so a plan of another build is refused, not guessed at.
 
-use super::cpuset::CpuSet;
 use super::limits::Layers;
 use super::numa::Numa;
 use super::scenario::ScenarioSpec;
+pub use super::spec::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSetup, WorkSpec};
 use super::topology::Topology;
-use super::work::WorkType;
-use crate::{wire_enum, wire_struct};
+use crate::wire_struct;
 
 /// Version of the plan and of the messages; grows with every change of either.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Names the build: the commit, or the version where there is none. Host and guest compare it.
 pub const BUILD: &str = env!("KTSTR_BUILD");
-
-wire_enum! {
-    /// A scheduling class and its parameters, as sched_setattr(2) takes them.
-    #[derive(Clone, Debug, Default, PartialEq, Eq)]
-    pub enum SchedPolicy {
-        #[default]
-        Normal = 0,
-        Batch = 1,
-        Idle = 2,
-        Fifo = 3 { priority: u32 },
-        RoundRobin = 4 { priority: u32 },
-        Deadline = 5 { runtime_ns: u64, deadline_ns: u64, period_ns: u64 },
-        /// SCHED_EXT.
-        Ext = 6,
-    }
-}
-
-wire_struct! {
-    /// A number of workers that do the same.
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct WorkSpec {
-        pub work: WorkType,
-        pub workers: u32,
-        pub policy: SchedPolicy,
-        pub nice: i32,
-        /// CPUs that each worker is pinned to; none: as inherited.
-        pub affinity: Option<CpuSet>,
-    }
-}
 
 wire_struct! {
     /// The scheduler under test.
@@ -105,6 +75,7 @@ mod tests {
     use super::*;
     use crate::proto::codec::Wire;
     use crate::proto::scenario::{CgroupDef, Count};
+    use crate::proto::work::WorkType;
 
     #[test]
     fn plan_round_trips_and_is_refused_when_cut() {

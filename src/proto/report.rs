@@ -109,6 +109,8 @@ wire_struct! {
         pub mem_policy_error: Option<String>,
         /// A set-up failure inside the worker (mapping, buffer, descriptor).
         pub setup_error: Option<String>,
+        /// Something that the worker did in another way than asked, such as narrower vectors.
+        pub notice: Option<String>,
     }
 }
 
@@ -124,6 +126,10 @@ impl WorkerReport {
             exit_info: Some(exit),
             ..Self::default()
         }
+    }
+    /// Whether it is the one that wakes the others of a fan-out.
+    pub fn is_messenger(&self) -> bool {
+        self.role == "messenger"
     }
     /// The histogram of one kind, where the worker records it.
     pub fn hist(&self, kind: SampleKind) -> Option<&Hist> {

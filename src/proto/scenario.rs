@@ -6,6 +6,7 @@
 use super::codec::{DecodeError, Reader, Wire};
 use super::cpuset::CpuSet;
 use super::plan::SchedPolicy;
+use super::spec::WorkSetup;
 use super::work::WorkType;
 use crate::{wire_enum, wire_struct};
 
@@ -115,13 +116,21 @@ wire_enum! {
         SmtSiblingPair = 6,
         /// Each worker its own CPU, one after the other.
         OneEach = 7,
+        /// A random set for each worker out of these.
+        RandomSubset = 8 { from: CpuSet, count: Option<u32> },
     }
 }
 
 wire_struct! {
-    /// So many workers of one kind.
+    /// So many workers of one kind. What `setup` leaves as usual is as the cgroup's definition has it.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct DefWork { pub work: WorkType, pub workers: Count }
+    pub struct DefWork { pub work: WorkType, pub workers: Count, pub setup: WorkSetup }
+}
+
+impl DefWork {
+    pub fn new(work: WorkType, workers: Count) -> Self {
+        Self { work, workers, setup: WorkSetup::default() }
+    }
 }
 
 wire_struct! {
@@ -156,7 +165,7 @@ impl CgroupDef {
             name: name.into(),
             copies: Count::fixed(1),
             cpuset: None,
-            works: vec![DefWork { work, workers }],
+            works: vec![DefWork::new(work, workers)],
             policy: SchedPolicy::Normal,
             nice: 0,
             affinity: AffinityIntent::Inherit,

@@ -5,7 +5,7 @@
 
 use super::topo::TestTopology;
 use crate::proto::cpuset::CpuSet;
-use crate::proto::plan::WorkSpec;
+use crate::proto::plan::{SchedPolicy, WorkSpec};
 use crate::proto::scenario::{AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Needs, ScenarioSpec, Unit};
 use crate::workload::validate_spec;
 
@@ -93,12 +93,17 @@ impl Resolver {
         let count = self.count(work.workers);
         // A number that somebody wrote must fit; one that follows from the machine is made to.
         let workers = if work.workers.unit == Unit::One { count } else { count.next_multiple_of(size) };
-        let affinity = match &def.affinity {
-            AffinityIntent::Exact { cpus } => Some(cpus.clone()),
-            AffinityIntent::CrossCgroup => Some(self.topo.all_cpuset()),
-            _ => None,
-        };
-        let spec = WorkSpec { work: work.work.clone(), workers, policy: def.policy.clone(), nice: def.nice, affinity };
+        let mut setup = work.setup.clone();
+        if setup.policy == SchedPolicy::Normal {
+            setup.policy = def.policy.clone();
+        }
+        if setup.nice == 0 {
+            setup.nice = def.nice;
+        }
+        if setup.affinity == AffinityIntent::Inherit {
+            setup.affinity = def.affinity.clone();
+        }
+        let spec = WorkSpec { work: work.work.clone(), workers, setup };
         validate_spec(&spec).map_err(|error| format!("{} {error}", work.work.cli_name()))?;
         Ok(spec)
     }
@@ -140,6 +145,13 @@ impl Resolver {
             AffinityIntent::Random { count } => {
                 let size = count.map_or((cpus.len() / 2).max(1), |count| count as usize).min(cpus.len());
                 Ok((0..workers).map(|_| Some(random.subset(&cpus, size))).collect())
+            }
+            AffinityIntent::RandomSubset { from, count } => {
+                let from = from.intersection(pool);
+                if from.is_empty() {
+                    return Err(format!("the affinity has no CPU of the cgroup's {pool}"));
+                }
+                self.affinities(&AffinityIntent::Random { count: *count }, &from, workers, random)
             }
             AffinityIntent::LlcAligned => match self.topo.best_llc(pool) {
                 Some(set) => all(set),

@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::proto::cpuset::CpuSet;
-    use crate::proto::plan::{SchedPolicy, WorkSpec};
+    use crate::proto::plan::WorkSpec;
     use crate::proto::report::ExitInfo;
     use crate::proto::scenario::{CgroupDef, Count};
     use crate::proto::work::WorkType;
@@ -236,7 +236,7 @@ mod tests {
 
     fn group(name: &str, work: WorkType, workers: u32, cpuset: Option<CpuSet>) -> GroupPlan {
         let def = CgroupDef::new(name, work.clone(), Count::fixed(workers));
-        let spec = WorkSpec { work, workers, policy: SchedPolicy::Normal, nice: 0, affinity: None };
+        let spec = WorkSpec::new(work, workers);
         GroupPlan { name: name.into(), cpuset, works: vec![spec], def }
     }
 

@@ -102,6 +102,70 @@ pub fn open_read(path: &CStr) -> io::Result<OwnedFd> {
     Ok(owned(raw))
 }
 
+/// Opens with these flags (and close-on-exec) without allocating; a new file gets mode 0600.
+pub fn open_with(path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the path is a valid C string for the length of the call.
+    let raw = check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) })?;
+    Ok(owned(raw))
+}
+
+/// Removes a name, without allocating.
+pub fn unlink(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a valid C string for the length of the call.
+    check(unsafe { libc::unlink(path.as_ptr()) })?;
+    Ok(())
+}
+
+/// Makes or removes a directory, without allocating.
+pub fn make_directory(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a valid C string for the length of the call.
+    check(unsafe { libc::mkdir(path.as_ptr(), 0o755) })?;
+    Ok(())
+}
+pub fn remove_directory(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a valid C string for the length of the call.
+    check(unsafe { libc::rmdir(path.as_ptr()) })?;
+    Ok(())
+}
+
+/// Sets a file's size, without allocating.
+pub fn truncate(fd: &impl AsRawFd, bytes: u64) -> io::Result<()> {
+    // SAFETY: ftruncate takes numbers.
+    check(unsafe { libc::ftruncate(fd.as_raw_fd(), bytes as libc::off_t) })?;
+    Ok(())
+}
+
+/// Whether a file lives in memory only: tmpfs or ramfs (include/uapi/linux/magic.h).
+pub fn in_memory(fd: &impl AsRawFd) -> io::Result<bool> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    // SAFETY: an all-zero statfs is a valid value of the type.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is valid for the call.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut stat) })?;
+    #[allow(clippy::unnecessary_cast)] // The field's type differs between C libraries.
+    let magic = stat.f_type as i64;
+    Ok(magic == TMPFS_MAGIC || magic == RAMFS_MAGIC)
+}
+
+/// BLKGETSIZE64: _IOR(0x12, 114, size_t) (include/uapi/linux/fs.h).
+const BLKGETSIZE64: u64 = 0x8008_1272;
+
+/// The size of a block device.
+pub fn device_bytes(fd: &impl AsRawFd) -> io::Result<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: BLKGETSIZE64 stores 64 bits into `bytes`.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), BLKGETSIZE64 as _, &mut bytes) })?;
+    Ok(bytes)
+}
+
+/// Waits until what was written is on the device.
+pub fn data_sync(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: fdatasync takes a number.
+    check(unsafe { libc::fdatasync(fd.as_raw_fd()) })?;
+    Ok(())
+}
+
 /// Reads from the start of the file, whatever its position; returns how many bytes came.
 pub fn read_start(fd: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the buffer is valid for its length.

@@ -31,6 +31,11 @@ impl Mapping {
         Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)
     }
 
+    /// Zeroed memory of this process alone, a page at a time when it is touched.
+    pub fn private_anonymous(bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+    }
+
     /// Part of a file or device, shared with whoever else maps it. `offset` is page-aligned.
     pub fn shared_file(fd: &impl AsRawFd, offset: u64, bytes: usize) -> io::Result<Self> {
         Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd.as_raw_fd(), offset)
@@ -62,6 +67,29 @@ impl Mapping {
     pub fn halves(&self) -> &[AtomicU32] {
         // SAFETY: a mapping is page-aligned, lives as long as `self`, and AtomicU32 has the layout of u32.
         unsafe { std::slice::from_raw_parts(self.base.cast::<AtomicU32>(), self.bytes / 4) }
+    }
+
+    /// Gives the pages of an anonymous mapping back; it reads as zero afterwards.
+    pub fn discard(&self) -> io::Result<()> {
+        // SAFETY: the range is a mapping of ours, and all access to it is through atomics, for which zero is a value.
+        super::check(unsafe { libc::madvise(self.base, self.bytes, libc::MADV_DONTNEED) })?;
+        Ok(())
+    }
+
+    /// Writes its first `bytes` bytes into a file, at an offset; returns how many went.
+    pub fn write_to(&self, file: &impl AsRawFd, bytes: usize, offset: u64) -> io::Result<usize> {
+        let bytes = bytes.min(self.bytes);
+        // SAFETY: the mapping is valid for `bytes`.
+        let count = unsafe { libc::pwrite(file.as_raw_fd(), self.base, bytes, offset as libc::off_t) };
+        super::check_long(count as libc::c_long).map(|count| count as usize)
+    }
+
+    /// Fills its first `bytes` bytes from a file, at an offset; returns how many came.
+    pub fn read_from(&self, file: &impl AsRawFd, bytes: usize, offset: u64) -> io::Result<usize> {
+        let bytes = bytes.min(self.bytes);
+        // SAFETY: the mapping is valid for `bytes`, and every value of its words is valid.
+        let count = unsafe { libc::pread(file.as_raw_fd(), self.base, bytes, offset as libc::off_t) };
+        super::check_long(count as libc::c_long).map(|count| count as usize)
     }
 
     /// The bytes of a `read_only` mapping.

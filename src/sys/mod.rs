@@ -11,6 +11,7 @@ pub mod fd;
 pub mod futex;
 pub mod mmap;
 pub mod mount;
+pub mod numa;
 pub mod poll;
 pub mod port;
 pub mod process;

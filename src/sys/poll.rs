@@ -4,7 +4,7 @@
 //! Invariant: an interrupted wait returns, so that a caller can look at its stop flag.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Waits until one of `fds` is readable (or closed, or broken), or `timeout_ms` passed. Returns which.
 pub fn readable(fds: &[BorrowedFd<'_>], timeout_ms: u64) -> io::Result<Vec<bool>> {
@@ -29,6 +29,34 @@ pub fn one_readable(fd: &impl AsRawFd, timeout_ms: u64) -> io::Result<Ready> {
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: the one entry is valid for the call.
     match unsafe { libc::poll(&mut entry, 1, timeout_ms.min(i32::MAX as u64) as i32) } {
+        0 => Ok(Ready::TimedOut),
+        1.. => Ok(Ready::Yes),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(Ready::Interrupted),
+            error => Err(error),
+        },
+    }
+}
+
+/// An epoll instance that watches one descriptor for input, level-triggered and not exclusive.
+pub fn epoll_of(watched: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: epoll_create1 takes flags.
+    let raw = super::check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+    // SAFETY: the descriptor was just made and is owned by nobody else.
+    let epoll = unsafe { OwnedFd::from_raw_fd(raw) };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+    // SAFETY: the event is valid for the call.
+    let added = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, watched.as_raw_fd(), &mut event) };
+    super::check(added)?;
+    Ok(epoll)
+}
+
+/// Waits for an epoll instance without allocating.
+pub fn epoll_wait(epoll: &impl AsRawFd, timeout_ms: u64) -> io::Result<Ready> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    let timeout = timeout_ms.min(i32::MAX as u64) as i32;
+    // SAFETY: there is room for the one event.
+    match unsafe { libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, timeout) } {
         0 => Ok(Ready::TimedOut),
         1.. => Ok(Ready::Yes),
         _ => match io::Error::last_os_error() {

@@ -57,6 +57,18 @@ pub fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, End)>> {
     Ok(Some((reaped, end)))
 }
 
+/// Waits for one process until it ends or a signal comes; `None` for the latter.
+pub fn wait_once(pid: i32) -> io::Result<Option<End>> {
+    let mut status = 0;
+    // SAFETY: `status` is valid for the call.
+    match check(unsafe { libc::waitpid(pid, &mut status, 0) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) if libc::WIFSIGNALED(status) => Ok(Some(End::Signaled(libc::WTERMSIG(status)))),
+        Ok(_) => Ok(Some(End::Exited(libc::WEXITSTATUS(status)))),
+    }
+}
+
 /// Whether a child has ended; it stays to be waited for, so that its pid cannot be recycled meanwhile.
 pub fn has_ended(pid: i32) -> io::Result<bool> {
     // SAFETY: an all-zero siginfo is a valid value of the type.

@@ -68,26 +68,72 @@ pub fn set_nice(tid: i32, nice: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// The nice value of a task (`0`: the caller).
+pub fn nice(tid: i32) -> io::Result<i32> {
+    // SAFETY: the raw call takes numbers; unlike the C function it answers 20 - nice (getpriority(2), C library differences).
+    let raw = check_long(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) })?;
+    Ok(20 - raw as i32)
+}
+
+/// Sets the calling thread's timer slack; 0 restores the default.
+pub fn set_timer_slack(ns: u64) -> io::Result<()> {
+    // SAFETY: PR_SET_TIMERSLACK takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, ns as libc::c_ulong) })?;
+    Ok(())
+}
+
 /// Most CPUs a mask here can name.
 const MASK_WORDS: usize = (crate::proto::cpuset::MAX_CPU as usize + 1) / 64;
 
+/// A set of CPUs that needs no heap, for a forked child.
+#[derive(Clone, Copy)]
+pub struct CpuMask([u64; MASK_WORDS]);
+
+impl CpuMask {
+    pub fn of(cpus: impl IntoIterator<Item = u32>) -> Self {
+        let mut mask = Self([0; MASK_WORDS]);
+        for cpu in cpus.into_iter().filter(|cpu| (*cpu as usize) < MASK_WORDS * 64) {
+            mask.0[cpu as usize / 64] |= 1 << (cpu % 64);
+        }
+        mask
+    }
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0.get(cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 == 1)
+    }
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+    /// The `index`-th CPU of the set.
+    pub fn nth(&self, index: u32) -> Option<u32> {
+        (0..MASK_WORDS as u32 * 64).filter(|cpu| self.contains(*cpu)).nth(index as usize)
+    }
+}
+
 /// Restricts a task (`0`: the caller) to these CPUs.
 pub fn set_affinity(tid: i32, cpus: &CpuSet) -> io::Result<()> {
-    let mut mask = [0u64; MASK_WORDS];
-    for cpu in cpus.iter() {
-        mask[cpu as usize / 64] |= 1 << (cpu % 64);
-    }
+    set_mask(tid, &CpuMask::of(cpus.iter()))
+}
+
+/// The same without allocating.
+pub fn set_mask(tid: i32, mask: &CpuMask) -> io::Result<()> {
+    let mask = &mask.0;
     // SAFETY: the mask is valid for its stated size.
-    check_long(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, size_of_val(&mask), mask.as_ptr()) })?;
+    check_long(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, size_of_val(mask), mask.as_ptr()) })?;
     Ok(())
+}
+
+/// The CPUs a task may use, without allocating.
+pub fn mask(tid: i32) -> io::Result<CpuMask> {
+    let mut mask = [0u64; MASK_WORDS];
+    // SAFETY: the mask is valid for its stated size.
+    check_long(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, size_of_val(&mask), mask.as_mut_ptr()) })?;
+    Ok(CpuMask(mask))
 }
 
 /// The CPUs a task may use.
 pub fn affinity(tid: i32) -> io::Result<CpuSet> {
-    let mut mask = [0u64; MASK_WORDS];
-    // SAFETY: the mask is valid for its stated size.
-    check_long(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, size_of_val(&mask), mask.as_mut_ptr()) })?;
-    Ok((0..MASK_WORDS as u32 * 64).filter(|cpu| mask[*cpu as usize / 64] >> (cpu % 64) & 1 == 1).collect())
+    let mask = mask(tid)?;
+    Ok((0..MASK_WORDS as u32 * 64).filter(|cpu| mask.contains(*cpu)).collect())
 }
 
 /// The CPU the caller runs on now.

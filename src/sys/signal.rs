@@ -6,7 +6,7 @@
 use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// The last signal that `note` was asked to note; 0: none yet.
 static NOTED: AtomicI32 = AtomicI32::new(0);
@@ -32,6 +32,30 @@ pub fn noted() -> Option<i32> {
 /// How many signals were noted: a user who repeats himself is in a hurry.
 pub fn noted_count() -> u32 {
     NOTED_COUNT.load(Ordering::SeqCst)
+}
+
+/// How many signals `count` has counted.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn add_one(_signal: libc::c_int) {
+    COUNTED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// From now on this signal is counted; a blocking call that it meets goes on by itself where the kernel can.
+pub fn count(signal: i32) -> io::Result<()> {
+    install_with(signal, add_one as extern "C" fn(libc::c_int) as libc::sighandler_t, libc::SA_RESTART)
+}
+
+/// How many were counted.
+pub fn counted() -> u64 {
+    COUNTED.load(Ordering::Relaxed)
+}
+
+/// Sends a signal to one thread of a process.
+pub fn send_to_thread(pid: i32, tid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: tgkill takes numbers only.
+    super::check_long(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) })?;
+    Ok(())
 }
 
 extern "C" fn nothing(_signal: libc::c_int) {}
@@ -61,9 +85,14 @@ pub fn ignore(signals: &[i32]) -> io::Result<()> {
 }
 
 fn install(signal: i32, handler: libc::sighandler_t) -> io::Result<()> {
+    install_with(signal, handler, 0)
+}
+
+fn install_with(signal: i32, handler: libc::sighandler_t, flags: i32) -> io::Result<()> {
     // SAFETY: an all-zero sigaction is a valid value of the type.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
+    action.sa_flags = flags;
     // SAFETY: `action` is valid; the handler, where there is one, only stores to an atomic.
     check(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
     Ok(())

@@ -28,6 +28,10 @@ pub fn thread_cpu_ns() -> u64 {
 pub fn process_cpu_ns() -> u64 {
     clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
+/// CLOCK_REALTIME: since 1970.
+pub fn realtime_ns() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
 /// Seconds since 1970.
 pub fn unix_s() -> u64 {
     clock(libc::CLOCK_REALTIME) / 1_000_000_000

@@ -11,7 +11,7 @@ use super::worker::STOP_SIGNAL;
 use crate::error::Result;
 use crate::proto::report::{ExitInfo, WorkerReport};
 use crate::sys::process::End;
-use crate::sys::{process, time};
+use crate::sys::{process, signal, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -113,7 +113,7 @@ impl WorkloadHandle {
         if self.collection.stop_at_ns.is_some() {
             return Vec::new();
         }
-        self.workers.iter_mut().for_each(Worker::try_reap);
+        self.reap();
         let fresh: Vec<usize> = (0..self.workers.len())
             .filter(|idx| self.workers[*idx].ending.is_some() && !self.workers[*idx].told)
             .collect();
@@ -130,11 +130,13 @@ impl WorkloadHandle {
     /// Tells how a process ended that somebody else waited for; false: it is none of ours.
     pub fn note_exit(&mut self, pid: i32, end: End) -> bool {
         let unknown = |worker: &&mut Worker| !matches!(worker.ending, Some(Ending::Known(_)));
-        let worker = self.workers.iter_mut().filter(unknown).find(|worker| worker.who.pid == pid);
-        worker.is_some_and(|worker| {
+        let mut known = false;
+        // Workers that are threads have one process.
+        for worker in self.workers.iter_mut().filter(unknown).filter(|worker| worker.who.pid == pid) {
             worker.ending = Some(Ending::Known(end));
-            true
-        })
+            known = true;
+        }
+        known
     }
 
     /// Tells all workers to stop, and starts the one deadline. Starts them first where that was never done.
@@ -149,12 +151,25 @@ impl WorkloadHandle {
         Ok(())
     }
 
+    /// Looks who has ended. Workers that are threads of one process share its end.
+    fn reap(&mut self) {
+        for idx in 0..self.workers.len() {
+            let (before, rest) = self.workers.split_at_mut(idx);
+            let Some(worker) = rest.first_mut() else { return };
+            match before.last().filter(|previous| previous.who.pid == worker.who.pid) {
+                Some(previous) => worker.ending = worker.ending.take().or_else(|| previous.ending.clone()),
+                None => worker.try_reap(),
+            }
+        }
+    }
+
     fn signal_all(&mut self) {
         self.collection.last_signal_ns = time::monotonic_ns();
         for worker in self.workers.iter().filter(|worker| worker.ending.is_none()) {
             let done = self.shared.slot(worker.who.idx as usize).state() >= State::Done;
             // ESRCH: it has just been waited for by somebody else, who will tell us.
-            if let (false, Err(error)) = (done, process::kill(worker.who.pid, STOP_SIGNAL)) {
+            let (pid, tid) = (worker.who.pid, worker.who.tid);
+            if let (false, Err(error)) = (done, signal::send_to_thread(pid, tid, STOP_SIGNAL)) {
                 debug_assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
             }
         }
@@ -167,7 +182,7 @@ impl WorkloadHandle {
             return Some(Vec::new());
         }
         let stop_at_ns = self.collection.stop_at_ns?;
-        self.workers.iter_mut().for_each(Worker::try_reap);
+        self.reap();
         let now = time::monotonic_ns();
         if self.alive() > 0 && !self.give_up_at(stop_at_ns, now) {
             return None;
@@ -238,11 +253,11 @@ impl Drop for WorkloadHandle {
         // Without this a worker at the gate of a leaked mapping would wait its 30 s.
         self.shared.stop().store(1, Ordering::Release);
         let give_up_ns = time::monotonic_ns() + KILL_NS;
-        self.workers.iter_mut().for_each(Worker::try_reap);
+        self.reap();
         self.workers.iter().filter(|worker| worker.ending.is_none()).for_each(Worker::kill_group);
         // After a collection the wait for the unkillable has been had already.
         while self.alive() > 0 && !self.collection.done && time::monotonic_ns() < give_up_ns {
-            self.workers.iter_mut().for_each(Worker::try_reap);
+            self.reap();
             pause();
         }
     }

@@ -3,22 +3,31 @@
 //! Owns the fork and the list of workers; leaves stopping and collecting to collect, the child's side to worker.
 //! Invariant: a dropped handle has killed its workers and waited for them, within a named time.
 
+use super::affinity::{self, Cpus, ResolvedAffinity};
 use super::collect::{Collection, Worker};
 use super::config::WorkloadConfig;
+use super::kinds::{self, Links, Means};
 use super::report::Identity;
-use super::slot::Shared;
-use super::worker::{self, Birth, Ends};
+use super::rng::Rng;
+use super::slot::{Field, Shared, State};
+use super::worker::{self, Birth};
 use crate::error::{Context, Error, Result};
 use crate::proto::cpuset::CpuSet;
-use crate::proto::plan::WorkSpec;
+use crate::proto::plan::{CloneMode, WorkSpec};
+use crate::proto::scenario::AffinityIntent;
 use crate::proto::work::WorkType;
 use crate::sys::process::Fork;
-use crate::sys::{fd, futex, process, sched, signal, time};
+use crate::sys::sched::CpuMask;
+use crate::sys::{futex, numa, process, sched, signal, time};
+use crate::units::{NS_PER_MS, NS_PER_SEC};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// How long threads may take to be there: they only have to be made.
+const THREADS_NS: u64 = 10 * NS_PER_SEC;
 
 /// A group of forked workers. Dropping it without collecting kills them.
 ///
@@ -41,10 +50,15 @@ pub(super) struct Place {
     /// Index of its group area, and position among the members.
     pub(super) group: usize,
     position: usize,
+    /// Index of its group within the spec.
+    nth: usize,
 }
 
-/// Two pipes between the members of one group: (read, write) ends of position 0's pipe to 1, and of 1's to 0.
-type PipePair = [(OwnedFd, OwnedFd); 2];
+/// What is the same for all workers of one spec.
+struct Common {
+    means: Means,
+    affinity: ResolvedAffinity,
+}
 
 impl WorkloadHandle {
     /// Forks the workers. None of them works before `start`.
@@ -57,10 +71,14 @@ impl WorkloadHandle {
         config.validate()?;
         let specs = config.specs();
         let mut places = places(&specs);
-        let groups = places.last().map_or(0, |last| last.group + 1);
+        let mut areas = Vec::new();
+        for place in places.iter().filter(|place| place.position == 0) {
+            areas.push(kinds::group_words(&specs[place.spec].work));
+        }
         places.iter_mut().for_each(change);
         let kinds = specs.iter().map(|spec| spec.work.sample_kinds().len()).max().unwrap_or(0);
-        let shared = Shared::new(places.len(), groups, kinds)
+        let common = specs.iter().map(|spec| Common::of(config, spec)).collect::<Result<Vec<Common>>>()?;
+        let shared = Shared::new(places.len(), &areas, kinds)
             .context(|| format!("map the memory shared with {} workers", places.len()))?;
         worker::install_panic_hook();
         let mut handle = Self {
@@ -71,42 +89,93 @@ impl WorkloadHandle {
             collection: Collection::default(),
         };
         // An error below drops the handle, which kills those already forked.
-        handle.fork_all(&places)?;
+        handle.fork_all(&places, &common, config.seed)?;
         Ok(handle)
     }
 
-    fn fork_all(&mut self, places: &[Place]) -> Result<()> {
-        let parent = process::id();
-        let mut pair: Option<PipePair> = None;
-        for (idx, place) in places.iter().enumerate() {
-            let spec = &self.specs[place.spec];
-            if place.position == 0 {
-                // Our copies of the pair before are closed here, so that its members see each other's end.
-                pair = pipes_of(&spec.work).context(|| format!("make the pipes of worker {idx}"))?;
-            }
-            let birth = Birth {
-                shared: &self.shared,
-                spec,
-                idx,
-                group: place.group,
-                position: place.position,
-                pipe: pair.as_ref().map(|pair| ends(pair, place.position)),
-                name: worker_name(&spec.work, idx)?,
-                parent,
+    /// Forks one process after the other: for a worker, or for all workers of a spec of threads.
+    fn fork_all(&mut self, places: &[Place], common: &[Common], seed: u64) -> Result<()> {
+        let mut from = 0;
+        while from < places.len() {
+            let spec_idx = places[from].spec;
+            let threads = self.specs[spec_idx].setup.clone_mode == CloneMode::Thread;
+            let size = self.specs[spec_idx].work.worker_group_size().max(1) as usize;
+            // Threads: all of the spec in one process. Otherwise a group at a time, which shares its descriptors.
+            let count = match threads {
+                true => places[from..].iter().take_while(|place| place.spec == spec_idx).count(),
+                false => size.min(places.len() - from),
             };
-            let pid = fork_worker(&birth).context(|| format!("fork worker {idx}"))?;
-            let who = Identity { pid, idx: idx as u32, group_idx: place.spec as u32 };
-            self.workers.push(Worker::new(who));
+            let members = from..from + count;
+            let links = (0..count.div_ceil(size))
+                .map(|_| Links::make(&self.specs[spec_idx].work))
+                .collect::<io::Result<Vec<Links>>>()
+                .context(|| format!("make the descriptors that worker {from} shares with its partners"))?;
+            let shared = Arc::clone(&self.shared);
+            let mut births = Vec::with_capacity(count);
+            for idx in members.clone() {
+                let common = &common[spec_idx];
+                births.push(birth(
+                    &shared,
+                    &self.specs[spec_idx],
+                    (idx, &places[idx]),
+                    common,
+                    &links[(idx - from) / size],
+                    seed,
+                )?);
+            }
+            if threads {
+                let keep: Vec<_> = births.iter().flat_map(|birth| birth.keep.iter().copied()).collect();
+                if let Some(first) = births.first_mut() {
+                    first.keep = keep;
+                    first.keep.sort_unstable();
+                }
+            }
+            let crews: Vec<&[Birth<'_>]> = if threads { vec![&births[..]] } else { births.chunks(1).collect() };
+            let mut forked = Vec::new();
+            for crew in crews {
+                let pid = fork_crew(crew).context(|| format!("fork worker {}", crew[0].idx))?;
+                for birth in crew {
+                    let (idx, position) = (birth.idx as u32, birth.position as u32);
+                    let who = Identity { pid, tid: pid, idx, group_idx: spec_idx as u32, position };
+                    self.workers.push(Worker::new(who));
+                    forked.push(birth.idx);
+                }
+            }
+            drop(births);
+            if threads {
+                self.await_threads(&forked)?;
+            }
+            // Our copies of the group's descriptors are closed here, so that its members see each other's end.
+            from = members.end;
+        }
+        Ok(())
+    }
+
+    /// Waits until every thread is there, because only it knows its id.
+    fn await_threads(&mut self, indices: &[usize]) -> Result<()> {
+        let deadline = time::monotonic_ns() + THREADS_NS;
+        for idx in indices {
+            let slot = self.shared.slot(*idx);
+            while slot.state() == State::Spawned {
+                let pid = self.workers[*idx].who.pid;
+                if time::monotonic_ns() > deadline || process::has_ended(pid).context(|| "look at the threads")? {
+                    return Err(Error::host(format!("cannot start the threads of worker {idx}")));
+                }
+                if let Err(error) = time::sleep_ns(NS_PER_MS) {
+                    debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+                }
+            }
+            self.workers[*idx].who.tid = slot.get(Field::Tid) as i32;
         }
         Ok(())
     }
 
     /// One thread id per worker, from the moment of the spawn.
     pub fn tids(&self) -> Vec<i32> {
-        self.workers.iter().map(|worker| worker.who.pid).collect()
+        self.workers.iter().map(|worker| worker.who.tid).collect()
     }
 
-    /// The same: a worker is a process of one thread.
+    /// The same under the name of those that think of processes.
     pub fn worker_pids(&self) -> Vec<i32> {
         self.tids()
     }
@@ -132,12 +201,57 @@ impl WorkloadHandle {
         if cpus.is_empty() {
             return Err(Error::usage(format!("cannot set the affinity of worker {idx}: no CPU is named")));
         }
-        sched::set_affinity(worker.who.pid, cpus).context(|| format!("restrict worker {idx} to CPUs {cpus}"))
+        // sched_setaffinity(2) takes 0 for the caller, and a negative number is no task.
+        if worker.who.tid <= 0 {
+            return Err(Error::internal(format!("worker {idx} has no thread id")));
+        }
+        sched::set_affinity(worker.who.tid, cpus).context(|| format!("restrict worker {idx} to CPUs {cpus}"))
     }
 
     /// Outer loops done so far, per worker.
     pub fn snapshot_iterations(&self) -> Vec<u64> {
-        (0..self.shared.workers()).map(|idx| self.shared.slot(idx).get(super::slot::Field::Iterations)).collect()
+        (0..self.shared.workers()).map(|idx| self.shared.slot(idx).get(Field::Iterations)).collect()
+    }
+}
+
+impl Common {
+    fn of(config: &WorkloadConfig, spec: &WorkSpec) -> Result<Self> {
+        // Pairs of one core are part of what the type is.
+        let intent = match spec.work {
+            WorkType::SmtSiblingSpin => &AffinityIntent::SmtSiblingPair,
+            _ => &spec.setup.affinity,
+        };
+        let affinity = match intent {
+            AffinityIntent::Inherit => ResolvedAffinity::None,
+            intent => {
+                let pool = match &config.pool {
+                    Some(pool) => pool.clone(),
+                    None => sched::affinity(0).context(|| "read the caller's CPUs")?,
+                };
+                affinity::resolve(intent, &pool, &Cpus::read(Path::new("/")))?
+            }
+        };
+        Ok(Self { means: Means::gather(config, spec)?, affinity })
+    }
+
+    /// The CPUs of one worker.
+    fn cpus(&self, place: &Place, idx: usize, seed: u64) -> Option<CpuMask> {
+        let one = |cpu: Option<u32>| cpu.map(|cpu| CpuMask::of([cpu]));
+        match &self.affinity {
+            ResolvedAffinity::None => None,
+            ResolvedAffinity::Fixed(cpus) => Some(CpuMask::of(cpus.iter())),
+            ResolvedAffinity::SingleCpu(cpu) => one(Some(*cpu)),
+            ResolvedAffinity::OneEach(cpus) => one(cpus.iter().nth(idx % cpus.len().max(1))),
+            ResolvedAffinity::Pairs(pairs) => {
+                one(pairs.get(place.nth % pairs.len().max(1)).map(|pair| pair[place.position % pair.len()]))
+            }
+            ResolvedAffinity::Random { from, count } => {
+                let mut rest: Vec<u32> = from.iter().collect();
+                let mut rng = Rng::of_worker(seed, place.spec, idx);
+                let draw = |_| rest.swap_remove(rng.below(rest.len() as u64) as usize);
+                Some(CpuMask::of((0..*count).map(draw).collect::<Vec<u32>>()))
+            }
+        }
     }
 }
 
@@ -148,23 +262,38 @@ fn places(specs: &[WorkSpec]) -> Vec<Place> {
     for (spec_idx, spec) in specs.iter().enumerate() {
         let size = spec.work.worker_group_size().max(1) as usize;
         for worker in 0..spec.workers as usize {
-            places.push(Place { spec: spec_idx, group: group + worker / size, position: worker % size });
+            let nth = worker / size;
+            places.push(Place { spec: spec_idx, group: group + nth, position: worker % size, nth });
         }
         group += spec.workers as usize / size;
     }
     places
 }
 
-fn pipes_of(work: &WorkType) -> io::Result<Option<PipePair>> {
-    match work {
-        WorkType::PipeIo { .. } => Ok(Some([fd::pipe()?, fd::pipe()?])),
-        _ => Ok(None),
-    }
-}
-
-/// The ends that belong to a position: it writes into its own pipe and reads from its partner's.
-fn ends(pair: &PipePair, position: usize) -> Ends<'_> {
-    Ends { read: &pair[1 - position].0, write: &pair[position].1 }
+fn birth<'a>(
+    shared: &'a Arc<Shared>,
+    spec: &'a WorkSpec,
+    (idx, place): (usize, &Place),
+    common: &'a Common,
+    links: &'a Links,
+    seed: u64,
+) -> Result<Birth<'a>> {
+    Ok(Birth {
+        shared,
+        spec,
+        policy: spec.work.own_policy(place.position as u32).unwrap_or_else(|| spec.setup.policy.clone()),
+        idx,
+        group: place.group,
+        position: place.position,
+        links,
+        keep: links.kept_by(&spec.work, place.position),
+        name: worker_name(&spec.work, idx)?,
+        parent: process::id(),
+        seed,
+        cpus: common.cpus(place, idx, seed),
+        policy_nodes: numa::build_nodemask(spec.setup.mem_policy.nodes().iter()),
+        means: &common.means,
+    })
 }
 
 /// What `ps`, /proc and the kernel log call a worker: `kw3-spin`. The probe schedulers know workers by `kw` and a digit.
@@ -174,11 +303,11 @@ fn worker_name(work: &WorkType, idx: usize) -> Result<CString> {
 }
 
 /// Forks with every signal blocked, so that none meets the child half made.
-fn fork_worker(birth: &Birth<'_>) -> io::Result<i32> {
+fn fork_crew(crew: &[Birth<'_>]) -> io::Result<i32> {
     let before = signal::block_all()?;
     let forked = process::fork();
     if let Ok(Fork::Child) = forked {
-        worker::run(birth);
+        worker::run(crew);
     }
     signal::set_mask(&before)?;
     match forked? {

@@ -3,17 +3,25 @@
 //! Owns the workers' life from spawn to report; leaves where they live (cgroups) to the callers.
 //! Invariant: no error path leaves a worker behind.
 
+mod affinity;
 mod collect;
 mod config;
+mod grammar;
 mod handle;
 mod kinds;
+mod pages;
 mod report;
+mod ring;
+mod rng;
 mod sampler;
 mod slot;
 mod types;
 mod worker;
 
+pub use affinity::{AffinityError, Cpus, ResolvedAffinity, resolve};
 pub use collect::EarlyExit;
 pub use config::{ConfigError, MAX_WORKERS, WorkloadConfig, validate_spec};
+pub use grammar::{WorkParseError, parse_work, parse_works, parse_workspecs, spec_text};
 pub use handle::WorkloadHandle;
-pub use types::{ALL_NAMES, TYPES, TypeInfo, WorkParseError, parse_work, suggest};
+pub use kinds::{CustomFn, CustomTask, register_custom};
+pub use types::{ALL_NAMES, TypeInfo, find, suggest, types};

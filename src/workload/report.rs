@@ -9,17 +9,18 @@ use crate::proto::report::{ExitInfo, Samples, WorkerReport};
 use crate::sys::process::End;
 use std::io;
 
-/// The one position class of types whose members all do the same.
-const ROLE_PLAIN: &str = "plain";
-
 /// Who a worker is.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub pid: i32,
+    /// Differs from `pid` where workers are threads.
+    pub tid: i32,
     /// Index within the handle.
     pub idx: u32,
     /// 0: primary; 1..: composed.
     pub group_idx: u32,
+    /// Position within its group.
+    pub position: u32,
 }
 
 /// How a worker's process ended, as far as its handle knows.
@@ -46,7 +47,8 @@ pub fn of(who: &Identity, spec: &WorkSpec, slot: Slot<'_>, ending: &Ending) -> W
         (_, Ending::TimedOut) => ExitInfo::TimedOut,
         (_, Ending::WaitFailed(text)) => ExitInfo::WaitFailed { text: text.clone() },
     };
-    let mut report = WorkerReport::sentinel(who.pid, who.idx, who.group_idx, spec.work.name(), exit);
+    let mut report = WorkerReport::sentinel(who.tid, who.idx, who.group_idx, spec.work.name(), exit);
+    report.role = spec.work.role(who.position);
     if state == State::Failed {
         report.setup_error = Some(format!("{}: {}", slot.text(), errno_text(slot.get(Field::FailErrno) as i32)));
     }
@@ -63,7 +65,7 @@ fn measured(who: &Identity, spec: &WorkSpec, slot: Slot<'_>) -> WorkerReport {
         worker_idx: who.idx,
         group_idx: who.group_idx,
         work_type: spec.work.name().into(),
-        role: ROLE_PLAIN.into(),
+        role: spec.work.role(who.position),
         work_units: slot.get(Field::WorkUnits),
         iterations: slot.get(Field::Iterations),
         wall_time_ns: wall,
@@ -79,16 +81,17 @@ fn measured(who: &Identity, spec: &WorkSpec, slot: Slot<'_>) -> WorkerReport {
         max_gap_ns: slot.get(Field::MaxGapNs),
         max_gap_cpu: slot.get(Field::MaxGapCpu) as u32,
         max_gap_at_ns: slot.get(Field::MaxGapAtNs),
-        numa_pages: None,
-        vmstat_numa_pages_migrated: None,
         samples: kinds.map(|(place, kind)| Samples { kind: *kind, hist: slot.hist(place) }).collect(),
         completed: true,
         exit_info: None,
         affinity_error: refusal(slot, Field::AffinityErrno),
         sched_policy_error: refusal(slot, Field::PolicyErrno),
         nice_error: refusal(slot, Field::NiceErrno),
-        mem_policy_error: None,
+        mem_policy_error: refusal(slot, Field::MemPolicyErrno),
         setup_error: None,
+        notice: Some(slot.text()).filter(|text| !text.is_empty()),
+        numa_pages: (slot.get(Field::PagesKnown) == 1).then(|| slot.pages()),
+        vmstat_numa_pages_migrated: (slot.get(Field::MovedKnown) == 1).then(|| slot.get(Field::PagesMoved)),
     }
 }
 

@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pause_between_ticks_is_a_gap_but_a_blocking_call_is_not() {
-        let shared = Shared::new(1, 0, 0).unwrap();
+        let shared = Shared::new(1, &[], 0).unwrap();
         let mut sampler = Sampler::start(shared.slot(0), Baseline::read(false), time::monotonic_ns());
         let t0 = sampler.start_ns;
         // The first turn's own wait, which is another test's matter.
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn waiting_for_the_first_turn_is_a_gap_and_counts_as_wall_time() {
         const LATE_NS: u64 = 3_000_000_000;
-        let shared = Shared::new(1, 0, 0).unwrap();
+        let shared = Shared::new(1, &[], 0).unwrap();
         let opened_ns = time::monotonic_ns() - LATE_NS;
         let sampler = Sampler::start(shared.slot(0), Baseline::read(false), opened_ns);
         sampler.finish();
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn finish_writes_the_deltas() {
-        let shared = Shared::new(1, 0, 0).unwrap();
+        let shared = Shared::new(1, &[], 0).unwrap();
         let sampler = Sampler::start(shared.slot(0), Baseline::read(false), time::monotonic_ns());
         let known = sampler.baseline.is_some();
         let spun: u64 = (0..2_000_000u64).fold(0, |sum, i| std::hint::black_box(sum + i));

@@ -22,20 +22,23 @@ const GATE_AT: usize = 0;
 const OPENED_AT: usize = 1;
 const STOP_AT: usize = LINE_WORDS;
 const HEADER_WORDS: usize = 2 * LINE_WORDS;
-/// A group's area: two lines, so that neighbours' adjacent-line prefetch does not couple groups.
-const GROUP_WORDS: usize = 2 * LINE_WORDS;
+/// A group's area is whole pairs of lines, so that neighbours' adjacent-line prefetch does not couple groups.
+const GROUP_STEP: usize = 2 * LINE_WORDS;
 
 /// Migrations kept in a slot; their count goes on beyond.
 pub const MAX_MIGRATIONS: usize = 64;
 /// Bytes of text a slot can hold.
 pub const TEXT_BYTES: usize = 256;
 /// Most kinds of sample one work type records.
-pub const MAX_KINDS: usize = 2;
+pub const MAX_KINDS: usize = 3;
+/// Nodes whose pages a slot tells apart; pages of later ones count as the last one's.
+pub const MAX_TOLD_NODES: usize = 16;
 
 const MIGRATIONS_AT: usize = 32;
 const CPUS_AT: usize = MIGRATIONS_AT + 2 * MAX_MIGRATIONS;
 const CPU_WORDS: usize = (crate::proto::cpuset::MAX_CPU as usize + 1) / 64;
-const TEXT_AT: usize = CPUS_AT + CPU_WORDS;
+const NODES_AT: usize = CPUS_AT + CPU_WORDS;
+const TEXT_AT: usize = NODES_AT + MAX_TOLD_NODES;
 const HISTS_AT: usize = TEXT_AT + TEXT_BYTES / 8;
 /// A histogram: count, sum, minimum, maximum on one line, then 32-bit buckets.
 const HIST_WORDS: usize = LINE_WORDS + BUCKETS / 2;
@@ -82,6 +85,12 @@ pub enum Field {
     AffinityErrno,
     PolicyErrno,
     NiceErrno,
+    MemPolicyErrno,
+    /// 1 where the pages by node are known.
+    PagesKnown,
+    /// How many pages the kernel has moved meanwhile, and 1 where that is known.
+    PagesMoved,
+    MovedKnown,
     /// errno behind a `Failed` state.
     FailErrno,
     TextLen,
@@ -93,19 +102,25 @@ const _: () = assert!((Field::TextLen as usize) < MIGRATIONS_AT);
 #[derive(Debug)]
 pub struct Shared {
     map: Mapping,
-    groups: usize,
+    /// Where each group's area begins, and after the last one where they end.
+    groups_at: Vec<usize>,
     workers: usize,
     slots_at: usize,
     slot_words: usize,
 }
 
 impl Shared {
-    /// Memory for so many workers in so many groups, each worker with room for `kinds` histograms.
-    pub fn new(workers: usize, groups: usize, kinds: usize) -> io::Result<Self> {
-        let slots_at = (HEADER_WORDS + groups * GROUP_WORDS).next_multiple_of(PAGE_WORDS);
+    /// Memory for so many workers, each with room for `kinds` histograms, and for groups of so many words each.
+    pub fn new(workers: usize, groups: &[usize], kinds: usize) -> io::Result<Self> {
+        let mut groups_at = Vec::with_capacity(groups.len() + 1);
+        groups_at.push(HEADER_WORDS);
+        for words in groups {
+            groups_at.push(groups_at[groups_at.len() - 1] + words.next_multiple_of(GROUP_STEP));
+        }
+        let slots_at = groups_at[groups.len()].next_multiple_of(PAGE_WORDS);
         let slot_words = (HISTS_AT + kinds.min(MAX_KINDS) * HIST_WORDS).next_multiple_of(PAGE_WORDS);
         let map = Mapping::shared_anonymous((slots_at + workers * slot_words) * 8)?;
-        Ok(Self { map, groups, workers, slots_at, slot_words })
+        Ok(Self { map, groups_at, workers, slots_at, slot_words })
     }
     fn half(&self, word: usize) -> &AtomicU32 {
         &self.map.halves()[word * 2]
@@ -130,9 +145,10 @@ impl Shared {
     }
     /// The words that the members of one group share.
     pub fn group(&self, index: usize) -> Group<'_> {
-        assert!(index < self.groups, "group {index} of {}", self.groups);
-        let at = HEADER_WORDS + index * GROUP_WORDS;
-        Group { words: &self.map.words()[at..at + GROUP_WORDS], halves: &self.map.halves()[at * 2..] }
+        let groups = self.groups_at.len() - 1;
+        assert!(index < groups, "group {index} of {groups}");
+        let (at, end) = (self.groups_at[index], self.groups_at[index + 1]);
+        Group { words: &self.map.words()[at..end], halves: &self.map.halves()[at * 2..end * 2] }
     }
     /// One worker's slot.
     pub fn slot(&self, index: usize) -> Slot<'_> {
@@ -151,13 +167,21 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// The futex word of the group: whose turn it is.
+    /// All of it, for a work type with a layout of its own.
+    pub fn words(&self) -> &'a [AtomicU64] {
+        self.words
+    }
+    /// The same as 32-bit words, for futexes.
+    pub fn halves(&self) -> &'a [AtomicU32] {
+        self.halves
+    }
+    /// The futex word of the group: whose turn it is, a generation, or a lock.
     pub fn turn(&self) -> &'a AtomicU32 {
         &self.halves[0]
     }
-    /// One of the group's time stamps; the work type says which is which.
+    /// One of the group's time stamps, on the second line; the work type says which is which.
     pub fn stamp(&self, index: usize) -> &'a AtomicU64 {
-        &self.words[1 + index]
+        &self.words[LINE_WORDS + index]
     }
 }
 
@@ -211,13 +235,22 @@ impl<'a> Slot<'a> {
     }
 
     pub fn add_cpu(&self, cpu: u32) {
-        if let Some(word) = self.words[CPUS_AT..TEXT_AT].get(cpu as usize / 64) {
+        if let Some(word) = self.words[CPUS_AT..NODES_AT].get(cpu as usize / 64) {
             word.store(word.load(Ordering::Relaxed) | 1 << (cpu % 64), Ordering::Relaxed);
         }
     }
     pub fn cpus(&self) -> impl Iterator<Item = u32> + '_ {
         let has = |cpu: u32| self.words[CPUS_AT + cpu as usize / 64].load(Ordering::Relaxed) >> (cpu % 64) & 1 == 1;
         (0..(CPU_WORDS * 64) as u32).filter(move |cpu| has(*cpu))
+    }
+
+    pub fn set_pages(&self, node: usize, pages: u64) {
+        self.words[NODES_AT + node.min(MAX_TOLD_NODES - 1)].store(pages, Ordering::Relaxed);
+    }
+    /// (node, pages), nodes without pages left out.
+    pub fn pages(&self) -> Vec<(u32, u64)> {
+        let words = self.words[NODES_AT..TEXT_AT].iter().map(|word| word.load(Ordering::Relaxed));
+        words.enumerate().filter(|(_, pages)| *pages > 0).map(|(node, pages)| (node as u32, pages)).collect()
     }
 
     /// Stores a text without allocating; what does not fit is cut.
@@ -292,7 +325,7 @@ mod tests {
 
     #[test]
     fn slots_do_not_overlap_and_stay_below_their_bound() {
-        let shared = Shared::new(3, 2, MAX_KINDS).unwrap();
+        let shared = Shared::new(3, &[1, 100], MAX_KINDS).unwrap();
         assert!(shared.slot_words * 8 < 64 << 10);
         for i in 0..3 {
             shared.slot(i).record(0, 10 + i as u64);
@@ -300,8 +333,10 @@ mod tests {
             shared.slot(i).set(Field::Tid, i as u64);
             shared.slot(i).set_text(format_args!("worker {i}"));
             shared.slot(i).add_cpu(8191);
+            shared.slot(i).set_pages(1, 5 + i as u64);
+            shared.slot(i).record(2, 77);
         }
-        shared.group(1).turn().store(9, Ordering::Relaxed);
+        shared.group(1).words().iter().for_each(|word| word.store(9, Ordering::Relaxed));
         for i in 0..3 {
             let slot = shared.slot(i);
             assert_eq!(slot.hist(0).min_ns(), Some(10 + i as u64));
@@ -309,16 +344,19 @@ mod tests {
             assert_eq!(slot.get(Field::Tid), i as u64);
             assert_eq!(slot.text(), format!("worker {i}"));
             assert_eq!(slot.cpus().collect::<Vec<_>>(), [8191]);
+            assert_eq!(slot.pages(), [(1, 5 + i as u64)]);
+            assert_eq!(slot.hist(2).max_ns(), Some(77));
             assert_eq!(slot.state(), State::Spawned);
         }
         assert_eq!(shared.group(0).turn().load(Ordering::Relaxed), 0);
+        assert_eq!((shared.group(0).words().len(), shared.group(1).words().len()), (16, 112));
         assert!(!shared.stopped());
         assert_eq!(shared.gate().load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn migrations_are_bounded_but_counted() {
-        let shared = Shared::new(1, 0, 0).unwrap();
+        let shared = Shared::new(1, &[], 0).unwrap();
         let slot = shared.slot(0);
         for i in 0..100 {
             slot.add_migration(&Migration { at_ns: i, from_cpu: 1, to_cpu: 2 });
@@ -330,7 +368,7 @@ mod tests {
 
     #[test]
     fn long_text_is_cut_at_a_character() {
-        let shared = Shared::new(1, 0, 0).unwrap();
+        let shared = Shared::new(1, &[], 0).unwrap();
         let long = format!("x{}", "é".repeat(TEXT_BYTES));
         shared.slot(0).set_text(format_args!("{long}"));
         assert_eq!(shared.slot(0).text(), long[..TEXT_BYTES - 1]);

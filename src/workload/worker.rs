@@ -1,18 +1,22 @@
 //! A worker's life, from the fork to its exit.
 //!
 //! Owns what the child does before, around and after its loop; leaves the loop to kinds/.
-//! Invariant: nothing here allocates or takes a lock, because other threads may have held locks when the parent forked;
-//! and a worker leaves by `exit_now` only.
+//! Invariant: nothing here allocates or takes a lock, because other threads may have held locks when the parent forked; and a
+//! worker leaves by `exit_now` only. Threads are the exception: making them allocates, so a parent of `CloneMode::Thread`
+//! workers has one thread, or a C library that keeps malloc usable after fork (glibc and musl both do).
 
-use super::kinds;
+use super::kinds::{self, Links};
 use super::sampler::{Baseline, Sampler};
 use super::slot::{Field, Shared, Slot, State};
-use crate::proto::plan::{SchedPolicy, WorkSpec};
-use crate::sys::{fd, futex, process, sched, signal, time};
+use crate::proto::plan::{MemPolicy, SchedPolicy, WorkSpec};
+use crate::sys::numa::NodeMask;
+use crate::sys::sched::CpuMask;
+use crate::sys::{fd, futex, numa, process, sched, signal, time};
 use crate::units::NS_PER_SEC;
+use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once, OnceLock};
 
@@ -28,31 +32,40 @@ const EXIT_PANICKED: i32 = 101;
 const EXIT_FAILED: i32 = 1;
 /// First descriptor that is not standard input, output or error.
 const FIRST_OWN_FD: i32 = 3;
+/// Stack of a worker that is a thread: its frames are small, and a thousand of them must fit.
+const THREAD_STACK_BYTES: usize = 128 << 10;
 
 /// Everything a child needs, made before the fork.
 pub struct Birth<'a> {
     pub shared: &'a Arc<Shared>,
     pub spec: &'a WorkSpec,
+    /// The class that this position has: the type's own, or the one asked for.
+    pub policy: SchedPolicy,
     /// Index within the handle.
     pub idx: usize,
     /// Which group area it shares, and its position among the members.
     pub group: usize,
     pub position: usize,
-    /// Its ends of the pipes to and from its partner.
-    pub pipe: Option<Ends<'a>>,
+    /// The descriptors of its group, and their numbers in ascending order.
+    pub links: &'a Links,
+    pub keep: Vec<RawFd>,
     pub name: CString,
     pub parent: i32,
-}
-
-/// A worker's ends of its pair of pipes.
-#[derive(Clone, Copy)]
-pub struct Ends<'a> {
-    pub read: &'a OwnedFd,
-    pub write: &'a OwnedFd,
+    pub seed: u64,
+    /// The CPUs it is pinned to.
+    pub cpus: Option<CpuMask>,
+    /// The nodes of its memory policy.
+    pub policy_nodes: NodeMask,
+    /// What its type needs of the machine.
+    pub means: &'a kinds::Means,
 }
 
 /// Set in a child only: where its panic goes.
-static SELF: OnceLock<(Arc<Shared>, usize)> = OnceLock::new();
+static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
+thread_local! {
+    /// Which worker this thread is.
+    static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
+}
 
 /// Has every later panic of a forked worker stored in its slot. The hook that was there keeps all other panics; one that is
 /// set later must pass on to this one.
@@ -61,8 +74,8 @@ pub fn install_panic_hook() {
     ONCE.call_once(|| {
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let Some((shared, idx)) = SELF.get() else { return others(info) };
-            let slot = shared.slot(*idx);
+            let (Some(shared), Some(idx)) = (SHARED.get(), INDEX.get()) else { return others(info) };
+            let slot = shared.slot(idx);
             let payload = info.payload();
             let text = payload.downcast_ref::<&str>().copied();
             let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
@@ -76,40 +89,66 @@ pub fn install_panic_hook() {
     });
 }
 
-/// The child, from just after the fork. All signals are blocked.
-pub fn run(birth: &Birth<'_>) -> ! {
+/// The child, from just after the fork: one worker, or several that are its threads. All signals are blocked.
+pub fn run(crew: &[Birth<'_>]) -> ! {
+    let Some(first) = crew.first() else { process::exit_now(EXIT_FAILED) };
     // The parent never sets it, so this cannot find another's value.
-    if SELF.set((Arc::clone(birth.shared), birth.idx)).is_err() {
+    if SHARED.set(Arc::clone(first.shared)).is_err() {
         process::exit_now(EXIT_FAILED);
     }
+    if let Err((what, error)) = prepare(first) {
+        crew.iter().for_each(|birth| note_failure(birth.shared.slot(birth.idx), what, &error));
+        process::exit_now(EXIT_FAILED);
+    }
+    match crew {
+        [alone] => live(alone),
+        crew => std::thread::scope(|scope| {
+            for birth in crew {
+                let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
+                if let Err(error) = thread.spawn_scoped(scope, || live(birth)) {
+                    fail(birth.shared.slot(birth.idx), "start a thread", &error);
+                }
+            }
+        }),
+    }
+    process::exit_now(0)
+}
+
+/// One worker, from its set-up to its report.
+fn live(birth: &Birth<'_>) {
+    INDEX.set(Some(birth.idx));
     let slot = birth.shared.slot(birth.idx);
     slot.set(Field::Tid, process::thread_id() as u64);
-    if let Err((what, error)) = prepare(birth) {
-        fail(slot, what, &error);
+    if let Err(error) = process::set_name_c(&birth.name) {
+        fail(slot, "set its name", &error);
     }
     let baseline = Baseline::read(birth.shared.gate().load(Ordering::Acquire) != 0);
     slot.set_state(State::Ready);
     if let Err(error) = wait_at_gate(birth.shared) {
         fail(slot, "wait for the start", &error);
     }
-    apply_settings(birth.spec, slot);
+    apply_settings(birth, slot);
     slot.set_state(State::Running);
     let opened_ns = birth.shared.opened_ns().load(Ordering::Relaxed);
     let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns));
     task.run();
     task.finish();
     slot.set_state(State::Done);
-    process::exit_now(0)
 }
 
-fn fail(slot: Slot<'_>, what: &str, error: &io::Error) -> ! {
+fn note_failure(slot: Slot<'_>, what: &str, error: &io::Error) {
     slot.set_text(format_args!("cannot {what}"));
     slot.set(Field::FailErrno, error.raw_os_error().unwrap_or(libc::EIO) as u64);
     slot.set_state(State::Failed);
+}
+
+/// Tells why this worker cannot work, and ends its process.
+pub fn fail(slot: Slot<'_>, what: &str, error: &io::Error) -> ! {
+    note_failure(slot, what, error);
     process::exit_now(EXIT_FAILED)
 }
 
-/// Makes the child a worker that nothing of the parent's can disturb.
+/// Makes the child a process that nothing of the parent's can disturb.
 fn prepare(birth: &Birth<'_>) -> Result<(), (&'static str, io::Error)> {
     let at = |what| move |error| (what, error);
     process::die_with_parent(libc::SIGKILL, birth.parent).map_err(at("follow the parent"))?;
@@ -119,13 +158,7 @@ fn prepare(birth: &Birth<'_>) -> Result<(), (&'static str, io::Error)> {
     signal::ignore(&[libc::SIGPIPE]).map_err(at("ignore SIGPIPE"))?;
     signal::note(&[STOP_SIGNAL]).map_err(at("arm the stop signal"))?;
     signal::set_mask(&signal::Mask::empty()).map_err(at("unblock signals"))?;
-    let keep = birth.pipe.map(|ends| (ends.read.as_raw_fd(), ends.write.as_raw_fd()));
-    let closed = match keep {
-        Some((a, b)) => fd::close_from_sorted(FIRST_OWN_FD, &[a.min(b), a.max(b)]),
-        None => fd::close_from_sorted(FIRST_OWN_FD, &[]),
-    };
-    closed.map_err(at("close inherited descriptors"))?;
-    process::set_name_c(&birth.name).map_err(at("set its name"))
+    fd::close_from_sorted(FIRST_OWN_FD, &birth.keep).map_err(at("close inherited descriptors"))
 }
 
 /// Waits for the gate to open, at most `START_WAIT_NS`.
@@ -141,21 +174,27 @@ fn wait_at_gate(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Affinity, class, nice value, in this order and after the move into the cgroup, which may change the first. A refusal is kept.
-fn apply_settings(spec: &WorkSpec, slot: Slot<'_>) {
+/// Affinity, class, memory policy, nice value, in this order and after the move into the cgroup, which may change the first. A
+/// refusal is kept.
+fn apply_settings(birth: &Birth<'_>, slot: Slot<'_>) {
     let note = |field: Field, result: io::Result<()>| {
         if let Err(error) = result {
             slot.set(field, error.raw_os_error().unwrap_or(libc::EIO) as u64);
         }
     };
-    if let Some(cpus) = &spec.affinity {
-        note(Field::AffinityErrno, sched::set_affinity(0, cpus));
+    let setup = &birth.spec.setup;
+    if let Some(cpus) = &birth.cpus {
+        note(Field::AffinityErrno, sched::set_mask(0, cpus));
     }
     // The normal class is what a child of PID 1 has already; asking for it again would also reset an inherited nice value.
-    if spec.policy != SchedPolicy::Normal {
-        note(Field::PolicyErrno, sched::set_policy(0, &spec.policy, 0, false));
+    if birth.policy != SchedPolicy::Normal {
+        note(Field::PolicyErrno, sched::set_policy(0, &birth.policy, 0, false));
     }
-    if spec.nice != 0 {
-        note(Field::NiceErrno, sched::set_nice(0, spec.nice));
+    if setup.mem_policy != MemPolicy::Default {
+        let set = numa::set_mempolicy(&setup.mem_policy, setup.mpol_flags, &birth.policy_nodes);
+        note(Field::MemPolicyErrno, set);
+    }
+    if setup.nice != 0 {
+        note(Field::NiceErrno, sched::set_nice(0, setup.nice));
     }
 }

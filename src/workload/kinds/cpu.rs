@@ -1,14 +1,16 @@
-//! Types whose subject is the CPU itself: SpinWait, YieldHeavy, Bursty.
+//! Types whose subject is the CPU itself: spinning, yielding, bursts and sleeps.
 //!
 //! Owns their loops and the spin primitive; leaves counters to `Task`.
-//! Invariant: a worker here blocks only in Bursty's sleep.
+//! Invariant: a worker here blocks only in a sleep.
 
 use super::Task;
-use crate::sys::{sched, time};
+use crate::sys::sched;
 use std::hint::{black_box, spin_loop};
 
-/// Place of YieldHeavy's and Bursty's one sample kind.
+/// Place of the one sample kind of each type here.
 const ONLY: usize = 0;
+/// Timer slack that means none (prctl(2), PR_SET_TIMERSLACK).
+const LEAST_SLACK_NS: u64 = 1;
 
 /// `steps` increments that the optimiser cannot fold, each with a CPU pause hint.
 #[inline(never)]
@@ -20,8 +22,12 @@ pub fn spin_burst(units: &mut u64, steps: u64) {
 }
 
 pub fn spin_wait(task: &mut Task<'_>) {
+    spin_bursts(task, super::BURST_STEPS);
+}
+
+pub fn spin_bursts(task: &mut Task<'_>, steps: u64) {
     while !task.stopped() {
-        task.spin(super::BURST_STEPS);
+        task.spin(steps);
         task.iteration_done();
     }
 }
@@ -29,35 +35,42 @@ pub fn spin_wait(task: &mut Task<'_>) {
 pub fn yield_heavy(task: &mut Task<'_>) {
     while !task.stopped() {
         task.units = black_box(task.units.wrapping_add(1));
-        let before = task.sampler.tick();
-        sched::yield_now();
-        // A stay in sched_yield counts as a gap: the worker was runnable.
-        let after = task.sampler.tick();
-        task.sampler.record(ONLY, after.saturating_sub(before));
+        task.yield_once(ONLY);
+        task.iteration_done();
+    }
+}
+
+pub fn mixed(task: &mut Task<'_>) {
+    while !task.stopped() {
+        task.spin(super::BURST_STEPS);
+        task.yield_once(ONLY);
         task.iteration_done();
     }
 }
 
 pub fn bursty(task: &mut Task<'_>, burst_ns: u64, sleep_ns: u64) {
     while !task.stopped() {
-        let burst_end = task.sampler.tick().saturating_add(burst_ns);
-        while !task.stopped() {
-            spin_burst(&mut task.units, super::BURST_STEPS);
-            if task.sampler.tick() >= burst_end {
-                break;
-            }
-        }
-        let before = task.sampler.tick();
-        if task.stopped() {
-            break;
-        }
-        let slept = time::sleep_ns(sleep_ns);
-        let after = time::monotonic_ns();
-        task.sampler.resume_at(after);
-        // An interrupted sleep is the stop signal: no sample, and the loop's condition ends it.
-        if slept.is_ok() {
-            task.sampler.record(ONLY, after.saturating_sub(before).saturating_sub(sleep_ns));
-        }
+        task.spin_for(burst_ns);
+        task.sleep_once(sleep_ns, Some(ONLY));
+        task.iteration_done();
+    }
+}
+
+pub fn idle_churn(task: &mut Task<'_>, burst_ns: u64, sleep_ns: u64, precise: bool) {
+    if precise && let Err(error) = sched::set_timer_slack(LEAST_SLACK_NS) {
+        task.fail("set the timer slack", &error);
+    }
+    bursty(task, burst_ns, sleep_ns);
+}
+
+/// Position 0 bursts and sleeps; the others spin.
+pub fn preempt_storm(task: &mut Task<'_>, burst_iters: u64, sleep_ns: u64) {
+    if task.position > 0 {
+        return spin_wait(task);
+    }
+    while !task.stopped() {
+        task.spin(burst_iters);
+        task.sleep_once(sleep_ns, Some(ONLY));
         task.iteration_done();
     }
 }

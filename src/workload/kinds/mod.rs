@@ -1,16 +1,50 @@
 //! The loops of the work types, one file per family, and what they have in common.
 //!
 //! Owns a worker's counters and the dispatch by type; leaves measuring to sampler.
-//! Invariant: every loop looks at the stop word at least once per burst of 1024 steps and after every blocking call.
+//! Invariant: every loop looks at the stop word at least once per burst of 1024 steps and after every blocking call; nothing
+//! here allocates.
 
+mod alu;
+mod cache;
+mod chain;
 mod cpu;
+mod custom;
+mod event;
 mod futex;
+mod io;
+mod lock;
+mod means;
+mod memory;
+mod numa;
+mod path;
+mod phases;
 mod pipe;
+mod process;
+mod queue;
+mod sched;
+mod signals;
 
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_cpu;
+#[cfg(test)]
+mod tests_memory;
+#[cfg(test)]
+mod tests_wake;
+
+pub use custom::{CustomFn, CustomTask, register_custom};
+pub use means::{Links, Means, group_words};
+
+use super::pages;
+use super::rng::Rng;
 use super::sampler::Sampler;
 use super::slot::{Field, Group, Shared, Slot};
-use super::worker::{Birth, Ends};
+use super::worker::{self, Birth};
 use crate::proto::work::WorkType;
+use crate::sys::{sched as cpus, time};
+use std::fmt;
+use std::io::Error;
 
 /// Spin steps between two looks at the clock and the stop word: some 20 to 50 us, so a look costs about 0.1 %.
 const BURST_STEPS: u64 = 1024;
@@ -19,14 +53,17 @@ const BLOCK_SLICE_NS: u64 = 100 * crate::units::NS_PER_MS;
 
 /// One worker in its loop.
 pub struct Task<'a> {
+    birth: &'a Birth<'a>,
     work: &'a WorkType,
     shared: &'a Shared,
     slot: Slot<'a>,
     group: Group<'a>,
     /// Position within the group, from 0.
     position: usize,
-    pipe: Option<Ends<'a>>,
     sampler: Sampler<'a>,
+    rng: Rng,
+    /// Pages that the system had moved between nodes when this began.
+    moved_before: Option<u64>,
     units: u64,
     iterations: u64,
 }
@@ -34,13 +71,15 @@ pub struct Task<'a> {
 impl<'a> Task<'a> {
     pub fn new(birth: &'a Birth<'a>, sampler: Sampler<'a>) -> Self {
         Self {
+            birth,
             work: &birth.spec.work,
             shared: birth.shared,
             slot: birth.shared.slot(birth.idx),
             group: birth.shared.group(birth.group),
             position: birth.position,
-            pipe: birth.pipe,
             sampler,
+            rng: Rng::of_worker(birth.seed, birth.group, birth.idx),
+            moved_before: if birth.means.tell_pages { pages::migrated() } else { None },
             units: 0,
             iterations: 0,
         }
@@ -51,9 +90,64 @@ impl<'a> Task<'a> {
         match *self.work {
             WorkType::SpinWait => cpu::spin_wait(self),
             WorkType::YieldHeavy => cpu::yield_heavy(self),
+            WorkType::Mixed => cpu::mixed(self),
             WorkType::Bursty { burst_ns, sleep_ns } => cpu::bursty(self, burst_ns, sleep_ns),
+            WorkType::IdleChurn { burst_ns, sleep_ns, precise_timing } => {
+                cpu::idle_churn(self, burst_ns, sleep_ns, precise_timing)
+            }
+            WorkType::RtStarvation { burst_iters, .. } => cpu::spin_bursts(self, burst_iters),
+            WorkType::PreemptStorm { rt_burst_iters, rt_sleep_ns, .. } => {
+                cpu::preempt_storm(self, rt_burst_iters, rt_sleep_ns)
+            }
+            WorkType::NiceSweep => sched::nice_sweep(self),
+            WorkType::AffinityChurn { spin_iters } => sched::affinity_churn(self, spin_iters),
+            WorkType::PolicyChurn { spin_iters } => sched::policy_churn(self, spin_iters),
+            WorkType::AluHot { width } => alu::alu_hot(self, width),
+            WorkType::SmtSiblingSpin => alu::smt_sibling_spin(self),
+            WorkType::IpcVariance { hot_iters, cold_iters, period_iters } => {
+                alu::ipc_variance(self, hot_iters, cold_iters, period_iters)
+            }
             WorkType::PipeIo { burst_iters } => pipe::pipe_io(self, burst_iters),
+            WorkType::CachePipe { size_kb, burst_iters } => pipe::cache_pipe(self, size_kb, burst_iters),
             WorkType::FutexPingPong { spin_iters } => futex::ping_pong(self, spin_iters),
+            WorkType::FutexFanOut { fan_out, spin_iters } => futex::fan_out(self, fan_out, spin_iters),
+            WorkType::FanOutCompute { fan_out, cache_footprint_kb, operations, sleep_ns } => {
+                futex::fan_out_compute(self, fan_out, (cache_footprint_kb, operations), sleep_ns)
+            }
+            WorkType::ThunderingHerd { batches, inter_batch_ns, .. } => futex::herd(self, batches, inter_batch_ns),
+            WorkType::AsymmetricWaker { burst_iters, .. } => futex::asymmetric_waker(self, burst_iters),
+            WorkType::MutexContention { hold_iters, work_iters, .. } => lock::mutex(self, hold_iters, work_iters),
+            WorkType::PriorityInversion { high, medium, hold_iters, work_iters, pi_mode, .. } => {
+                lock::priority_inversion(self, (high, medium), (hold_iters, work_iters), pi_mode)
+            }
+            WorkType::ProducerConsumerImbalance { producers, produce_rate_hz, consume_iters, .. } => {
+                queue::producer_consumer(self, producers, produce_rate_hz, consume_iters)
+            }
+            WorkType::WakeChain { depth, wake, work_per_hop_ns } => {
+                chain::wake_chain(self, depth, wake, work_per_hop_ns)
+            }
+            WorkType::EpollStorm { producers, events_per_burst, .. } => {
+                event::epoll_storm(self, producers, events_per_burst)
+            }
+            WorkType::CachePressure { size_kb, stride } => cache::pressure(self, size_kb, stride, false),
+            WorkType::CacheYield { size_kb, stride } => cache::pressure(self, size_kb, stride, true),
+            WorkType::IoSyncWrite => io::sync_write(self),
+            WorkType::IoRandRead => io::random_read(self),
+            WorkType::IoConvoy => io::convoy(self),
+            WorkType::PageFaultChurn { region_kb, touches_per_cycle, spin_iters } => {
+                memory::page_fault_churn(self, region_kb, touches_per_cycle, spin_iters)
+            }
+            WorkType::NumaWorkingSetSweep { region_kb, sweep_period_ns, ref target_nodes } => {
+                numa::working_set_sweep(self, region_kb, sweep_period_ns, target_nodes)
+            }
+            WorkType::NumaMigrationChurn { period_ns } => numa::migration_churn(self, period_ns),
+            WorkType::Sequence { ref first, ref rest } => phases::sequence(self, first, rest),
+            WorkType::ForkExit => process::fork_exit(self),
+            WorkType::CgroupChurn { groups, cycle_ns } => process::cgroup_churn(self, groups, cycle_ns),
+            WorkType::SignalStorm { signals_per_iter, work_iters } => {
+                signals::signal_storm(self, signals_per_iter, work_iters)
+            }
+            WorkType::Custom { .. } => custom::custom(self),
         }
     }
 
@@ -61,7 +155,16 @@ impl<'a> Task<'a> {
     pub fn finish(self) {
         self.slot.set(Field::Iterations, self.iterations);
         self.slot.set(Field::WorkUnits, self.units);
+        let moved_before = self.moved_before;
         self.sampler.finish();
+        if let (true, Some(pages)) = (self.birth.means.tell_pages, pages::by_node()) {
+            pages.iter().enumerate().for_each(|(node, count)| self.slot.set_pages(node, *count));
+            self.slot.set(Field::PagesKnown, 1);
+            if let Some((after, before)) = pages::migrated().zip(moved_before) {
+                self.slot.set(Field::PagesMoved, after.saturating_sub(before));
+                self.slot.set(Field::MovedKnown, 1);
+            }
+        }
     }
 
     fn stopped(&self) -> bool {
@@ -86,193 +189,56 @@ impl<'a> Task<'a> {
             left -= burst;
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use crate::proto::cpuset::CpuSet;
-    use crate::proto::plan::{SchedPolicy, WorkSpec};
-    use crate::proto::report::WorkerReport;
-    use crate::proto::work::{SampleKind, WorkType};
-    use crate::sys::{sched, time};
-    use crate::units::{NS_PER_MS, NS_PER_SEC};
-    use crate::workload::{WorkloadConfig, WorkloadHandle};
-
-    /// Runs until every worker has done `iterations` outer loops; returns the reports and each one's voluntary switches.
-    fn run(config: &WorkloadConfig, iterations: u64) -> (Vec<WorkerReport>, Vec<u64>) {
-        let mut handle = WorkloadHandle::spawn(config).unwrap();
-        assert!(handle.snapshot_iterations().iter().all(|done| *done == 0), "worked before the start");
-        handle.start().unwrap();
-        handle.start().unwrap();
-        let deadline = time::monotonic_ns() + 30 * NS_PER_SEC;
-        let mut before = handle.snapshot_iterations();
-        while before.iter().any(|done| *done < iterations) {
-            assert!(time::monotonic_ns() < deadline, "no progress: {before:?}");
-            time::sleep_ns(NS_PER_MS).unwrap();
-            let now = handle.snapshot_iterations();
-            assert!(now.iter().zip(&before).all(|(now, before)| now >= before), "{before:?} then {now:?}");
-            before = now;
+    /// Spins until so much time has passed; returns when that was.
+    fn spin_for(&mut self, ns: u64) -> u64 {
+        /// Steps between two looks at the clock: a few microseconds, so that short bursts are as short as asked for.
+        const STEPS: u64 = 128;
+        let mut now = self.sampler.tick();
+        let end = now.saturating_add(ns);
+        while now < end && !self.stopped() {
+            cpu::spin_burst(&mut self.units, STEPS);
+            now = self.sampler.tick();
         }
-        let switches = handle.tids().iter().map(|tid| voluntary_switches(*tid)).collect();
-        let reports = handle.stop_and_collect().unwrap();
-        for report in &reports {
-            assert!(report.completed, "{report:?}");
-            assert!(report.iterations >= iterations && report.work_units > 0 && report.cpu_time_ns > 0, "{report:?}");
-            assert!(report.wall_time_ns >= report.cpu_time_ns.saturating_sub(NS_PER_MS), "{report:?}");
-            assert!(!report.cpus_used.is_empty() && report.refusals().is_empty(), "{report:?}");
-            let kinds: Vec<SampleKind> = report.samples.iter().map(|samples| samples.kind).collect();
-            assert_eq!(kinds, config.work_type.sample_kinds());
+        now
+    }
+
+    /// sched_yield, whose time is a sample at this place. It counts as a gap: the worker was runnable.
+    fn yield_once(&mut self, place: usize) {
+        let before = self.sampler.tick();
+        cpus::yield_now();
+        let after = self.sampler.tick();
+        self.sampler.record(place, after.saturating_sub(before));
+    }
+
+    /// Sleeps once; the oversleep is a sample at this place. An interrupted sleep is the stop signal and gives none.
+    fn sleep_once(&mut self, ns: u64, place: Option<usize>) {
+        let before = self.sampler.tick();
+        if self.stopped() {
+            return;
         }
-        (reports, switches)
-    }
-
-    fn voluntary_switches(tid: i32) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-        line.trim().parse().unwrap()
-    }
-
-    fn samples(report: &WorkerReport, kind: SampleKind) -> u64 {
-        report.hist(kind).unwrap().count()
-    }
-
-    #[test]
-    fn spin_wait_counts_its_steps_and_hardly_ever_sleeps() {
-        let (reports, switches) = run(&WorkloadConfig::new(WorkType::SpinWait, 2), 2000);
-        for (report, switches) in reports.iter().zip(switches) {
-            assert!(report.work_units <= report.iterations * super::BURST_STEPS);
-            assert!(report.work_units > (report.iterations - 1) * super::BURST_STEPS);
-            // Only the wait at the gate.
-            assert!(switches < 20, "{switches}");
-        }
-        assert_ne!(reports[0].tid, reports[1].tid);
-        assert_eq!((reports[0].worker_idx, reports[1].worker_idx), (0, 1));
-    }
-
-    #[test]
-    fn workers_that_share_a_cpu_see_run_delay_and_gaps() {
-        let one: CpuSet = sched::affinity(0).unwrap().iter().take(1).collect();
-        let config = WorkloadConfig { affinity: Some(one.clone()), ..WorkloadConfig::new(WorkType::SpinWait, 2) };
-        let (reports, _) = run(&config, 4000);
-        for report in &reports {
-            assert_eq!(report.cpus_used, one);
-            assert_eq!(report.migration_count, 0);
-            assert!(report.max_gap_ns > 0 && report.off_cpu_ns > 0);
-            match report.schedstat_run_delay_ns {
-                None => eprintln!("skipped: this kernel counts no schedstat"),
-                Some(delay) => {
-                    assert!(delay > 0 && report.max_run_delay_ns.unwrap() > 0, "{report:?}");
-                    assert!(report.max_run_delay_ns.unwrap() <= delay, "{report:?}");
-                    assert!(report.schedstat_cpu_time_ns.unwrap() > 0 && report.schedstat_run_count.unwrap() > 0);
-                }
-            }
+        let slept = time::sleep_ns(ns);
+        let after = time::monotonic_ns();
+        self.sampler.resume_at(after);
+        if let (Some(place), Ok(())) = (place, slept) {
+            self.sampler.record(place, after.saturating_sub(before).saturating_sub(ns));
         }
     }
 
-    #[test]
-    fn yield_heavy_samples_every_yield() {
-        let (reports, _) = run(&WorkloadConfig::new(WorkType::YieldHeavy, 1), 1000);
-        assert_eq!(samples(&reports[0], SampleKind::Yield), reports[0].iterations);
-        assert_eq!(reports[0].work_units, reports[0].iterations);
-    }
-
-    #[test]
-    fn bursty_sleeps_between_bursts_and_stops_inside_a_long_sleep() {
-        let work = WorkType::Bursty { burst_ns: NS_PER_MS, sleep_ns: 2 * NS_PER_MS };
-        let (reports, switches) = run(&WorkloadConfig::new(work, 1), 10);
-        assert!(samples(&reports[0], SampleKind::Timer) >= 10);
-        assert!(switches[0] >= 10);
-        assert!(reports[0].off_cpu_ns >= 10 * 2 * NS_PER_MS);
-        let long = WorkType::Bursty { burst_ns: 1, sleep_ns: 3600 * NS_PER_SEC };
-        let mut handle = WorkloadHandle::spawn(&WorkloadConfig::new(long, 1)).unwrap();
-        handle.start().unwrap();
-        let deadline = time::monotonic_ns() + 10 * NS_PER_SEC;
-        let asleep = |tid: i32| std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap().contains(") S ");
-        while !asleep(handle.tids()[0]) && time::monotonic_ns() < deadline {
-            time::sleep_ns(NS_PER_MS).unwrap();
-        }
-        let reports = handle.stop_and_collect().unwrap();
-        assert!(reports[0].completed, "the stop signal did not end the sleep: {:?}", reports[0]);
-        assert_eq!(samples(&reports[0], SampleKind::Timer), 0);
-    }
-
-    #[test]
-    fn pipe_io_partners_progress_together_and_wake_each_other() {
-        let config = WorkloadConfig::new(WorkType::PipeIo { burst_iters: 64 }, 4);
-        let (reports, switches) = run(&config, 300);
-        for pair in reports.chunks(2) {
-            assert!(pair[0].iterations.abs_diff(pair[1].iterations) <= 2, "{pair:?}");
-            let wakes: u64 = pair.iter().map(|report| samples(report, SampleKind::Wake)).sum();
-            assert!(wakes > 0);
-            assert!(pair.iter().all(|r| samples(r, SampleKind::Wake) == samples(r, SampleKind::Block)));
-        }
-        assert!(switches.iter().sum::<u64>() >= 300, "{switches:?}");
-    }
-
-    #[test]
-    fn futex_pairs_take_turns_and_sleep_every_turn() {
-        let config = WorkloadConfig::new(WorkType::FutexPingPong { spin_iters: 64 }, 4);
-        let (reports, switches) = run(&config, 300);
-        for (pair, switches) in reports.chunks(2).zip(switches.chunks(2)) {
-            assert!(pair[0].iterations.abs_diff(pair[1].iterations) <= 1, "{pair:?}");
-            assert!(pair.iter().all(|report| samples(report, SampleKind::Wake) > 0), "{pair:?}");
-            assert!(switches.iter().sum::<u64>() >= 100, "{switches:?}");
-            let block = pair[0].hist(SampleKind::Block).unwrap();
-            assert!(block.max_ns() >= pair[0].hist(SampleKind::Wake).unwrap().min_ns());
+    /// Nothing is left to do; it stays to report when it is asked.
+    fn idle_until_stopped(&mut self) {
+        while !self.stopped() {
+            self.sleep_once(BLOCK_SLICE_NS, None);
         }
     }
 
-    #[test]
-    fn partner_of_a_killed_pipe_worker_still_reports() {
-        let mut handle = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::PipeIo { burst_iters: 64 }, 2)).unwrap();
-        handle.start().unwrap();
-        crate::sys::process::kill(handle.tids()[0], libc::SIGKILL).unwrap();
-        let reports = handle.stop_and_collect().unwrap();
-        assert!(!reports[0].completed && reports[1].completed, "{reports:?}");
+    /// Something is done in another way than asked.
+    fn notice(&self, text: fmt::Arguments<'_>) {
+        self.slot.set_text(text);
     }
 
-    #[test]
-    fn settings_are_applied_and_refusals_reported() {
-        let far: CpuSet = [8000].into_iter().collect();
-        let config = WorkloadConfig {
-            affinity: Some(far),
-            nice: 5,
-            composed: vec![WorkSpec {
-                work: WorkType::YieldHeavy,
-                workers: 1,
-                policy: SchedPolicy::Batch,
-                nice: 0,
-                affinity: None,
-            }],
-            ..WorkloadConfig::default()
-        };
-        let mut handle = WorkloadHandle::spawn(&config).unwrap();
-        handle.start().unwrap();
-        let tids = handle.tids();
-        let deadline = time::monotonic_ns() + 10 * NS_PER_SEC;
-        while handle.snapshot_iterations().contains(&0) {
-            assert!(time::monotonic_ns() < deadline);
-            time::sleep_ns(NS_PER_MS).unwrap();
-        }
-        assert_eq!(sched::policy_number(tids[1]).unwrap(), libc::SCHED_BATCH);
-        let one: CpuSet = sched::affinity(0).unwrap().iter().take(1).collect();
-        handle.set_affinity(1, &one).unwrap();
-        assert_eq!(sched::affinity(tids[1]).unwrap(), one);
-        assert!(handle.set_affinity(7, &one).unwrap_err().to_string().contains("there are 2 workers"));
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", tids[0])).unwrap();
-        // Field 19 of proc_pid_stat(5) is the nice value; the name in brackets holds no space.
-        assert_eq!(stat.split(' ').nth(18), Some("5"));
-        assert!(stat.contains("(kw0-spin)"));
-        let reports = handle.stop_and_collect().unwrap();
-        assert_eq!(reports[0].affinity_error.as_deref(), Some("invalid argument (errno 22)"));
-        assert_eq!((reports[0].group_idx, reports[1].group_idx), (0, 1));
-        assert_eq!((reports[1].work_type.as_str(), reports[1].role.as_str()), ("YieldHeavy", "plain"));
-    }
-
-    #[test]
-    fn no_workers_give_no_reports() {
-        let handle = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::SpinWait, 0)).unwrap();
-        assert!(handle.snapshot_iterations().is_empty());
-        assert!(handle.stop_and_collect().unwrap().is_empty());
+    /// What it needs cannot be had: the worker ends, and its report says why.
+    fn fail(&self, what: &str, error: &Error) -> ! {
+        worker::fail(self.slot, what, error)
     }
 }

@@ -1,20 +1,24 @@
-//! Types that meet at a pair of pipes: PipeIo.
+//! Types that meet at a pair of pipes: PipeIo, CachePipe.
 //!
-//! Owns the exchange; leaves the descriptors to handle.
+//! Owns the exchange; leaves the descriptors to means.
 //! Invariant: a wait is at most one slice long; a partner that is gone ends the exchange, not the process.
 
-use super::{BLOCK_SLICE_NS, Task};
+use super::cache::Walk;
+use super::futex::Wait;
+use super::{BLOCK_SLICE_NS, BURST_STEPS, Task};
 use crate::sys::{fd, poll, time};
 use crate::units::NS_PER_MS;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-/// Places of the sample kinds, as types.rs lists them.
+/// Places of the sample kinds, as the rows list them.
 const WAKE: usize = 0;
 const BLOCK: usize = 1;
 /// Stamps of one direction, used in turn. A worker is at most one exchange ahead of its partner: it writes byte n + 2 only
 /// after it has read byte n + 1, which the partner wrote after it had read byte n with its stamp. So two never collide.
 const STAMPS: usize = 2;
+/// CachePipe walks cache lines of 64 bytes.
+const LINE_BYTES: u64 = 64;
 
 pub fn pipe_io(task: &mut Task<'_>, burst_iters: u64) {
     while !task.stopped() {
@@ -24,20 +28,35 @@ pub fn pipe_io(task: &mut Task<'_>, burst_iters: u64) {
         }
         task.iteration_done();
     }
-    // Without its partner a worker has nothing to do; it stays to report when it is asked.
+    // Without its partner a worker has nothing to do.
+    task.idle_until_stopped();
+}
+
+pub fn cache_pipe(task: &mut Task<'_>, size_kb: u64, burst_iters: u64) {
+    let mut walk = match Walk::new(size_kb, LINE_BYTES) {
+        Ok(walk) => walk,
+        Err(error) => task.fail("map its buffer", &error),
+    };
     while !task.stopped() {
-        let now = match time::sleep_ns(BLOCK_SLICE_NS) {
-            Ok(()) => time::monotonic_ns(),
-            // Only the stop signal interrupts; the loop's condition decides.
-            Err(_) => continue,
-        };
-        task.sampler.resume_at(now);
+        let mut left = burst_iters;
+        while left > 0 && !task.stopped() {
+            let part = left.min(BURST_STEPS);
+            walk.rmw(part);
+            task.units += part;
+            task.sampler.tick();
+            left -= part;
+        }
+        if !exchange(task) {
+            break;
+        }
+        task.iteration_done();
     }
+    task.idle_until_stopped();
 }
 
 /// Writes one byte, waits for the partner's, reads it. False: stop, or the partner is gone.
 fn exchange(task: &mut Task<'_>) -> bool {
-    let Some(ends) = task.pipe else { return false };
+    let Some(ends) = task.birth.links.ends(task.position) else { return false };
     let place = (task.iterations as usize) % STAMPS;
     let (own, other) = (task.position * STAMPS + place, (1 - task.position) * STAMPS + place);
     task.group.stamp(own).store(time::monotonic_ns(), Ordering::Release);
@@ -45,26 +64,29 @@ fn exchange(task: &mut Task<'_>) -> bool {
     if fd::write_some(ends.write, &[1]).is_err() {
         return false;
     }
+    let Some(wait) = wait_for_byte(task) else { return false };
+    task.sample_wake(&wait, task.group.stamp(other).load(Ordering::Acquire), WAKE, Some(BLOCK));
+    true
+}
+
+/// Waits for one byte from the member before, and reads it; none: stop, or that one is gone.
+pub fn wait_for_byte(task: &mut Task<'_>) -> Option<Wait> {
+    let ends = task.birth.links.ends(task.position)?;
     let before = task.sampler.tick();
     // A byte that is there already is no wake-up.
-    let slept = matches!(poll::one_readable(ends.read, 0), Ok(poll::Ready::TimedOut));
+    let woken = matches!(poll::one_readable(ends.read, 0), Ok(poll::Ready::TimedOut));
     loop {
         match poll::one_readable(ends.read, BLOCK_SLICE_NS / NS_PER_MS) {
             Ok(poll::Ready::Yes) => break,
             Ok(_) if !task.stopped() => {}
-            _ => return false,
+            _ => return None,
         }
     }
     let after = time::monotonic_ns();
     task.sampler.resume_at(after);
     let mut byte = [0];
-    if !matches!(fd::read_available(ends.read.as_fd(), &mut byte), Ok(Some(1))) {
-        return false;
+    match fd::read_available(ends.read.as_fd(), &mut byte) {
+        Ok(Some(1)) => Some(Wait { before, after, woken }),
+        _ => None,
     }
-    let stamp = task.group.stamp(other).load(Ordering::Acquire);
-    if slept && stamp >= before {
-        task.sampler.record(WAKE, after.saturating_sub(stamp));
-        task.sampler.record(BLOCK, after.saturating_sub(before));
-    }
-    true
 }

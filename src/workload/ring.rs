@@ -1,0 +1,170 @@
+//! A bounded queue for any number of producers and consumers, in words that processes share.
+//!
+//! Owns the cells and the two positions; leaves waiting to the callers.
+//! Invariant: an item that was put in is taken out exactly once. Dmitry Vyukov's bounded queue: each cell's own sequence number
+//! says whose turn it is, so a cell is written by one producer, then read by one consumer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words of a cache line of 64 bytes: the two positions lie on lines of their own.
+const LINE: usize = 8;
+const PUT_AT: usize = 0;
+const TAKE_AT: usize = LINE;
+const CELLS_AT: usize = 2 * LINE;
+/// A cell: sequence number, item.
+const CELL: usize = 2;
+
+/// Words that a ring of at least so many cells needs.
+pub const fn words(depth: u64) -> usize {
+    CELLS_AT + CELL * capacity(depth) as usize
+}
+
+/// Cells come in powers of two, so that positions may wrap; one cell could not tell full from empty.
+const fn capacity(depth: u64) -> u64 {
+    if depth < 2 { 2 } else { depth.next_power_of_two() }
+}
+
+/// The queue. All-zero words are an empty one.
+#[derive(Clone, Copy)]
+pub struct Ring<'a> {
+    words: &'a [AtomicU64],
+    capacity: u64,
+}
+
+impl<'a> Ring<'a> {
+    /// Over the words that `words(depth)` asked for.
+    pub fn new(words: &'a [AtomicU64], depth: u64) -> Self {
+        assert!(words.len() >= self::words(depth), "{} words for a ring of {depth}", words.len());
+        Self { words, capacity: capacity(depth) }
+    }
+
+    fn cell(&self, position: u64) -> (&'a AtomicU64, &'a AtomicU64) {
+        let at = CELLS_AT + CELL * (position & (self.capacity - 1)) as usize;
+        (&self.words[at], &self.words[at + 1])
+    }
+
+    /// What a cell's sequence number is relative to, so that zeroed memory is an empty ring: its own index.
+    fn index(&self, position: u64) -> u64 {
+        position & (self.capacity - 1)
+    }
+
+    /// Puts an item in; false: the ring is full.
+    pub fn push(&self, item: u64) -> bool {
+        let put = &self.words[PUT_AT];
+        let mut position = put.load(Ordering::Relaxed);
+        loop {
+            let (sequence, value) = self.cell(position);
+            let turn = sequence.load(Ordering::Acquire).wrapping_add(self.index(position));
+            match turn.wrapping_sub(position) as i64 {
+                0 => match put.compare_exchange_weak(position, position + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => {
+                        value.store(item, Ordering::Relaxed);
+                        sequence.store((position + 1).wrapping_sub(self.index(position)), Ordering::Release);
+                        return true;
+                    }
+                    Err(other) => position = other,
+                },
+                behind if behind < 0 => return false,
+                _ => position = put.load(Ordering::Relaxed),
+            }
+        }
+    }
+
+    /// Takes an item out; none: the ring is empty.
+    pub fn pop(&self) -> Option<u64> {
+        let take = &self.words[TAKE_AT];
+        let mut position = take.load(Ordering::Relaxed);
+        loop {
+            let (sequence, value) = self.cell(position);
+            let turn = sequence.load(Ordering::Acquire).wrapping_add(self.index(position));
+            match turn.wrapping_sub(position + 1) as i64 {
+                0 => match take.compare_exchange_weak(position, position + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => {
+                        let item = value.load(Ordering::Relaxed);
+                        let next = (position + self.capacity).wrapping_sub(self.index(position));
+                        sequence.store(next, Ordering::Release);
+                        return Some(item);
+                    }
+                    Err(other) => position = other,
+                },
+                behind if behind < 0 => return None,
+                _ => position = take.load(Ordering::Relaxed),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    fn memory(depth: u64) -> Vec<AtomicU64> {
+        (0..words(depth)).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn ring_is_full_and_empty_where_it_should_be_and_keeps_order() {
+        for depth in [2, 3, 8] {
+            let memory = memory(depth);
+            let ring = Ring::new(&memory, depth);
+            assert_eq!(ring.pop(), None);
+            for round in 0..5 {
+                let cells = capacity(depth);
+                (0..cells).for_each(|item| assert!(ring.push(round * 100 + item), "{depth}"));
+                assert!(!ring.push(9));
+                (0..cells).for_each(|item| assert_eq!(ring.pop(), Some(round * 100 + item)));
+                assert_eq!(ring.pop(), None);
+            }
+        }
+    }
+
+    /// Three producers, three consumers, a ring far too small: every item comes out exactly once.
+    #[test]
+    fn every_item_is_counted_exactly_once_under_stress() {
+        // Under Miri a few suffice, because it looks at every access.
+        const EACH: u64 = if cfg!(miri) { 50 } else { 200_000 };
+        const PRODUCERS: u64 = 3;
+        let memory = memory(4);
+        let ring = Ring::new(&memory, 4);
+        let done = AtomicBool::new(false);
+        let seen: Vec<AtomicU64> = (0..PRODUCERS * EACH).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            let producers: Vec<_> = (0..PRODUCERS)
+                .map(|producer| {
+                    scope.spawn(move || {
+                        for item in producer * EACH..(producer + 1) * EACH {
+                            while !ring.push(item) {
+                                std::thread::yield_now();
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let mut last = [None; PRODUCERS as usize];
+                    loop {
+                        let finished = done.load(Ordering::Acquire);
+                        match ring.pop() {
+                            Some(item) => {
+                                seen[item as usize].fetch_add(1, Ordering::Relaxed);
+                                // One producer's items stay in order for whoever takes them.
+                                let of = &mut last[(item / EACH) as usize];
+                                assert!(of.is_none_or(|before| before < item));
+                                *of = Some(item);
+                            }
+                            None if finished => break,
+                            None => std::thread::yield_now(),
+                        }
+                    }
+                });
+            }
+            producers.into_iter().for_each(|producer| producer.join().unwrap());
+            done.store(true, Ordering::Release);
+        });
+        let wrong: Vec<usize> =
+            (0..seen.len()).filter(|item| seen[*item].load(Ordering::Relaxed) != 1).take(5).collect();
+        assert!(wrong.is_empty(), "items not taken exactly once: {wrong:?}");
+    }
+}
