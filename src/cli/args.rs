@@ -159,6 +159,8 @@ pub struct RunArgs {
     pub timeout_ns: Option<u64>,
     /// What the run is held to.
     pub limits: Layers,
+    /// Performance mode.
+    pub perf: bool,
     pub json: Option<JsonTarget>,
     pub run_dir: Option<PathBuf>,
     pub keep: bool,

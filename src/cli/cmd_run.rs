@@ -68,6 +68,7 @@ pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
         timeout_ns: args.timeout_ns,
         run_place: place(args.run_dir.as_deref()),
         argv,
+        perf: args.perf,
         exec_ns,
     })
 }

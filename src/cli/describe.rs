@@ -81,6 +81,7 @@ pub(super) fn run(given: &Given) -> Result<RunArgs> {
         },
         timeout_ns,
         limits: limits::layers(given)?,
+        perf: given.has("perf"),
         json: json(given),
         run_dir: given.one("run-dir").map(PathBuf::from),
         keep: given.has("keep"),

@@ -388,6 +388,11 @@ pub const FLAGS: &[Flag] = &[
         ..MACHINE
     },
     Flag {
+        long: "perf",
+        help: "performance mode: CPUs of their own for the vCPUs, huge pages, fewer exits; the result says what took effect",
+        ..MACHINE
+    },
+    Flag {
         long: "boot-failure",
         arity: Arity::Value("VERDICT"),
         default: "skip",

@@ -196,6 +196,30 @@ A crash is a crash on any host.
 ",
     },
     Topic {
+        name: "perf",
+        help: "what --perf does, and what each measure needs",
+        text: "\
+Each measure is tried, and the result says which took effect ('perf' lines in
+the summary, 'perf' in JSON) and why the others did not.
+
+vcpu-pinning        each vCPU on a CPU of its own; an LLC of the guest in an LLC
+                    of the host where there are enough. Needs as many CPUs as
+                    vCPUs; 'taskset' in front of ktstr chooses among them.
+huge-pages          guest memory in 2 MiB pages: of the pool where it has enough
+                    (sysctl vm.nr_hugepages), else transparent ones where
+                    /sys/kernel/mm/transparent_hugepage/shmem_enabled has them.
+memory-binding      guest memory on the nodes of those CPUs (mbind).
+sched-fifo          vCPU threads in real time. Needs CAP_SYS_NICE or
+                    RLIMIT_RTPRIO, pinning, and one CPU left for the host.
+hlt-exits-off       a halted vCPU stays in the guest, and keeps its CPU.
+pause-exits-off     a spinning vCPU is not interrupted.
+kvm-hints-realtime  the guest is told that its vCPUs are never preempted for
+                    long (CPUID 0x40000001, EDX bit 0).
+
+Two runs with --perf at a time take the same CPUs: give each its own by taskset.
+",
+    },
+    Topic {
         name: "emulation",
         help: "what changes where there is no hardware virtualization",
         text: "\

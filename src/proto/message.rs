@@ -6,6 +6,7 @@
 use super::codec::{DecodeError, Reader, Wire};
 use super::cpuset::CpuSet;
 use super::noise::HostNoise;
+use super::perf::PerfItem;
 use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
 use super::registers::CpuDump;
@@ -288,6 +289,8 @@ wire_enum! {
         HostNote = 135 { text: String },
         /// Record only: how the host treated the vCPUs.
         Noise = 140 { noise: HostNoise },
+        /// Record only: what came of performance mode.
+        Perf = 142 { items: Vec<PerfItem> },
         /// Record only: where the vCPUs of a guest stood that was killed.
         Registers = 141 { cpus: Vec<CpuDump> },
     }

@@ -12,6 +12,7 @@ pub mod message;
 pub mod noise;
 pub mod numa;
 pub mod part;
+pub mod perf;
 pub mod phase;
 pub mod plan;
 pub mod presets;

@@ -8,6 +8,7 @@ use super::frame::{self, FrameError};
 use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage, VmEnd, VmStats};
 use super::noise::HostNoise;
 use super::part::Part;
+use super::perf::PerfItem;
 use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::{BUILD, Plan};
 use super::registers::CpuDump;
@@ -111,6 +112,8 @@ pub struct Record {
     pub vm_end: Option<VmEnd>,
     pub stats: Option<VmStats>,
     pub noise: Option<HostNoise>,
+    /// Performance mode; empty where it was not asked for.
+    pub perf: Vec<PerfItem>,
     /// Where the vCPUs stood when the VM was killed; empty where it was not.
     pub registers: Vec<CpuDump>,
     pub bye: bool,
@@ -169,6 +172,7 @@ impl Record {
             Msg::Console { text } => push_capped(&mut self.console, &text),
             Msg::VmEnded { end } => self.vm_end = Some(end),
             Msg::Stats { stats } => self.stats = Some(stats),
+            Msg::Perf { items } => self.perf = items,
             Msg::Registers { cpus } => self.registers = cpus,
             Msg::Noise { noise } => self.noise = Some(noise),
             Msg::ChannelDamage { text } => self.channel_damage.push(text),

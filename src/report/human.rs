@@ -6,8 +6,9 @@
 use super::noise;
 use super::table::{Align, layout};
 use super::text::{counted, fit, short_count, tail};
-use crate::klog::{Class, Severity};
+use crate::klog::{Class, Severity, one_line};
 use crate::proto::message::VmEnd;
+use crate::proto::perf::PerfItem;
 use crate::proto::record::Record;
 use crate::proto::work::SampleKind;
 use crate::units::{approx, duration, size};
@@ -58,6 +59,7 @@ pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
     }
     lines.push(String::new());
     lines.extend(check_table(&verdict.checks, style));
+    lines.extend(perf(record));
     lines.extend(notes(record, verdict));
     if verdict.outcome != Outcome::Pass {
         lines.extend(evidence(record, verdict));
@@ -267,6 +269,14 @@ fn notes(record: &Record, verdict: &Verdict) -> Vec<String> {
         lines.push(format!("... and {}", counted(more as u64, "more note")));
     }
     lines
+}
+
+/// Performance mode: what took effect, and what did not and why; whole lines, as a cut could hide the reason.
+fn perf(record: &Record) -> Vec<String> {
+    let line = |item: &PerfItem| {
+        format!("perf: {} {}: {}", if item.in_effect { "on" } else { "no" }, item.name, one_line(&item.detail))
+    };
+    record.perf.iter().map(line).collect()
 }
 
 /// The lines that show why a run did not pass.

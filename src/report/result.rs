@@ -6,7 +6,8 @@
 //! Top level: `schema`, `outcome` (pass, skip, inconclusive, fail, error, interrupted), `exit_code`, `headline`, `reached`
 //! (last stage, or null), `stopped_at` (words, or null), `emulated`, `seed` (a string: JSON numbers lose 64-bit integers),
 //! `host`, `guest`, `plan`, `scheduler`, `checks`, `groups` (sums per cgroup and work type), `workers` (one per report),
-//! `kernel_log`, `timings`, `memory`, `registers` (of each vCPU of a guest that was killed),
+//! `kernel_log`, `timings`, `memory`, `perf` (what came of performance mode),
+//! `registers` (of each vCPU of a guest that was killed),
 //! `host_noise` (how long vCPUs waited for the host's CPUs), `notes`, `host_notes`.
 
 use super::json::Json;
@@ -16,6 +17,7 @@ use crate::klog::Finding;
 use crate::klog::sched_ext::SchedExit;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
+use crate::proto::perf::PerfItem;
 use crate::proto::record::Record;
 use crate::proto::registers::CpuDump;
 use crate::proto::report::WorkerReport;
@@ -53,6 +55,7 @@ pub fn result_json(record: &Record, verdict: &Verdict) -> String {
         ("kernel_log", kernel_log(record, verdict)),
         ("timings", timings(record)),
         ("memory", memory(record)),
+        ("perf", Json::array(record.perf.iter().map(perf))),
         ("registers", Json::array(record.registers.iter().map(registers))),
         ("host_noise", record.noise.as_ref().map(noise::json).into()),
         ("notes", list(&record.notes)),
@@ -289,6 +292,14 @@ fn timings(record: &Record) -> Json {
             ("since_ns", interval.since_ns.into()),
         ])
     }))
+}
+
+fn perf(item: &PerfItem) -> Json {
+    Json::object([
+        ("name", (&item.name).into()),
+        ("in_effect", item.in_effect.into()),
+        ("detail", (&item.detail).into()),
+    ])
 }
 
 /// Addresses as text: JSON numbers lose 64-bit integers.

@@ -13,6 +13,8 @@ use crate::units::{approx, size};
 const KIB: u64 = 1024;
 /// Kinds of exit shown; the record holds all.
 const EXITS_SHOWN: usize = 6;
+/// Begins the names of KVM's own counts (vmm/exit).
+const KVM_COUNT: &str = "kvm:";
 
 /// One mark, with the time since the mark before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +62,14 @@ pub fn timings(record: &Record) -> String {
         text.push_str(&format!("VM process: {own} of its own at its peak, {guest} of guest memory touched\n"));
         let mut exits = stats.exits.clone();
         exits.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let shown: Vec<String> =
-            exits.iter().take(EXITS_SHOWN).map(|(kind, count)| format!("{kind} {count}")).collect();
-        if !shown.is_empty() {
-            text.push_str(&format!("exits to user space: {}\n", shown.join(", ")));
+        let (kvm, own): (Vec<_>, Vec<_>) = exits.iter().partition(|(kind, _)| kind.starts_with(KVM_COUNT));
+        for (title, list) in [("exits to user space", own), ("counted by KVM", kvm)] {
+            let name = |kind: &str| kind.strip_prefix(KVM_COUNT).unwrap_or(kind).to_owned();
+            let shown: Vec<String> =
+                list.iter().take(EXITS_SHOWN).map(|(kind, count)| format!("{} {count}", name(kind))).collect();
+            if !shown.is_empty() {
+                text.push_str(&format!("{title}: {}\n", shown.join(", ")));
+            }
         }
     }
     text.extend(noise::line(record).map(|line| format!("{line}\n")));
@@ -82,7 +88,7 @@ mod tests {
             stats: Some(VmStats {
                 own_kib: 4096,
                 guest_kib: 90 * 1024,
-                exits: vec![("io".into(), 7), ("hlt".into(), 9)],
+                exits: vec![("io".into(), 7), ("hlt".into(), 9), ("kvm:exits".into(), 800)],
             }),
             ..Record::default()
         };
@@ -91,7 +97,7 @@ mod tests {
                     image-ready  40.0 ms     40.0 ms\n\
                     pid1          860 ms      900 ms\n\
                     VM process: 4 MiB of its own at its peak, 90 MiB of guest memory touched\n\
-                    exits to user space: hlt 9, io 7\n";
+                    exits to user space: hlt 9, io 7\ncounted by KVM: exits 800\n";
         let squeeze = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
         assert_eq!(squeeze(&timings(&record)), squeeze(want));
         assert!(timings(&record).lines().all(|line| line.len() <= 80));

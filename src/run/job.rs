@@ -7,6 +7,7 @@ use super::accel::{self, Accel, AccelChoice, AccelKind};
 use super::cmdline;
 use super::disk::DiskSpec;
 use super::machine::{Machine, MachineSpec};
+use super::perf;
 use super::rundir::{Place, RunDir, VMM_LOG};
 use super::suite::Cost;
 use super::watch::{Limits, Watch};
@@ -21,7 +22,7 @@ use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
 use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, Plan};
 use crate::sys::mmap::Mapping;
-use crate::sys::{fd, sched, signal, time};
+use crate::sys::{sched, signal, time};
 use crate::units::{MIB, NS_PER_SEC, size};
 use crate::vmm::kernel::KernelImage;
 use crate::vmm::x86::layout::GuestLayout;
@@ -66,6 +67,8 @@ pub struct Job {
     pub timeout_ns: Option<u64>,
     pub run_place: Place,
     pub argv: Vec<String>,
+    /// Performance mode.
+    pub perf: bool,
     /// CLOCK_MONOTONIC at exec.
     pub exec_ns: u64,
 }
@@ -104,7 +107,8 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     mark(&mut run, Stage::Exec, job.exec_ns, job.exec_ns);
     mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
 
-    let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), &image, &mut run, listener);
+    let mut perf = job.perf.then(|| perf::for_run(&job.plan.topology, accel.kind)).transpose()?;
+    let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), (&image, perf.as_mut()), &mut run, listener);
     mark(&mut run, Stage::TornDown, job.exec_ns, time::monotonic_ns());
     match ended {
         Ok(_) => Ok(run),
@@ -124,13 +128,12 @@ fn run_vm(
     job: &Job,
     accel: &Accel,
     (numa, layout, cmdline): (&Numa, &GuestLayout, &str),
-    image: &Image,
+    (image, mut perf): (&Image, Option<&mut perf::Plan>),
     run: &mut RunDir,
     listener: Listener<'_>,
 ) -> Result<VmEnd> {
     let memory_bytes = layout.memory_bytes;
-    let ram = fd::memfd("ktstr-guest-ram", memory_bytes)
-        .context(|| format!("reserve {} MiB of guest memory", memory_bytes / MIB))?;
+    let ram = perf::guest_ram(memory_bytes, perf.as_deref_mut())?;
     // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
     let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
@@ -149,14 +152,22 @@ fn run_vm(
         ring: (layout.ring_gpa, REGION_BYTES),
         initramfs_gpa: layout.initramfs_gpa,
         disk: disk.as_ref(),
+        perf: perf.as_deref().filter(|plan| plan.applies()).map(|plan| &plan.config),
         log: &log,
     };
     let mut machine = Machine::start(&spec)?;
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
     let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(job, accel.kind));
     let limits = Limits { soft_ns: hard_ns.saturating_sub(SOFT_STOP_NS), hard_ns };
-    let mut watch =
-        Watch { machine: &mut machine, session: &mut session, run, listener, exec_ns: job.exec_ns, over_budget: false };
+    let mut watch = Watch {
+        machine: &mut machine,
+        session: &mut session,
+        run,
+        listener,
+        exec_ns: job.exec_ns,
+        over_budget: false,
+        perf: perf.map(|plan| plan.take_refused()).unwrap_or_default(),
+    };
     let end = watch.until_end(limits)?;
     if let VmEnd::MachineError { text } = &end {
         let said = last_lines(&run.path().join(VMM_LOG), 5);

@@ -42,6 +42,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
             bytes_per_s: disk.spec.bytes_per_s,
             requests_per_s: disk.spec.requests_per_s,
         }),
+        perf: spec.perf.cloned(),
         events_fd: number(&far.events),
     };
     let mut handed = fd::memfd("ktstr-vm-config", 0).context(|| "make a memory file for the VM's configuration")?;
@@ -87,6 +88,7 @@ impl Events {
             events.push(match event {
                 VmEvent::FirstInstruction { monotonic_ns } => MachineEvent::FirstInstruction { monotonic_ns },
                 VmEvent::Ended { end, exits } => MachineEvent::Ended { end, exits },
+                VmEvent::Perf { items } => MachineEvent::Perf { items },
                 VmEvent::Registers { cpus } => MachineEvent::Registers { cpus },
                 VmEvent::Failed { text, hint, .. } => {
                     let error = Error::host(text);

@@ -9,11 +9,12 @@ use super::{hmp, kvm, qemu};
 use crate::error::{Context, Result};
 use crate::proto::message::{VmEnd, VmStats};
 use crate::proto::numa::Numa;
+use crate::proto::perf::PerfItem;
 use crate::proto::registers::CpuDump;
 use crate::proto::topology::Topology;
 use crate::sys::process::{self, End};
 use crate::sys::{fd, poll};
-use crate::vmm::config::COMMAND_DUMP;
+use crate::vmm::config::{COMMAND_DUMP, PerfConfig};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,6 +41,7 @@ pub struct MachineSpec<'a> {
     pub initramfs_gpa: u64,
     /// /dev/vda of the guest.
     pub disk: Option<&'a Disk>,
+    pub perf: Option<&'a PerfConfig>,
     /// Takes what the process itself prints.
     pub log: &'a File,
 }
@@ -50,6 +52,10 @@ pub enum MachineEvent {
     /// The first vCPU is about to run, at this CLOCK_MONOTONIC time.
     FirstInstruction {
         monotonic_ns: u64,
+    },
+    /// What came of measures of performance mode.
+    Perf {
+        items: Vec<PerfItem>,
     },
     /// Where the vCPUs stand, as was asked.
     Registers {

@@ -12,6 +12,7 @@ use crate::channel::host::HostSession;
 use crate::error::{Context, Result};
 use crate::log::{Event, Listener};
 use crate::proto::message::{Msg, Stage, VmEnd};
+use crate::proto::perf::{self, PerfItem};
 use crate::proto::registers::CpuDump;
 use crate::sys::process::End;
 use crate::sys::{poll, signal, time};
@@ -52,6 +53,8 @@ pub struct Watch<'a, 'b> {
     pub exec_ns: u64,
     /// The guest has said more than the record takes.
     pub over_budget: bool,
+    /// Performance mode: what was refused before the start, and then what the VM tells; empty where it was not asked for.
+    pub perf: Vec<PerfItem>,
 }
 
 impl Watch<'_, '_> {
@@ -84,6 +87,7 @@ impl Watch<'_, '_> {
                         exits = counted;
                         told.get_or_insert((end, now));
                     }
+                    MachineEvent::Perf { items } => self.perf.extend(items),
                     MachineEvent::Registers { .. } => {}
                 }
             }
@@ -93,13 +97,15 @@ impl Watch<'_, '_> {
             if let Some(process_end) = self.machine.poll_end()? {
                 // What it said last is still in the lines.
                 self.take_lines()?;
-                let late = self.machine.take_events()?.into_iter().find_map(|event| match event {
-                    MachineEvent::Ended { end, exits: counted } => Some((end, counted)),
-                    MachineEvent::FirstInstruction { .. } | MachineEvent::Registers { .. } => None,
-                });
-                if let Some((end, counted)) = late {
-                    exits = counted;
-                    told.get_or_insert((end, now));
+                for event in self.machine.take_events()? {
+                    match event {
+                        MachineEvent::Ended { end, exits: counted } => {
+                            exits = counted;
+                            told.get_or_insert((end, now));
+                        }
+                        MachineEvent::Perf { items } => self.perf.extend(items),
+                        MachineEvent::FirstInstruction { .. } | MachineEvent::Registers { .. } => {}
+                    }
                 }
                 break told.map_or_else(|| unexpected(process_end), |(end, _)| end);
             }
@@ -146,6 +152,9 @@ impl Watch<'_, '_> {
         }
         self.run.add(Msg::VmEnded { end: end.clone() });
         self.run.add(Msg::Stats { stats: self.machine.stats(exits) });
+        if !self.perf.is_empty() {
+            self.run.add(Msg::Perf { items: perf::complete(&self.perf) });
+        }
         self.run.add(Msg::Noise { noise: witness.finish() });
         Ok(end)
     }

@@ -24,6 +24,17 @@ pub fn memfd(name: &str, bytes: u64) -> io::Result<File> {
     Ok(file)
 }
 
+/// The same of 2 MiB pages from the system's pool; fails where the kernel has none such.
+pub fn memfd_huge(name: &str, bytes: u64) -> io::Result<File> {
+    let name = c_string(name)?;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
+    // SAFETY: the name is a valid C string for the length of the call.
+    let raw = check(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+    let file = File::from(owned(raw));
+    file.set_len(bytes)?;
+    Ok(file)
+}
+
 /// A pipe: (read end, write end).
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];

@@ -53,6 +53,11 @@ pub fn set_policy(tid: i32, policy: &SchedPolicy, nice: i32, reset_on_fork: bool
     Ok(())
 }
 
+/// Puts a task (`0`: the caller) into SCHED_FIFO; what it forks starts in the normal class.
+pub fn set_fifo(tid: i32, priority: u32) -> io::Result<()> {
+    set_policy(tid, &SchedPolicy::Fifo { priority }, 0, true)
+}
+
 /// The class number of a task, as sched_getscheduler(2) gives it, without the reset-on-fork bit.
 pub fn policy_number(tid: i32) -> io::Result<i32> {
     // SAFETY: sched_getscheduler takes no memory.

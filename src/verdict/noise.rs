@@ -8,6 +8,7 @@ use crate::klog::sched_ext::{ExitReason, SchedExit};
 use crate::klog::{Class, Finding, KernelLog};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
+use crate::proto::report::WorkerReport;
 use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
 
 /// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
@@ -60,6 +61,14 @@ pub fn explains_finding(record: &Record, log: &KernelLog, finding: &Finding) -> 
 pub fn explains_exit(record: &Record, exit: &SchedExit) -> Option<String> {
     let stalled_ns = exit.victim.as_ref().map_or(STALL_NS, |victim| victim.waited_ms.saturating_mul(NS_PER_MS));
     explains_stall(record, stalled_ns).filter(|_| exit.reason == ExitReason::Stall)
+}
+
+/// Why workers that did no work may only have been kept from it: vCPUs waited for half of the scenario.
+pub fn explains_no_work(record: &Record) -> Option<String> {
+    let idle = |report: &WorkerReport| report.completed && report.work_units == 0;
+    let lost = record.reports.iter().any(|(_, report)| !report.completed);
+    let any = record.reports.iter().any(|(_, report)| idle(report));
+    explains_stall(record, record.scenario_end.as_ref()?.elapsed_ns).filter(|_| any && !lost)
 }
 
 fn explains_stall(record: &Record, about_ns: u64) -> Option<String> {

@@ -95,6 +95,18 @@ fn watchdog_stall_is_void_where_the_host_took_half_of_it() {
 }
 
 #[test]
+fn worker_without_work_is_excused_only_by_half_of_the_scenario() {
+    let mut record = long_run();
+    record.reports[0].1.work_units = 0;
+    starve(&mut record, 2 * NS_PER_SEC, 9 * NS_PER_SEC);
+    assert_eq!(status(&judged(&record), "not_starved"), Status::Fail);
+    starve(&mut record, 2 * NS_PER_SEC, 10 * NS_PER_SEC);
+    assert_excused(&judged(&record), "not_starved: void, as the host kept a vCPU waiting for 10.0 s of 20.0 s");
+    record.reports[1].1.completed = false;
+    assert_eq!(status(&judged(&record), "not_starved"), Status::Fail, "a report that is missing is not excused");
+}
+
+#[test]
 fn crash_is_no_stall_and_is_never_excused() {
     let mut record = long_run();
     add_log(&mut record, &["BUG: kernel NULL pointer dereference, address: 0000000000000008"]);

@@ -70,6 +70,12 @@ fn excuse(scene: &Scene<'_>, checks: &mut [Check]) {
             check.reason = format!("void, as {why}; {}", check.reason);
         }
     }
+    // A crash or a missing report is no question of time.
+    let starved = checks.iter_mut().find(|check| check.name == "not_starved" && check.status == Status::Fail);
+    if let (Some(check), Some(why)) = (starved, noise::explains_no_work(record)) {
+        check.status = Status::Inconclusive;
+        check.reason = format!("void, as {why}; {}", check.reason);
+    }
 }
 
 /// `worker 3 of g0, tid 124`.

@@ -5,6 +5,7 @@
 
 use crate::proto::message::VmEnd;
 use crate::proto::numa::Numa;
+use crate::proto::perf::PerfItem;
 use crate::proto::registers::CpuDump;
 use crate::proto::topology::Topology;
 use crate::{wire_enum, wire_struct};
@@ -24,6 +25,25 @@ wire_struct! {
         pub read_only: bool,
         pub bytes_per_s: u64,
         pub requests_per_s: u64,
+    }
+}
+
+wire_struct! {
+    /// Performance mode, as far as it was planned.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct PerfConfig {
+        /// The host CPU of each vCPU; empty: none is pinned.
+        pub pins: Vec<u32>,
+        /// LLCs of the guest have to share LLCs of the host.
+        pub shared_llcs: bool,
+        /// vCPU threads go to SCHED_FIFO.
+        pub realtime: bool,
+        /// Host nodes that guest memory is bound to.
+        pub nodes: Vec<u32>,
+        /// Host CPUs for the VM's other threads; empty: any.
+        pub others: Vec<u32>,
+        /// The memory file is of 2 MiB pages.
+        pub huge_pages: bool,
     }
 }
 
@@ -53,6 +73,8 @@ wire_struct! {
         /// Gets each byte the guest writes to `doorbell_port`.
         pub doorbell_fd: i32,
         pub doorbell_port: u16,
+        /// None: not in performance mode.
+        pub perf: Option<PerfConfig>,
         /// /dev/vda of the guest.
         pub disk: Option<DiskConfig>,
         /// A stream socket: gets frames of `VmEvent`, gives commands.
@@ -72,6 +94,8 @@ wire_enum! {
         Failed = 2 { text: String, hint: Option<String>, errno: Option<i32> },
         /// Where the vCPUs stand, as `COMMAND_DUMP` asked.
         Registers = 3 { cpus: Vec<CpuDump> },
+        /// What came of performance mode.
+        Perf = 4 { items: Vec<PerfItem> },
     }
 }
 
@@ -97,6 +121,7 @@ pub mod tests {
             com2_fd: 6,
             doorbell_fd: 7,
             doorbell_port: DOORBELL_PORT,
+            perf: None,
             disk: Some(DiskConfig { fd: 9, bytes: 1 << 20, read_only: true, bytes_per_s: 0, requests_per_s: 7 }),
             events_fd: 8,
         }

@@ -7,10 +7,11 @@ use super::bus::lock;
 use super::exit::CpuState;
 use super::kvm::Machine;
 use super::vcpu;
-use super::x86::layout::PAGE_BYTES;
+use super::x86::paging;
+use super::x86::regs::{CR0_PG, EFER_LMA};
 use crate::proto::registers::CpuDump;
 use kvm_bindings::{
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 use std::sync::Mutex;
@@ -18,8 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Words of the stack that are kept: some calls deep, and little to read.
-const STACK_WORDS: usize = 64;
+const STACK_WORDS: u64 = 64;
 const WORD_BYTES: u64 = 8;
+/// Longest x86 instruction (Intel SDM vol. 2A, 2.3.11).
+const INSTRUCTION_MAX_BYTES: u64 = 15;
 
 /// Asked for and given so far.
 #[derive(Default)]
@@ -80,8 +83,8 @@ fn read(cpu: u32, machine: &Machine, vcpu: &VcpuFd) -> CpuDump {
         ],
         mode: state.mode().into(),
         activity: vcpu.get_mp_state().map(|mp| activity(mp.mp_state).to_owned()).unwrap_or_default(),
-        stack: stack(machine, vcpu, special.ss.base.wrapping_mul(u64::from(!state.is_64_bit())).wrapping_add(r.rsp)),
-        code: state.code,
+        stack: stack(machine, &special, if state.is_64_bit() { r.rsp } else { special.ss.base.wrapping_add(r.rsp) }),
+        code: code(machine, &special, if state.is_64_bit() { r.rip } else { special.cs.base.wrapping_add(r.rip) }),
         ..CpuDump::default()
     }
 }
@@ -98,26 +101,27 @@ fn activity(mp_state: u32) -> &'static str {
 }
 
 /// Words from this linear address up, as far as they are mapped.
-fn stack(machine: &Machine, vcpu: &VcpuFd, from: u64) -> Vec<u64> {
-    let mut words = Vec::new();
-    let mut at = from & !(WORD_BYTES - 1);
-    while words.len() < STACK_WORDS {
-        let Ok(found) = vcpu.translate_gva(at) else { break };
-        if found.valid != 1 {
-            break;
-        }
-        let left_in_page = ((PAGE_BYTES - at % PAGE_BYTES) / WORD_BYTES) as usize;
-        let count = left_in_page.min(STACK_WORDS - words.len());
-        for index in 0..count as u64 {
-            let Ok(word) = machine.memory.read_obj::<u64>(GuestAddress(found.physical_address + index * WORD_BYTES))
-            else {
-                return words;
-            };
-            words.push(word);
-        }
-        at = at.wrapping_add(count as u64 * WORD_BYTES);
+fn stack(machine: &Machine, special: &kvm_sregs, from: u64) -> Vec<u64> {
+    let at = |index: u64| (from & !(WORD_BYTES - 1)).wrapping_add(index * WORD_BYTES);
+    let word = |index| machine.memory.read_obj::<u64>(GuestAddress(physical(machine, special, at(index))?)).ok();
+    (0..STACK_WORDS).map_while(word).collect()
+}
+
+/// The bytes of the instruction at this linear address, as far as they are mapped.
+fn code(machine: &Machine, special: &kvm_sregs, from: u64) -> Vec<u8> {
+    let at = |index| physical(machine, special, from.wrapping_add(index));
+    (0..INSTRUCTION_MAX_BYTES).map_while(|index| machine.memory.read_obj(GuestAddress(at(index)?)).ok()).collect()
+}
+
+/// A linear address of a vCPU in long mode, or of one without paging, as a guest-physical one.
+fn physical(machine: &Machine, special: &kvm_sregs, linear: u64) -> Option<u64> {
+    let read = |gpa: u64| machine.memory.read_obj::<u64>(GuestAddress(gpa)).ok();
+    match (special.cr0 & CR0_PG != 0, special.efer & EFER_LMA != 0) {
+        (false, _) => Some(linear),
+        (true, true) => paging::translate(read, special.cr3, special.cr4, linear),
+        // The tables of 32-bit guests are no kernel's that is booted here.
+        (true, false) => None,
     }
-    words
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! Owns the names and the decoding; leaves getting the numbers out of KVM to kvm and vcpu.
 //! Invariant: pure: numbers in, text out.
 
+use super::bus::lock;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kinds of exit that are counted.
@@ -35,21 +38,34 @@ const KINDS: [(ExitKind, &str); 11] = [
     (ExitKind::Other, "other"),
 ];
 
+/// Begins the names of counts that are KVM's own: of exits that it handled itself, too.
+pub const KVM_COUNT: &str = "kvm:";
+
 /// Exits of all vCPUs by kind.
 #[derive(Debug, Default)]
-pub struct ExitCounts([AtomicU64; KINDS.len()]);
+pub struct ExitCounts {
+    kinds: [AtomicU64; KINDS.len()],
+    kvm: Mutex<BTreeMap<String, u64>>,
+}
 
 impl ExitCounts {
     pub fn add(&self, kind: ExitKind) {
-        self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// Adds KVM's own counts of one vCPU.
+    pub fn add_kvm(&self, counts: Vec<(String, u64)>) {
+        let mut sums = lock(&self.kvm);
+        for (name, count) in counts {
+            *sums.entry(name).or_default() += count;
+        }
     }
     /// The kinds that occurred.
     pub fn list(&self) -> Vec<(String, u64)> {
-        KINDS
-            .iter()
-            .map(|(kind, name)| (String::from(*name), self.0[*kind as usize].load(Ordering::Relaxed)))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+        let own =
+            |(kind, name): &(ExitKind, &str)| (String::from(*name), self.kinds[*kind as usize].load(Ordering::Relaxed));
+        let kvm = lock(&self.kvm);
+        let kvm = kvm.iter().map(|(name, count)| (format!("{KVM_COUNT}{name}"), *count));
+        KINDS.iter().map(own).chain(kvm).filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -317,6 +333,8 @@ mod tests {
         counts.add(ExitKind::IoOut);
         counts.add(ExitKind::IoOut);
         counts.add(ExitKind::Other);
-        assert_eq!(counts.list(), [("io-out".to_owned(), 2), ("other".to_owned(), 1)]);
+        counts.add_kvm(vec![("exits".into(), 5)]);
+        counts.add_kvm(vec![("exits".into(), 2)]);
+        assert_eq!(counts.list(), [("io-out".to_owned(), 2), ("other".to_owned(), 1), ("kvm:exits".to_owned(), 7)]);
     }
 }

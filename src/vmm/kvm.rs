@@ -9,12 +9,17 @@ use super::exit::InternalError;
 use super::x86::layout::{IDENTITY_MAP_GPA, TSS_GPA};
 use crate::error::{Error, Result};
 use kvm_bindings::{
-    KVM_CAP_HALT_POLL, KVM_CAP_X2APIC_API, KVM_INTERNAL_ERROR_EMULATION, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_CAP_HALT_POLL, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO, kvm_enable_cap,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use std::fs::File;
+use std::os::fd::FromRawFd;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl_io_nr;
 
 pub use super::self_check::self_check;
 
@@ -152,10 +157,30 @@ impl Machine {
         self.enable(KVM_CAP_X2APIC_API, u64::from(flags), "allow APIC ids above 254")
     }
 
+    /// The exits that KVM lets a VM do without, as bits of KVM_X86_DISABLE_EXITS_*.
+    pub fn exits_that_can_be_off(&self) -> u32 {
+        self.vm.check_extension_raw(u64::from(KVM_CAP_X86_DISABLE_EXITS)).max(0) as u32
+    }
+
+    /// Turns these exits off; before any vCPU.
+    pub fn turn_exits_off(&self, exits: u32) -> Result<()> {
+        self.enable(KVM_CAP_X86_DISABLE_EXITS, u64::from(exits), "turn exits off")
+    }
+
     fn enable(&self, cap: u32, argument: u64, attempt: &str) -> Result<()> {
         let enable = kvm_enable_cap { cap, args: [argument, 0, 0, 0], ..Default::default() };
         self.vm.enable_cap(&enable).map_err(|cause| failed(attempt, cause))
     }
+}
+
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
+
+/// The file of KVM's own counts of a vCPU; none where this KVM has none (before Linux 5.14).
+pub fn statistics(vcpu: &VcpuFd) -> Option<File> {
+    // SAFETY: the call takes no argument and gives a new descriptor.
+    let number = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
+    // SAFETY: the descriptor was just made and is owned by nobody else.
+    (number >= 0).then(|| unsafe { File::from_raw_fd(number) })
 }
 
 /// What KVM says after KVM_EXIT_INTERNAL_ERROR.

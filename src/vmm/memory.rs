@@ -8,10 +8,11 @@
 
 use super::x86::layout::{PAGE_BYTES, ram_ranges};
 use crate::error::{Context, Error, Result};
+use crate::proto::cpuset::CpuSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Maps the memory file as RAM; no page exists until it is touched.
 pub fn map_ram(file: File, memory_bytes: u64) -> Result<GuestMemoryMmap> {
@@ -47,13 +48,60 @@ pub fn overlay(memory: &GuestMemoryMmap, gpa: u64, file: &File, bytes: u64) -> R
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()).context(what) } else { Ok(()) }
 }
 
+/// Copies a file into RAM, where pages cannot be laid over it: RAM of huge pages cannot be split.
+pub fn copy_in(memory: &GuestMemoryMmap, gpa: u64, file: &mut File, bytes: u64) -> Result<()> {
+    let failed =
+        |cause| Error::host(format!("cannot copy {bytes} bytes of initramfs to guest address {gpa:#x}: {cause}"));
+    memory.read_exact_volatile_from(GuestAddress(gpa), file, bytes as usize).map_err(failed)
+}
+
+/// MPOL_BIND, and MPOL_F_ADDR of get_mempolicy(2) (include/uapi/linux/mempolicy.h).
+const POLICY_BIND: libc::c_int = 2;
+const POLICY_OF_ADDRESS: libc::c_ulong = 2;
+/// Words of a node mask: as many nodes as MAX_NUMNODES of any kernel.
+const NODE_WORDS: usize = 1024 / 64;
+
+/// Binds RAM that nobody has touched yet to these nodes of the host, and reads the policy back.
+pub fn bind(memory: &GuestMemoryMmap, nodes: &CpuSet) -> io::Result<()> {
+    let mut mask = [0u64; NODE_WORDS];
+    for node in nodes.iter().filter(|node| (*node as usize) < NODE_WORDS * 64) {
+        mask[node as usize / 64] |= 1 << (node % 64);
+    }
+    for region in memory.iter() {
+        let (start, bits) = (region.as_ptr(), NODE_WORDS * 64);
+        // SAFETY: the range is one mapping of `memory`; the policy of its pages changes nothing that references rely on.
+        let bound = unsafe { libc::syscall(libc::SYS_mbind, start, region.len(), POLICY_BIND, mask.as_ptr(), bits, 0) };
+        check(bound)?;
+        let mut mode: libc::c_int = -1;
+        let no_mask = std::ptr::null_mut::<u64>();
+        // SAFETY: `mode` is valid for the call, no mask is asked for, and the address is only looked up.
+        let read = unsafe { libc::syscall(libc::SYS_get_mempolicy, &mut mode, no_mask, 0, start, POLICY_OF_ADDRESS) };
+        check(read)?;
+        if mode != POLICY_BIND {
+            return Err(io::Error::other(format!("the policy read back is {mode}")));
+        }
+    }
+    Ok(())
+}
+
+/// Asks for transparent huge pages in RAM.
+pub fn ask_huge_pages(memory: &GuestMemoryMmap) -> io::Result<()> {
+    memory.iter().try_for_each(|region| {
+        // SAFETY: the range is one mapping of `memory`, and the advice does not change what is in it.
+        check(unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_HUGEPAGE) }.into())
+    })
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::fd;
     use crate::vmm::x86::layout::{HIGH_RAM_START, MMIO_HOLE_START};
     use std::os::unix::fs::FileExt;
-    use vm_memory::Bytes;
 
     #[test]
     fn ram_is_the_file_on_both_sides_of_the_hole() {
@@ -84,6 +132,24 @@ mod tests {
         let mut byte = [0];
         file.read_exact_at(&mut byte, 0).unwrap();
         assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn copy_shows_the_file_too() {
+        let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();
+        let mut file = fd::memfd("initramfs", 0).unwrap();
+        file.write_all_at(&[7; 5000], 0).unwrap();
+        copy_in(&memory, 0x8000, &mut file, 5000).unwrap();
+        let mut got = [0; 5001];
+        memory.read_slice(&mut got, GuestAddress(0x8000)).unwrap();
+        assert_eq!((&got[..5000], got[5000]), (&[7; 5000][..], 0));
+        assert!(copy_in(&memory, 0x8000, &mut file, 5000).is_err(), "the file has no more");
+    }
+
+    #[test]
+    fn binding_to_a_node_that_is_not_there_is_refused() {
+        let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();
+        assert!(bind(&memory, &[1000].into_iter().collect()).is_err());
     }
 
     #[test]

@@ -12,16 +12,18 @@ pub mod kernel;
 pub mod kvm;
 mod life;
 mod memory;
+mod perf;
 mod self_check;
+mod stats;
+mod threads;
 mod vcpu;
 pub mod x86;
 
 pub use life::process_main;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::proto::message::VmEnd;
-use crate::proto::registers::CpuDump;
-use crate::sys::{self, fd, poll, process, signal, time};
+use crate::sys::{self, fd, poll, time};
 use bus::{Bus, lock};
 use config::{COMMAND_DUMP, DiskConfig, VmConfig, VmEvent};
 use dev::doorbell::Doorbell;
@@ -32,27 +34,21 @@ use dev::virtio::disk::Disk;
 use dev::virtio::mmio::QUEUE_NOTIFY;
 use kernel::KernelImage;
 use kvm::{CPUID_ENTRIES_MAX, Machine, failed};
-use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VcpuFd};
+use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch};
 use life::Events;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use threads::Threads;
 use vcpu::{Recipe, Shared};
+use vm_memory::GuestMemoryMmap;
 use x86::layout::{DISK_GPA, DISK_IRQ};
 
 /// An unfinished console line is sent after this time at the latest.
 const CONSOLE_FLUSH_MS: u64 = 100;
-/// The vCPUs are given this long to leave KVM; the process ends anyway.
-const STOP_DEADLINE: Duration = Duration::from_millis(200);
-/// The vCPUs are given this long to tell their registers; the parent waits for longer than that.
-const DUMP_DEADLINE: Duration = Duration::from_millis(500);
-const WAKE_INTERVAL: Duration = Duration::from_millis(1);
-/// A vCPU thread calls little, and there may be thousands.
-const VCPU_STACK_BYTES: usize = 128 * 1024;
 /// The longest sleep of a throttled disk, so that it sees the end of the VM and a reset of the device soon.
 const DISK_NAP_NS: u64 = 20_000_000;
 /// More than the input buffer of a serial port holds.
@@ -64,13 +60,12 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     image.check_cmdline(&config.cmdline)?;
     let kvm = kvm::open()?;
     let memory = memory::map_ram(adopt(config.ram_fd, "the memory file")?.into(), config.memory_bytes)?;
+    let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
     x86::boot::load(&memory, config, &image, &mut kernel)?;
-    if config.initramfs_bytes > 0 {
-        let initramfs = File::from(adopt(config.initramfs_fd, "the initramfs")?);
-        memory::overlay(&memory, config.initramfs_gpa, &initramfs, config.initramfs_bytes)?;
-    }
+    load_initramfs(&memory, config)?;
     let vcpus = config.topology.total_cpus();
     let machine = Machine::new(&kvm, memory)?;
+    perf_items.extend(config.perf.iter().flat_map(|perf| perf::disable_exits(&machine, perf)));
     machine.add_chips()?;
     machine.set_halt_poll(vcpus, sys::sched::online_cpus())?;
     machine.allow_wide_apic_ids(x86::cpuid::apic_id(&config.topology, vcpus.saturating_sub(1)))?;
@@ -83,14 +78,36 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
         supported: supported.as_slice(),
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         entry_gpa: image.entry_gpa,
+        realtime_hint: config.perf.as_ref().is_some_and(|perf| !perf.pins.is_empty()),
     };
     let made = (0..vcpus).map(|cpu| recipe.create(&machine, cpu)).collect::<Result<Vec<_>>>()?;
     let shared = Arc::new(Shared::new(machine, bus, wake, vcpus));
     start_disk(&shared)?;
-    let mut threads = start_vcpus(&shared, made, events)?;
+    let mut threads = Threads::start(&shared, made, events, config.perf.as_ref())?;
+    if let Some(perf) = &config.perf {
+        perf_items.extend(recipe.realtime_hint.then(|| perf::hint_item(perf::has_leaf(recipe.supported))));
+        perf_items.extend(perf::thread_items(perf, &threads.setups(vcpus)));
+        perf_items.extend(perf::keep_off(perf));
+        events.send(&VmEvent::Perf { items: perf_items })?;
+    }
     supervise(&shared, com2_input, &mut threads, events)?;
-    stop_vcpus(&shared, &mut threads);
+    threads.stop(&shared);
+    if config.perf.is_some() {
+        events.send(&VmEvent::Perf { items: vec![perf::huge_pages()] })?;
+    }
     Ok(ended(&shared))
+}
+
+/// Lays the initramfs over guest memory, or copies it where that is of huge pages.
+fn load_initramfs(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<()> {
+    if config.initramfs_bytes == 0 {
+        return Ok(());
+    }
+    let mut initramfs = File::from(adopt(config.initramfs_fd, "the initramfs")?);
+    match config.perf.as_ref().is_some_and(|perf| perf.huge_pages) {
+        true => memory::copy_in(memory, config.initramfs_gpa, &mut initramfs, config.initramfs_bytes),
+        false => memory::overlay(memory, config.initramfs_gpa, &initramfs, config.initramfs_bytes),
+    }
 }
 
 fn adopt(number: i32, what: &str) -> Result<OwnedFd> {
@@ -157,56 +174,10 @@ fn start_disk(shared: &Arc<Shared>) -> Result<()> {
     };
     std::thread::Builder::new()
         .name("disk".into())
-        .stack_size(VCPU_STACK_BYTES)
+        .stack_size(threads::STACK_BYTES)
         .spawn(body)
         .context(|| "start the disk's thread")?;
     Ok(())
-}
-
-/// Starts a thread for each vCPU, vCPU 0 last: the others wait within KVM until the kernel on it starts them.
-/// The threads are not joined: one that hangs in the host's kernel ends with the process.
-fn start_vcpus(shared: &Arc<Shared>, made: Vec<VcpuFd>, events: &Arc<Events>) -> Result<Threads> {
-    let (started, names) = mpsc::channel();
-    for (cpu, vcpu) in made.into_iter().enumerate().rev() {
-        shared.running.fetch_add(1, Ordering::SeqCst);
-        let (shared, started, events) = (shared.clone(), started.clone(), events.clone());
-        let body = move || {
-            let prepared = signal::allow_wakeups()
-                .context(|| format!("prepare the thread of vCPU {cpu}"))
-                .and_then(|()| started.send(process::thread_id()).map_err(|_| Error::internal("the VM has ended")))
-                .and_then(|()| match cpu {
-                    0 => events.send(&VmEvent::FirstInstruction { monotonic_ns: time::monotonic_ns() }),
-                    _ => Ok(()),
-                });
-            match prepared {
-                Ok(()) => vcpu::run(&shared, cpu as u32, vcpu),
-                Err(error) => shared.finish(VmEnd::MachineError { text: error.to_string() }),
-            }
-            shared.running.fetch_sub(1, Ordering::SeqCst);
-        };
-        std::thread::Builder::new()
-            .name(format!("vcpu{cpu}"))
-            .stack_size(VCPU_STACK_BYTES)
-            .spawn(body)
-            .context(|| format!("start the thread of vCPU {cpu}"))?;
-    }
-    Ok(Threads { names, known: Vec::new() })
-}
-
-/// The vCPU threads, by their ids.
-struct Threads {
-    /// Those that have started since.
-    names: Receiver<i32>,
-    known: Vec<i32>,
-}
-
-impl Threads {
-    /// Gets every vCPU out of KVM_RUN. A signal that comes just before KVM_RUN is lost: repeat it until it had its effect.
-    fn wake(&mut self) {
-        self.known.extend(self.names.try_iter());
-        // A thread that is gone already is what is wanted.
-        self.known.retain(|tid| signal::wake_thread(*tid).is_ok());
-    }
 }
 
 /// Feeds COM2, flushes unfinished lines and obeys the parent until the VM has ended.
@@ -230,7 +201,7 @@ fn supervise(shared: &Shared, com2_input: OwnedFd, threads: &mut Threads, events
                 Ok(None) => {}
                 Ok(Some(0)) | Err(_) => obey = false,
                 Ok(Some(got)) if buffer[..got].contains(&COMMAND_DUMP) => {
-                    events.send(&VmEvent::Registers { cpus: dump_registers(shared, threads) })?;
+                    events.send(&VmEvent::Registers { cpus: threads.dump_registers(shared) })?;
                 }
                 Ok(Some(_)) => {}
             }
@@ -256,26 +227,6 @@ fn flush(shared: &Shared) {
     for port in [&shared.bus.com1, &shared.bus.com2] {
         let sent = lock(port).flush();
         shared.bus.lost_bytes.fetch_add(u64::from(!sent), Ordering::Relaxed);
-    }
-}
-
-/// Has every vCPU tell where it stands, within a limit; the guest goes on afterwards.
-fn dump_registers(shared: &Shared, threads: &mut Threads) -> Vec<CpuDump> {
-    let end = Instant::now() + DUMP_DEADLINE;
-    shared.dumps.ask();
-    while shared.dumps.count() < shared.vcpus as usize && Instant::now() < end {
-        threads.wake();
-        std::thread::sleep(WAKE_INTERVAL);
-    }
-    shared.dumps.take(shared.vcpus)
-}
-
-/// Gets every vCPU out of the guest, within a limit.
-fn stop_vcpus(shared: &Shared, threads: &mut Threads) {
-    let end = Instant::now() + STOP_DEADLINE;
-    while shared.running.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-        threads.wake();
-        std::thread::sleep(WAKE_INTERVAL);
     }
 }
 

@@ -7,7 +7,9 @@ use super::bus::{Bus, lock};
 use super::dump::Dumps;
 use super::exit::{CpuState, ExitCounts, ExitKind, fail_entry_text, internal_error_text};
 use super::kvm::{self, Machine, failed};
+use super::perf;
 use super::self_check::host_virtualizes;
+use super::stats;
 use super::x86::cpuid::{self, CpuShape, apic_id};
 use super::x86::{layout, regs};
 use crate::error::{Error, Result};
@@ -59,6 +61,8 @@ pub struct Recipe<'a> {
     pub supported: &'a [kvm_cpuid_entry2],
     pub tsc_deadline: bool,
     pub entry_gpa: u64,
+    /// Tell the guest that its vCPUs have CPUs of their own.
+    pub realtime_hint: bool,
 }
 
 impl Recipe<'_> {
@@ -73,7 +77,11 @@ impl Recipe<'_> {
         // KVM says 0 or fails where it does not know the frequency; then the guest measures it.
         let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz > 0);
         let shape = CpuShape { topology: self.topology, cpu, tsc_khz, tsc_deadline: self.tsc_deadline };
-        let table = CpuId::from_entries(&cpuid::for_vcpu(self.supported, &shape))
+        let mut entries = cpuid::for_vcpu(self.supported, &shape);
+        if self.realtime_hint {
+            perf::hint_realtime(&mut entries);
+        }
+        let table = CpuId::from_entries(&entries)
             .map_err(|cause| Error::internal(format!("cannot build the CPUID table of vCPU {cpu}: {cause:?}")))?;
         vcpu.set_cpuid2(&table).map_err(call("set the CPUID table"))?;
         let msrs = regs::msrs();
@@ -102,6 +110,7 @@ enum Step {
 
 /// Runs the vCPU of one CPU until the VM ends.
 pub fn run(shared: &Shared, cpu: u32, mut vcpu: VcpuFd) {
+    let statistics = kvm::statistics(&vcpu);
     while !shared.stop.load(Ordering::SeqCst) {
         shared.dumps.offer(cpu, &shared.machine, &vcpu);
         match step(shared, &mut vcpu) {
@@ -118,6 +127,7 @@ pub fn run(shared: &Shared, cpu: u32, mut vcpu: VcpuFd) {
             }
         }
     }
+    shared.counts.add_kvm(statistics.as_ref().map(stats::read).unwrap_or_default());
 }
 
 fn step(shared: &Shared, vcpu: &mut VcpuFd) -> Step {

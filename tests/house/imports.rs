@@ -28,6 +28,7 @@ const MATRIX: &[(&str, &[&str])] = &[
             "proto::frame",
             "proto::message",
             "proto::numa",
+            "proto::perf",
             "proto::registers",
             "proto::topology",
             "sys",

@@ -46,6 +46,10 @@ fn shape(kernel: &str, format: &str, cpus: u32, memory: &str) -> String {
 
 /// The result of a cell, or none where the laboratory cannot run here.
 pub fn cell(name: &str) -> Option<&'static Result> {
+    if !lab::is_chosen(name) {
+        not_run(&format!("boot: '{name}'"), "KTSTR_CELLS names others only");
+        return None;
+    }
     let results = lab::results(cells)?;
     Some(results.get(name).unwrap_or_else(|| panic!("no result of '{name}'; there are {:?}", results.keys())))
 }

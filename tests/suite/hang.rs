@@ -1,8 +1,9 @@
-//! A guest that hangs, and a host that starves it: what is told of the vCPUs, and whom it is held against.
+//! A guest that hangs, a host that starves it, and one that is asked for performance: what is told of the vCPUs.
 
 use crate::lab::Cell;
 use crate::util::{Scratch, emulation, run_in};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 /// Where the program lies that never ends, and where it stands all the time.
@@ -37,12 +38,16 @@ fn program() -> Vec<u8> {
     file
 }
 
-fn assert_loop(result: &Value, text: &str) {
-    let dump = &result["registers"][0];
-    assert_eq!(dump["rip"], format!("{LOOP:#x}"), "{text}");
+/// The vCPU that runs the program is found in its loop.
+fn assert_loop<'a>(result: &'a Value, text: &str) -> &'a Value {
+    let dumps = result["registers"].as_array().expect("registers are a list");
+    // PID 1 may be on any CPU.
+    let at_loop = dumps.iter().find(|dump| dump["rip"] == format!("{LOOP:#x}"));
+    let dump = at_loop.unwrap_or_else(|| panic!("no CPU is at {LOOP:#x}: {text}"));
     assert_eq!(dump["mode"], "64-bit mode with paging", "{text}");
     assert_eq!(dump["missing"], Value::Null, "{text}");
     assert!(text.contains("the vCPUs when it was killed"), "{text}");
+    dump
 }
 
 #[test]
@@ -72,14 +77,32 @@ pub fn cells() -> Vec<Cell> {
     );
     // Once the scheduler is enabled, the whole VM gets one CPU, and that is for others.
     let starve = "until grep -qs ktstr_drop /tmp/starved/record; do sleep 0.1; done; \
-                  for task in /proc/$(pgrep -f '[_]_vm' | head -n 1)/task/*; do taskset -p 1 ${task##*/}; done; \
-                  for i in 1 2 3 4 5 6 7 8; do nice -n -10 timeout 6 taskset 1 sh -c 'while :; do :; done' & done";
+                  for process in /proc/[0-9]*; do grep -qs _vm $process/cmdline && \
+                  for task in $process/task/*; do taskset -p 1 ${task##*/}; done; done; \
+                  for i in 1 2 3 4 5 6 7 8; do timeout 6 taskset 1 sh -c 'while :; do :; done' & renice -n -10 $!; done";
     let starved = format!(
         "--version >/dev/null; ({starve}) >/dev/null 2>&1 & \
          ktstr --kernel /k/7/vmlinuz --accel kvm --json - --topo 2 --sched builtin:drop --duration 10s \
          --run-dir /tmp/starved"
     );
-    vec![Cell { name: "hang".into(), args: hang }, Cell { name: "starved".into(), args: starved }]
+    // While the guest boots, the VM's process is looked at from outside.
+    let look = "until grep -qs 'Run /init' /tmp/perf/record; do sleep 0.1; done; \
+                for process in /proc/[0-9]*; do if grep -qs _vm $process/cmdline; then \
+                for task in $process/task/*; do \
+                echo \"@look $(cat $task/comm) $(grep Cpus_allowed_list $task/status) $(grep policy $task/sched)\"; done; \
+                echo \"@look $(grep -h ktstr-guest $process/numa_maps)\"; \
+                echo \"@look $(grep Hugetlb $process/smaps | sort | uniq)\"; fi; done";
+    let perf = format!(
+        "--version >/dev/null; echo 140 >/proc/sys/vm/nr_hugepages; ({look}) >/tmp/look 2>&1 & \
+         ktstr --kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --perf --duration 2s --run-dir /tmp/perf; \
+         cat /tmp/look; grep -o 'PV spinlocks disabled with KVM_HINTS_REALTIME' /tmp/perf/record; \
+         echo 0 >/proc/sys/vm/nr_hugepages"
+    );
+    let plain = "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --duration 2s --work bursty".to_owned();
+    let busy = plain.replace("--topo 1", "--topo 1 --perf");
+    [("hang", hang), ("starved", starved), ("perf", perf), ("halts", plain), ("no halts", busy)]
+        .map(|(name, args)| Cell { name: name.into(), args })
+        .into()
 }
 
 #[test]
@@ -87,8 +110,8 @@ fn registers_of_a_hung_guest_are_told_on_kvm() {
     let Some(result) = crate::boot::cell("hang") else { return };
     assert_eq!(result.code, 125, "{}", result.text);
     let json = result.json();
-    assert_loop(&json, &result.text);
-    assert_eq!(json["registers"][0]["code"].as_str().map(|code| code.starts_with("eb fe")), Some(true));
+    let dump = assert_loop(&json, &result.text);
+    assert_eq!(dump["code"].as_str().map(|code| code.starts_with("eb fe")), Some(true), "{}", result.text);
     assert_eq!(json["registers"].as_array().map(Vec::len), Some(2), "{}", result.text);
 }
 
@@ -101,4 +124,64 @@ fn stall_on_a_host_that_starved_the_vcpus_is_inconclusive() {
     assert!(headline.contains("void, as the"), "{headline}");
     let waited = json["host_noise"]["waited_percent"].as_f64().unwrap_or(0.0);
     assert!(waited > 10.0, "the witness saw {waited} %: {}", result.text);
+}
+
+/// The measures of performance mode by name: whether in effect, and the words.
+fn measures(result: &Value) -> BTreeMap<String, (bool, String)> {
+    let list = result["perf"].as_array().cloned().unwrap_or_default();
+    let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    list.iter().map(|item| (text(item, "name"), (item["in_effect"] == true, text(item, "detail")))).collect()
+}
+
+#[test]
+fn measures_of_performance_mode_are_seen_from_outside_or_refused_with_their_reason() {
+    let Some(result) = crate::boot::cell("perf") else { return };
+    let json = result.json();
+    let measures = measures(&json);
+    assert_eq!(measures.len(), 7, "{}", result.text);
+    assert!(measures.values().all(|(_, detail)| !detail.is_empty()), "{measures:?}");
+    let looked: Vec<&str> = result.text.lines().filter(|line| line.contains("@look")).collect();
+    let vcpu = looked.iter().find(|line| line.contains(" vcpu0 ")).unwrap_or_else(|| panic!("{}", result.text));
+    let pinned = measures["vcpu-pinning"].1.rsplit(' ').next().unwrap_or_default();
+    let seen = [
+        ("vcpu-pinning", vcpu.contains(&format!("Cpus_allowed_list:\t{pinned} "))),
+        // SCHED_FIFO is policy 1.
+        ("sched-fifo", vcpu.trim_end().ends_with(" 1")),
+        ("memory-binding", looked.iter().any(|line| line.contains("bind:"))),
+        ("huge-pages", looked.iter().any(|line| line.contains("kernelpagesize_kB=2048"))),
+        ("kvm-hints-realtime", result.text.contains("\nPV spinlocks disabled with KVM_HINTS_REALTIME")),
+    ];
+    for (name, seen) in seen {
+        assert_eq!(measures[name].0, seen, "{name}: {:?}\n{}", measures[name], result.text);
+    }
+    // In the emulated host nothing stands in the way of any.
+    if !crate::util::kvm_works() {
+        assert!(measures.values().all(|(in_effect, _)| *in_effect), "{measures:?}");
+    }
+}
+
+#[test]
+fn guest_that_halts_without_exits_makes_fewer() {
+    let (Some(with), Some(without)) = (crate::boot::cell("halts"), crate::boot::cell("no halts")) else { return };
+    let halts = |result: &crate::lab::Result| {
+        let exits = result.json()["memory"]["exits"].clone();
+        assert!(exits["kvm:exits"].as_u64().unwrap_or(0) > 0, "KVM's own counts are missing:\n{}", result.text);
+        exits["kvm:halt_exits"].as_u64().unwrap_or(0)
+    };
+    if !measures(&without.json()).get("hlt-exits-off").is_some_and(|(in_effect, _)| *in_effect) {
+        return crate::util::not_run("hang: exits of a halted guest", "this KVM does not turn them off");
+    }
+    assert!(halts(with) > 100, "{}", with.text);
+    assert_eq!(halts(without), 0, "{}", without.text);
+}
+
+#[test]
+fn emulation_refuses_every_measure_with_its_reason() {
+    let Some(kernel) = emulation("hang: performance mode", "7") else { return };
+    let kernel = kernel.display().to_string();
+    let args = ["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--duration", "1s", "--perf"];
+    let ran = run_in(&Scratch::new(), &args).exits(0);
+    let measures = measures(&ran.json());
+    assert_eq!(measures.len(), 7, "{ran}");
+    assert!(measures.values().all(|(in_effect, why)| !in_effect && why.contains("emulated")), "{ran}");
 }

@@ -7,4 +7,5 @@ pub mod acpi;
 pub mod boot;
 pub mod cpuid;
 pub mod layout;
+pub mod paging;
 pub mod regs;

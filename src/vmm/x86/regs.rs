@@ -8,7 +8,7 @@ use kvm_bindings::{kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 
 /// Control register bits (Intel SDM vol. 3, 2.5).
 const CR0_PE: u64 = 1;
-const CR0_PG: u64 = 1 << 31;
+pub const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 pub const CR4_OSFXSR: u64 = 1 << 9;
 pub const CR4_OSXSAVE: u64 = 1 << 18;
