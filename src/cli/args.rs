@@ -44,6 +44,8 @@ pub enum HelpOn {
     Command(Cmd),
     /// A name of `topics::TOPICS`.
     Topic(&'static str),
+    /// A work type, by its name in reports.
+    Work(&'static str),
     /// The man page.
     Man,
 }

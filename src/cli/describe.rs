@@ -12,6 +12,7 @@ use super::parse::Given;
 use super::{disk, limits, machine, matrix, split, topics};
 use crate::error::{Error, Result};
 use crate::units;
+use crate::workload;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -211,6 +212,17 @@ fn help(given: &Given) -> Result<HelpOn> {
     }
     if let Some(topic) = topics::TOPICS.iter().find(|topic| topic.name == word) {
         return Ok(HelpOn::Topic(topic.name));
+    }
+    let name = word.strip_prefix("work ");
+    if let Some(info) = workload::find(name.unwrap_or(&word)) {
+        return Ok(HelpOn::Work(info.name));
+    }
+    if let Some(name) = name {
+        let error = Error::usage(format!("there is no work type '{name}'"));
+        return Err(match workload::suggest(name) {
+            Some(near) => error.hint(format!("did you mean '{near}'?")),
+            None => error.hint("'ktstr list works' lists them"),
+        });
     }
     let known = || flags::shown_commands().map(|spec| spec.name).chain(topics::TOPICS.iter().map(|topic| topic.name));
     let error = Error::usage(format!("there is no help on '{word}'"));
@@ -523,6 +535,11 @@ mod tests {
         assert_eq!(parsed(&["help", "--man"]), Command::Help(HelpOn::Man));
         assert_eq!(parsed(&["help", "image"]), Command::Help(HelpOn::Command(Cmd::Image)));
         assert_eq!(parsed(&["help", "bisect"]), Command::Help(HelpOn::Topic("bisect")));
+        assert_eq!(parsed(&["help", "work"]), Command::Help(HelpOn::Topic("work")));
+        assert_eq!(parsed(&["help", "work", "ping-pong"]), Command::Help(HelpOn::Work("FutexPingPong")));
+        assert_eq!(parsed(&["help", "FutexPingPong"]), Command::Help(HelpOn::Work("FutexPingPong")));
+        assert!(refused(&["help", "work", "ping-png"]).contains("did you mean 'ping-pong'?"));
+        assert!(refused(&["help", "work", "spin", "more"]).contains("unexpected argument 'more'"));
         assert_eq!(parsed(&["__vm", "3"]), Command::Vm { fd: 3 });
         assert_eq!(parsed(&["__probe", "fifo"]), Command::Probe { name: "fifo".into() });
         assert!(refused(&["__vm", "x"]).contains("descriptor"));

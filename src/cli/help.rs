@@ -7,6 +7,7 @@ use super::args::HelpOn;
 use super::flags::{self, Cmd, CommandSpec, Flag, GROUPS, Operand};
 use super::man;
 use super::topics::{EXAMPLES, EXIT_CODES, FILES, TOPICS, WHAT};
+use crate::workload;
 
 /// Columns of a terminal that nobody made wider.
 pub const WIDTH: usize = 80;
@@ -21,6 +22,7 @@ pub fn render(on: &HelpOn) -> String {
         HelpOn::Top => top(),
         HelpOn::Command(cmd) => command(flags::spec(*cmd)),
         HelpOn::Topic(name) => topic(name),
+        HelpOn::Work(name) => workload::find(name).map_or_else(String::new, work),
         HelpOn::Man => man::page(),
     }
 }
@@ -75,6 +77,21 @@ fn command(spec: &CommandSpec) -> String {
 
 fn topic(name: &str) -> String {
     TOPICS.iter().filter(|topic| topic.name == name).map(|topic| topic.text).collect()
+}
+
+/// A work type as its text form, then its method.
+fn work(info: &workload::TypeInfo) -> String {
+    let kinds: Vec<&str> = info.sample_kinds.iter().map(|kind| kind.name()).collect();
+    let samples = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+    let parameters = info.default.parameters_text();
+    let parameters = if parameters.is_empty() { "none".to_owned() } else { parameters };
+    let mut text = format!("{} ({}): {}\n\n", info.cli_name, info.name, info.description);
+    text = wrap(text.trim_end(), 0, 0) + "\n\n";
+    for (what, value) in [("parameters", parameters.as_str()), ("group size", info.group), ("samples", &samples)] {
+        text.push_str(&row(what, WORD_COLUMN, value));
+    }
+    text.push_str(&format!("\n{}\n", wrap(info.method, 0, 0)));
+    text
 }
 
 /// `ktstr image [flags]`.

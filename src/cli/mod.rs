@@ -26,6 +26,7 @@ pub mod parse;
 mod plan;
 mod screen;
 pub mod split;
+mod topic_work;
 pub mod topics;
 
 use crate::error::Result;
@@ -64,10 +65,20 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
 }
 
 fn works() -> Vec<Listed> {
-    let listed = |info: &workload::TypeInfo| Listed {
-        name: info.cli_name.into(),
-        detail: info.name.into(),
-        text: info.description.into(),
+    let listed = |info: &workload::TypeInfo| {
+        let mut detail = info.name.to_owned();
+        match info.default.parameters_text() {
+            none if none.is_empty() => {}
+            parameters => detail.push_str(&format!("({parameters})")),
+        }
+        if info.group != "1" {
+            detail.push_str(&format!(", group of {}", info.group));
+        }
+        if !info.sample_kinds.is_empty() {
+            let kinds: Vec<&str> = info.sample_kinds.iter().map(|kind| kind.name()).collect();
+            detail.push_str(&format!(", samples {}", kinds.join(" and ")));
+        }
+        Listed { name: info.cli_name.into(), detail, text: info.description.into() }
     };
     workload::types().map(listed).collect()
 }

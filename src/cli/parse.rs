@@ -108,6 +108,11 @@ impl Given {
             self.operand = Some(word);
             return Ok(());
         }
+        // `help work NAME` is the one thing with a second word.
+        if self.cmd == Cmd::Help && self.operand.as_deref() == Some("work".as_ref()) {
+            self.operand = Some([OsStr::new("work "), &word].into_iter().collect());
+            return Ok(());
+        }
         let text = word.to_string_lossy();
         let error = Error::usage(format!("unexpected argument '{text}'"));
         let last = self.flags.last().map(|(flag, _)| flag.long);

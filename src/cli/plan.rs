@@ -12,6 +12,7 @@ use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
 use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::proto::work::WorkType;
+use crate::run::disk::DiskSource;
 use crate::scenario::{Resolver, TestTopology};
 use crate::scx::probe;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
@@ -70,6 +71,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         modules: Vec::new(),
         limits: Layers::default(),
         disk_bytes: None,
+        disk_is_scratch: false,
     };
     Ok((plan, program))
 }
@@ -79,6 +81,8 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
 pub fn add_disk(plan: &mut Plan, args: &GuestArgs, kernel: Option<&Path>) -> Result<Modules> {
     let Some(disk) = &args.disk else { return Ok(Modules::default()) };
     plan.disk_bytes = Some(disk.bytes()?);
+    // An image of the user's may hold something.
+    plan.disk_is_scratch = matches!(disk.source, DiskSource::Memory { .. }) && !disk.read_only;
     let Some(kernel) = kernel else {
         let note = "no kernel is named: no modules are packed, and the disk's drivers must be built in".into();
         return Ok(Modules { notes: vec![note], ..Modules::default() });

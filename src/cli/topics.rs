@@ -50,6 +50,7 @@ pub struct Topic {
 }
 
 pub const TOPICS: &[Topic] = &[
+    super::topic_work::WORK,
     Topic {
         name: "bisect",
         help: "how to find the commit that broke a scheduler",

@@ -59,6 +59,8 @@ wire_struct! {
         pub limits: Layers,
         /// Length of /dev/vda, where the guest has a disk.
         pub disk_bytes: Option<u64>,
+        /// Its contents are nobody's: work types may write it.
+        pub disk_is_scratch: bool,
     }
 }
 
@@ -100,6 +102,7 @@ mod tests {
             modules: vec![],
             limits: Layers::default(),
             disk_bytes: Some(1 << 20),
+            disk_is_scratch: true,
         };
         let bytes = plan.to_bytes();
         assert_eq!(Plan::from_bytes(&bytes).unwrap(), plan);

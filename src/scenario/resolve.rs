@@ -7,6 +7,7 @@ use super::topo::TestTopology;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::plan::{SchedPolicy, WorkSpec};
 use crate::proto::scenario::{AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Needs, ScenarioSpec, Unit};
+use crate::proto::work::WorkType;
 use crate::workload::validate_spec;
 
 /// Most cgroups of one definition: a bound on what a plan can make PID 1 create.
@@ -124,6 +125,14 @@ impl Resolver {
             let pool = cpuset.clone().unwrap_or_else(|| self.topo.all_cpuset());
             let workers = works.iter().map(|work| work.workers as usize).sum();
             self.affinities(&def.affinity, &pool, workers, &mut Random::new(0)).map_err(named)?;
+            for spec in &works {
+                // Pairs of one core are part of what that type is.
+                let intent = match spec.work {
+                    WorkType::SmtSiblingSpin => &AffinityIntent::SmtSiblingPair,
+                    _ => &spec.setup.affinity,
+                };
+                self.affinities(intent, &pool, 1, &mut Random::new(0)).map_err(named)?;
+            }
             Ok(GroupPlan { name, cpuset, works, def: def.clone() })
         };
         (0..copies).map(group).collect()
@@ -234,7 +243,6 @@ impl Random {
 mod tests {
     use super::*;
     use crate::proto::scenario::Fraction;
-    use crate::proto::work::WorkType;
 
     fn resolver(shape: &str) -> Resolver {
         Resolver { topo: TestTopology::from_spec(&shape.parse().unwrap()), workers_per_cgroup: None }
@@ -334,6 +342,14 @@ mod tests {
         assert!(sets.iter().any(|set| *set != sets[0]));
         let flat = Resolver { topo: TestTopology::synthetic(1, 1, 4, 1), workers_per_cgroup: None };
         assert!(flat.affinities(&AffinityIntent::SmtSiblingPair, &pool, 1, &mut Random::new(0)).is_err());
+    }
+
+    #[test]
+    fn pairs_of_one_core_are_refused_where_there_are_none() {
+        let def = CgroupDef::new("c", WorkType::SmtSiblingSpin, Count::fixed(2));
+        assert!(resolver("1n1l4c2t").groups(&def).is_ok());
+        let why = resolver("4").groups(&def).unwrap_err();
+        assert!(why.contains("cgroup c: no core has two threads"), "{why}");
     }
 
     #[test]

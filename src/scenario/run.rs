@@ -15,7 +15,7 @@ use crate::sys::time;
 use crate::units::NS_PER_MS;
 use crate::workload::{WorkloadConfig, WorkloadHandle};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The subtree that holds every cgroup of a scenario.
 pub const SUBTREE: &str = "ktstr";
@@ -49,6 +49,17 @@ pub struct Finished {
     pub notes: Vec<String>,
 }
 
+/// The guest's disk.
+const GUEST_DISK: &str = "/dev/vda";
+
+/// What all workers of a scenario have in common.
+#[derive(Clone, Debug, Default)]
+pub struct Common {
+    pub seed: u64,
+    /// A disk whose contents may be destroyed.
+    pub scratch_disk: Option<PathBuf>,
+}
+
 /// A group of the plan with its workers.
 #[derive(Debug)]
 struct Running {
@@ -75,19 +86,28 @@ impl Scenario {
         for def in plan.scenarios.iter().flat_map(|scenario| scenario.cgroup_defs()) {
             groups.extend(resolver.groups(def).map_err(Error::internal)?);
         }
-        Self::prepare_groups(&groups, cgroup_root, SUBTREE)
+        let scratch_disk = plan.disk_is_scratch.then(|| GUEST_DISK.into());
+        let common = Common { seed: plan.seed, scratch_disk };
+        Self::prepare_groups(&groups, cgroup_root, SUBTREE, &common)
     }
 
     /// The same for any groups, in a subtree of its own.
-    pub fn prepare_groups(groups: &[GroupPlan], cgroup_root: &Path, subtree: &str) -> Result<Self> {
+    pub fn prepare_groups(groups: &[GroupPlan], root: &Path, subtree: &str, common: &Common) -> Result<Self> {
         // What is wrong with the plan is found before anything is made.
-        let configs = groups.iter().map(|group| {
-            let config = WorkloadConfig::from_specs(&group.works)?;
+        let configs = groups.iter().enumerate().map(|(index, group)| {
+            let config = WorkloadConfig {
+                // Groups that do the same choose differently.
+                seed: common.seed.wrapping_add(index as u64),
+                pool: group.cpuset.clone(),
+                scratch_disk: common.scratch_disk.clone(),
+                cgroup_dir: Some(root.join(subtree).join(&group.name)),
+                ..WorkloadConfig::from_specs(&group.works)?
+            };
             config.validate()?;
             Ok(config)
         });
         let configs = configs.collect::<Result<Vec<_>>>()?;
-        let manager = CgroupManager::new(cgroup_root, subtree)?;
+        let manager = CgroupManager::new(root, subtree)?;
         let mut scenario =
             Self { running: Vec::new(), cgroups: CgroupGroup::new(manager.clone()), manager, findings: Vec::new() };
         scenario.enable_controllers(groups)?;
@@ -232,7 +252,6 @@ mod tests {
     use crate::proto::work::WorkType;
     use crate::sys::process;
     use crate::units::NS_PER_SEC;
-    use std::path::PathBuf;
 
     fn group(name: &str, work: WorkType, workers: u32, cpuset: Option<CpuSet>) -> GroupPlan {
         let def = CgroupDef::new(name, work.clone(), Count::fixed(workers));
@@ -278,7 +297,7 @@ mod tests {
             group("a", WorkType::SpinWait, 2, cpus.clone()),
             group("b", WorkType::FutexPingPong { spin_iters: 16 }, 2, None),
         ];
-        let mut scenario = Scenario::prepare_groups(&groups, &mount, &subtree).unwrap();
+        let mut scenario = Scenario::prepare_groups(&groups, &mount, &subtree, &Common::default()).unwrap();
         let procs = |name: &str| std::fs::read_to_string(mount.join(&subtree).join(name).join("cgroup.procs")).unwrap();
         for (name, tid) in scenario.tids() {
             assert!(procs(name).lines().any(|line| line == tid.to_string()), "{name}");
@@ -304,7 +323,8 @@ mod tests {
         let Some((mount, _)) = mount() else { return };
         let subtree = subtree("dies");
         let mut scenario =
-            Scenario::prepare_groups(&[group("a", WorkType::SpinWait, 2, None)], &mount, &subtree).unwrap();
+            Scenario::prepare_groups(&[group("a", WorkType::SpinWait, 2, None)], &mount, &subtree, &Common::default())
+                .unwrap();
         scenario.start().unwrap();
         wait_for_progress(&scenario);
         let tid = scenario.tids()[1].1;
@@ -328,7 +348,9 @@ mod tests {
     fn dropped_scenario_leaves_no_worker_and_no_group() {
         let Some((mount, _)) = mount() else { return };
         let subtree = subtree("drop");
-        let scenario = Scenario::prepare_groups(&[group("a", WorkType::SpinWait, 2, None)], &mount, &subtree).unwrap();
+        let scenario =
+            Scenario::prepare_groups(&[group("a", WorkType::SpinWait, 2, None)], &mount, &subtree, &Common::default())
+                .unwrap();
         let tids: Vec<i32> = scenario.tids().iter().map(|(_, tid)| *tid).collect();
         drop(scenario);
         assert!(tids.iter().all(|tid| process::kill(*tid, 0).is_err()));
@@ -338,17 +360,17 @@ mod tests {
     #[test]
     fn missing_cgroup2_cannot_be_judged_and_a_wrong_plan_is_refused_first() {
         let good = group("a", WorkType::SpinWait, 1, None);
-        let error = Scenario::prepare_groups(&[good], Path::new("/proc"), "t").unwrap_err();
+        let error = Scenario::prepare_groups(&[good], Path::new("/proc"), "t", &Common::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::CannotJudge);
         assert!(error.to_string().contains("CONFIG_CGROUPS"), "{error}");
         let odd = group("a", WorkType::PipeIo { burst_iters: 1 }, 3, None);
-        let error = Scenario::prepare_groups(&[odd], Path::new("/proc"), "t").unwrap_err();
+        let error = Scenario::prepare_groups(&[odd], Path::new("/proc"), "t", &Common::default()).unwrap_err();
         assert!(error.to_string().contains("must be a multiple of 2"), "{error}");
         let Some((mount, cpuset)) = mount() else { return };
         if !cpuset {
             let pinned = group("a", WorkType::SpinWait, 1, Some(CpuSet::first(1)));
             let subtree = subtree("cpuset");
-            let error = Scenario::prepare_groups(&[pinned], &mount, &subtree).unwrap_err();
+            let error = Scenario::prepare_groups(&[pinned], &mount, &subtree, &Common::default()).unwrap_err();
             assert!(error.to_string().contains("CONFIG_CPUSETS"), "{error}");
             assert!(!mount.join(subtree).exists());
         }

@@ -85,6 +85,7 @@ pub fn passing() -> Record {
         modules: vec![],
         limits: Layers::default(),
         disk_bytes: None,
+        disk_is_scratch: false,
     };
     let reports = ["g0", "g1"].into_iter().flat_map(|name| (0..2).map(move |index| (name.to_owned(), worker(index))));
     Record {
