@@ -52,6 +52,14 @@ impl CgroupGroup {
         self.members.iter().map(|(name, _)| name.as_str()).collect()
     }
 
+    /// Removes one member, or one that is there without having been added: a level above a member.
+    pub fn remove(&mut self, name: &str, idle: &mut dyn FnMut()) -> Result<()> {
+        let dir = self.manager.dir_of(name)?;
+        super::remove_cgroup(&dir, self.manager.root_path(), idle)?;
+        self.members.retain(|(known, _)| known != name);
+        Ok(())
+    }
+
     /// Where the drop writes down what it could not remove.
     pub fn record(&self) -> RemovalRecord {
         Arc::clone(&self.record)

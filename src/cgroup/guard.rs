@@ -7,7 +7,6 @@ use crate::sys::errand::{Errand, Outcome, Runner};
 use crate::units::NS_PER_SEC;
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
 
 /// A cgroup write takes microseconds to some milliseconds; a second is what a migration of many tasks may take on a
 /// crowded machine; twice that is no load any more.
@@ -68,12 +67,6 @@ fn call_within(errand: Errand<'_>, limit_ns: u64, direct: impl FnOnce() -> io::R
             }
         }
     })
-}
-
-/// Writes to a file of the kernel that is not a cgroup's but may hang as well, such as a CPU's `online`, within a limit.
-pub fn write_file(path: &Path, data: &str, limit_ns: u64) -> io::Result<()> {
-    let text = path.display().to_string();
-    call_within(Errand::Write { path: &text, data: data.as_bytes() }, limit_ns, || std::fs::write(path, data))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod stat;
 pub use group::{CgroupGroup, RemovalRecord};
 pub use knobs::*;
 pub use remove::{Removal, begin_remove, drain_tasks, remove_cgroup};
-pub use stat::{CgroupStat, stat};
+pub use stat::{CgroupStat, is_frozen, stat};
 
 use crate::error::{Context, Error, Result};
 use std::path::{Component, Path, PathBuf};

@@ -39,6 +39,11 @@ pub(super) fn populated(dir: &Path) -> Result<bool> {
     Ok(file::read_optional(dir, file::EVENTS)?.and_then(|text| keyed(&text, "populated")) != Some(0))
 }
 
+/// Whether all its tasks have stopped after a freeze.
+pub fn is_frozen(dir: &Path) -> Result<bool> {
+    Ok(keyed(&file::read(dir, file::EVENTS)?, "frozen") == Some(1))
+}
+
 pub fn stat(dir: &Path) -> Result<CgroupStat> {
     let cpu = file::read_optional(dir, "cpu.stat")?.unwrap_or_default();
     let cpu = cpu.lines().filter_map(|line| {
@@ -80,7 +85,9 @@ mod tests {
         assert_eq!(seen.cpu, [("usage_usec".into(), 77), ("user_usec".into(), 70)]);
         assert_eq!(seen.cpus_effective, Some(CpuSet::first(2)));
         assert_eq!(seen.memory_current_bytes, Some(4096));
-        fake.file("cgroup.events", "populated 1\n");
+        assert!(!is_frozen(&fake.0).unwrap());
+        fake.file("cgroup.events", "populated 1\nfrozen 1\n");
+        assert!(is_frozen(&fake.0).unwrap());
         assert!(populated(&fake.0).unwrap());
     }
 }

@@ -3,14 +3,17 @@
 //! Owns the order and the event loop; leaves the scheduler to scx/, the workers to scenario/.
 //! Invariant: every wait goes on taking the log, and everything that was begun is ended and told.
 
+use super::CGROUP_ROOT;
 use super::disk;
 use super::kmsg::Kmsg;
-use super::{CGROUP_ROOT, power};
+use super::outside::Outside;
+use crate::cgroup::guard;
 use crate::channel::guest::GuestSession;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::message::{Msg, SchedFailure};
 use crate::proto::plan::{Plan, SchedSpec};
-use crate::scenario::Scenario;
+use crate::proto::scenario::ScenarioSpec;
+use crate::scenario::{self, Around, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::scx::start::{Progress, Scheduler};
 use crate::scx::support::Support;
 use crate::sys::process::{self, End};
@@ -20,93 +23,25 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+/// The disk of the plan: the first virtio disk.
+const SCRATCH_DISK: &str = "/dev/vda";
 /// One turn of the loop at most; the ring's commands are looked at this often.
 const TURN_MS: u64 = 20;
 /// Between two looks at the scheduler, so that its death is noticed long before a second has passed.
 const LIVENESS_EVERY_NS: u64 = 100 * NS_PER_MS;
-/// A log that is still growing after this long has no end.
-const LOG_END_NS: u64 = 2_000 * NS_PER_MS;
-/// One message of a scheduler's output: far below the largest frame.
-const OUTPUT_PIECE_BYTES: usize = 32 * 1024;
 /// After the scheduler went away its last words and the kernel's lines about it are still to come.
 const LAST_WORDS_NS: u64 = 200 * NS_PER_MS;
-
-/// What talks to the outside: channel and kernel log. Apart from the agent, so that it can go on while a scheduler or a
-/// scenario is being waited for.
-struct Outside {
-    session: GuestSession,
-    kmsg: Option<Kmsg>,
-    stop_asked: bool,
-    /// Messages that could not be sent; the host sees the gap, this is for the console.
-    unsent: Option<Error>,
-}
-
-impl Outside {
-    fn say(&mut self, message: Msg) {
-        if let Err(error) = self.session.send(&message) {
-            self.unsent.get_or_insert(error);
-        }
-    }
-
-    /// Sends on what the kernel has logged, and looks for commands.
-    fn look(&mut self) {
-        let fresh = self.kmsg.as_mut().map(Kmsg::take).unwrap_or_default();
-        fresh.into_iter().for_each(|message| self.say(message));
-        match self.session.receive() {
-            Ok(commands) => commands.into_iter().for_each(|command| self.obey(command)),
-            Err(error) => {
-                self.unsent.get_or_insert(error);
-            }
-        }
-    }
-
-    /// Sends on the log until it is quiet, within a limit. Returns its totals and whether its end was reached.
-    fn rest_of_the_log(&mut self) -> Option<(u64, u64, bool)> {
-        let deadline = time::monotonic_ns() + LOG_END_NS;
-        loop {
-            let before = self.kmsg.as_ref()?.totals().0;
-            self.look();
-            let kmsg = self.kmsg.as_ref()?;
-            let (records, lost) = kmsg.totals();
-            let quiet = records == before;
-            if quiet || time::monotonic_ns() > deadline {
-                return Some((records, lost, quiet && !kmsg.is_broken()));
-            }
-        }
-    }
-
-    fn obey(&mut self, command: Msg) {
-        match command {
-            Msg::Stop => self.stop_asked = true,
-            Msg::Abort => power::restart(),
-            Msg::Dump => {
-                // SysRq-D: the scheduler's state goes to the tracepoint sched_ext_dump.
-                if let Err(error) = std::fs::write("/proc/sysrq-trigger", "D") {
-                    self.say(Msg::Note { text: format!("cannot ask for a dump: {error}") });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn scheduler_said(&mut self, text: String) {
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            let mut end = rest.len().min(OUTPUT_PIECE_BYTES);
-            while !rest.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.say(Msg::SchedOutput { text: rest[..end].to_owned() });
-            rest = &rest[end..];
-        }
-    }
-}
 
 /// The agent.
 pub struct Agent {
     outside: Outside,
     scheduler: Option<Scheduler>,
     had_scheduler: bool,
+    /// What `attach` starts, and what may take its place.
+    spec: Option<SchedSpec>,
+    spares: Vec<SchedSpec>,
+    /// Why the scheduler under test is no longer what was started.
+    lost: Option<String>,
     /// Processes that ended and were reaped, until the scenario is told.
     ended: Vec<(i32, End)>,
     next_liveness_ns: u64,
@@ -119,7 +54,16 @@ impl Agent {
             Ok(kmsg) => outside.kmsg = Some(kmsg),
             Err(error) => outside.say(Msg::Note { text: error.to_string() }),
         }
-        Self { outside, scheduler: None, had_scheduler: false, ended: Vec::new(), next_liveness_ns: 0 }
+        Self {
+            outside,
+            scheduler: None,
+            had_scheduler: false,
+            spec: None,
+            spares: Vec::new(),
+            lost: None,
+            ended: Vec::new(),
+            next_liveness_ns: 0,
+        }
     }
 
     /// Does what the plan says, and tells whatever it cannot do.
@@ -133,16 +77,55 @@ impl Agent {
         {
             return self.refuse("disk", &error);
         }
+        // Before any scheduler could keep the helper from its first turn.
+        if let Err(error) = guard::install(true) {
+            self.outside.say(Msg::Note { text: format!("cgroup writes are not guarded: {error}") });
+        }
+        let several = plan.scenarios.len() > 1;
+        for (index, scenario) in plan.scenarios.iter().enumerate() {
+            let index = index as u32;
+            let before = self.outside.kmsg.as_ref().map(Kmsg::totals);
+            if several {
+                self.outside.say(Msg::ScenarioBegin { index });
+            }
+            let went_on = self.one(plan, scenario, index);
+            if several {
+                self.over(index, before);
+            }
+            if !went_on || self.outside.stop_asked {
+                break;
+            }
+        }
+        self.spec = None;
+    }
+
+    /// One scenario with a scheduler of its own. False: no other can follow.
+    fn one(&mut self, plan: &Plan, scenario: &ScenarioSpec, index: u32) -> bool {
+        (self.lost, self.spec) = (None, plan.sched.clone());
+        self.spares = plan.spare_scheds.clone();
         if let Some(spec) = &plan.sched
             && !self.start_scheduler(spec)
         {
-            return self.stop_scheduler();
+            self.stop_scheduler();
+            return false;
         }
         self.pass(plan.settle_ns);
-        if let Err(error) = self.run_scenario(plan) {
-            self.refuse("scenario", &error);
-        }
+        self.run_scenario(plan, scenario, index);
         self.stop_scheduler();
+        guard::hung().is_none()
+    }
+
+    /// Tells that one of several scenarios is over, when the kernel has said all it has to say about it.
+    fn over(&mut self, index: u32, before: Option<(u64, u64)>) {
+        if self.had_scheduler {
+            self.pass(LAST_WORDS_NS);
+        }
+        let end = self.outside.rest_of_the_log();
+        // Without the end of the log the scenario stays open, and what is missing is missing in its record.
+        if let (Some((records, lost, true)), Some(before)) = (end, before) {
+            let (klog_records, klog_lost) = (records.saturating_sub(before.0), lost.saturating_sub(before.1));
+            self.outside.say(Msg::ScenarioOver { index, klog_records, klog_lost });
+        }
     }
 
     /// Tells that something could not be done.
@@ -222,41 +205,45 @@ impl Agent {
         }
     }
 
-    fn run_scenario(&mut self, plan: &Plan) -> Result<()> {
-        let mut scenario = Scenario::prepare(plan, Path::new(CGROUP_ROOT))?;
-        self.outside.say(Msg::ScenarioStart { name: "steady".into(), uptime_ns: time::boottime_ns() });
-        for (group, workers) in scenario.owed() {
-            self.outside.say(Msg::Spawned { group: group.into(), workers });
-        }
+    fn run_scenario(&mut self, plan: &Plan, scenario: &ScenarioSpec, index: u32) {
+        let topo = TestTopology::from_spec(&plan.topology);
+        let settings = Settings {
+            cgroup_root: Path::new(CGROUP_ROOT),
+            subtree: SUBTREE,
+            resolver: Resolver { topo, workers_per_cgroup: plan.workers_per_cgroup },
+            duration_ns: plan.duration_ns,
+            settle_ns: plan.settle_ns,
+            seed: plan.seed.wrapping_add(u64::from(index)),
+            scratch_disk: plan.disk_bytes.map(|_| SCRATCH_DISK.into()),
+        };
         let stolen_before_ns = stolen_ns();
-        let started_ns = time::monotonic_ns();
-        scenario.start()?;
-        let deadline = started_ns + plan.planned_ns().saturating_sub(plan.settle_ns);
-        let mut early = None;
-        while time::monotonic_ns() < deadline && early.is_none() {
-            self.turn_until(deadline);
-            early = self.scheduler_lost();
-            if early.is_some() {
-                self.pass(LAST_WORDS_NS);
-            }
-            for (pid, end) in self.ended.drain(..) {
-                scenario.note_exit(pid, end);
-            }
-            scenario.tick().iter().for_each(|finding| self.outside.say(Msg::Note { text: finding.describe() }));
-            if self.outside.stop_asked {
-                early = Some("the host asked to stop: the run's time is nearly over".into());
-            }
-        }
-        let elapsed_ns = time::monotonic_ns() - started_ns;
-        let outside = &mut self.outside;
-        let finished = scenario.finish(&mut || outside.look());
-        for (group, report) in finished.reports {
-            outside.say(Msg::Report { group, report });
-        }
-        finished.notes.into_iter().for_each(|text| outside.say(Msg::Note { text }));
+        let finished = scenario::execute(scenario, &settings, self);
         let steal_ns = stolen_ns().saturating_sub(stolen_before_ns);
-        outside.say(Msg::ScenarioEnd { uptime_ns: time::boottime_ns(), elapsed_ns, early, steal_ns });
-        Ok(())
+        if let Some(error) = &finished.error {
+            self.refuse("scenario", error);
+        }
+        let (uptime_ns, elapsed_ns) = (time::boottime_ns(), finished.elapsed_ns);
+        self.outside.say(Msg::ScenarioEnd { uptime_ns, elapsed_ns, early: finished.early, steal_ns });
+    }
+
+    /// Stops the scheduler because the scenario says so.
+    fn detach(&mut self) {
+        if let Some(mut scheduler) = self.scheduler.take() {
+            let outside = &mut self.outside;
+            let last = scheduler.stop(&mut |text| {
+                outside.scheduler_said(text);
+                outside.look();
+            });
+            self.outside.say(Msg::SchedDetached { last });
+        }
+    }
+
+    /// Starts one because the scenario says so.
+    fn attach(&mut self, spec: &SchedSpec) -> Result<()> {
+        match self.scheduler.is_some() || self.start_scheduler(spec) {
+            true => Ok(()),
+            false => Err(Error::internal(format!("the scheduler '{}' could not be started again", spec.name))),
+        }
     }
 
     /// Why the scheduler under test is no longer what was started, told once.
@@ -320,6 +307,53 @@ impl Agent {
                 scheduler.note_exit(pid, end);
             }
             self.ended.push((pid, end));
+        }
+    }
+}
+
+impl Around for Agent {
+    fn turn(&mut self, until_ns: u64) {
+        self.turn_until(until_ns);
+        if self.lost.is_none() {
+            self.lost = self.scheduler_lost();
+            if self.lost.is_some() {
+                self.pass(LAST_WORDS_NS);
+            }
+        }
+    }
+    fn ended(&mut self) -> Vec<(i32, End)> {
+        std::mem::take(&mut self.ended)
+    }
+    fn over(&mut self) -> Option<String> {
+        let stop = || "the host asked to stop: the run's time is nearly over".to_owned();
+        self.lost.clone().or_else(|| self.outside.stop_asked.then(stop))
+    }
+    fn say(&mut self, message: Msg) {
+        self.outside.say(message);
+    }
+    fn scheduler(&mut self, op: &SchedOp) -> Result<()> {
+        let next = match op {
+            SchedOp::Detach => None,
+            SchedOp::Attach | SchedOp::Restart => self.spec.clone(),
+            SchedOp::Replace(name) => {
+                let spare = self.spares.iter().find(|spare| spare.name == *name).cloned();
+                Some(spare.ok_or_else(|| Error::internal(format!("the plan has no scheduler '{name}'")))?)
+            }
+        };
+        if !matches!(op, SchedOp::Attach) {
+            self.detach();
+        }
+        match (next, op) {
+            (Some(spec), _) => {
+                self.spec = Some(spec.clone());
+                self.attach(&spec)
+            }
+            (None, SchedOp::Detach) => Ok(()),
+            (None, _) => {
+                let text = "there is no scheduler under test to start: the kernel's own goes on";
+                self.outside.say(Msg::Note { text: text.into() });
+                Ok(())
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod disk;
 pub mod init;
 pub mod kmsg;
 pub mod mounts;
+mod outside;
 pub mod power;
 mod topology;
 

@@ -84,6 +84,17 @@ impl Hist {
         self.max_ns = self.max_ns.max(other.max_ns);
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
     }
+    /// What was added since `earlier`, an older state of the same histogram. The extremes are those of its buckets.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let old = |index: &u16| earlier.counts.get(index).copied().unwrap_or(0);
+        let fresh = self.counts.iter().map(|(index, count)| (usize::from(*index), count.saturating_sub(old(index))));
+        let fresh: Vec<(usize, u64)> = fresh.filter(|(_, count)| *count > 0).collect();
+        let edge = |entry: Option<&(usize, u64)>| {
+            entry.map_or(0, |(index, _)| bucket_value(*index).clamp(self.min_ns, self.max_ns))
+        };
+        let (min_ns, max_ns) = (edge(fresh.first()), edge(fresh.last()));
+        Self::from_counts(fresh, self.sum_ns.saturating_sub(earlier.sum_ns), min_ns, max_ns)
+    }
     /// Number of samples.
     pub fn count(&self) -> u64 {
         self.count
@@ -155,6 +166,21 @@ impl Wire for Hist {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn difference_of_two_states_is_what_came_between() {
+        let mut whole = Hist::new();
+        (1..=50).for_each(|step| whole.record(step * 1000));
+        let earlier = whole.clone();
+        let mut later = Hist::new();
+        (1..=9).for_each(|step| later.record(step * 1_000_000));
+        whole.merge(&later);
+        let since = whole.since(&earlier);
+        assert_eq!((since.count(), since.mean_ns()), (9, later.mean_ns()));
+        assert_eq!(since.percentile_ns(5000), later.percentile_ns(5000));
+        assert_eq!(since.max_ns(), Some(9_000_000));
+        assert_eq!(earlier.since(&earlier), Hist::new());
+    }
 
     #[test]
     fn every_value_is_within_one_percent() {

@@ -149,6 +149,8 @@ impl Record {
             Msg::Klog { .. } => self.klog_cut += 1,
             Msg::SchedOutput { text } => push_tail(&mut self.sched_output, &text),
             Msg::SchedEnabled { ops, enable_seq, took_ns, pid, switch_all } => {
+                // Started again by the scenario: what the earlier instance came to is in `detached`.
+                self.sched_final = None;
                 self.sched_enabled = Some(Enabled { ops, enable_seq, took_ns, pid, switch_all });
             }
             Msg::SchedFailed { why, text } => self.sched_failed = Some((why, text)),
@@ -181,7 +183,10 @@ impl Record {
             Msg::Phase { phase } => self.phases.push(phase),
             Msg::Payload { report } => self.payloads.push(report),
             Msg::KernelHang { text } => self.hangs.push(text),
-            Msg::SchedDetached { last } => self.detached.push(last),
+            Msg::SchedDetached { last } => {
+                self.detached.push(last.clone());
+                self.sched_final = Some(last);
+            }
             // The parts' borders are for the parts; commands are never stored.
             Msg::ScenarioBegin { .. }
             | Msg::ScenarioOver { .. }

@@ -5,6 +5,7 @@
 
 use super::cpuset::CpuSet;
 use super::hist::Hist;
+use super::phase::CpuSlice;
 use super::work::SampleKind;
 use crate::{wire_enum, wire_struct};
 
@@ -85,6 +86,8 @@ wire_struct! {
         /// CPU changes seen at checkpoints; the count is complete, the list is bounded.
         pub migration_count: u64,
         pub migrations: Vec<Migration>,
+        /// By cpuset in force: the CPUs seen. Empty where no cpuset bounded the worker.
+        pub slices: Vec<CpuSlice>,
         pub cpus_used: CpuSet,
         /// Longest time without progress between two checkpoints, blocking calls left out.
         pub max_gap_ns: u64,

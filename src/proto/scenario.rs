@@ -276,6 +276,8 @@ wire_struct! {
         pub required_flags: Vec<String>,
         pub excluded_flags: Vec<String>,
         pub needs: Needs,
+        /// Its cgroups are no scheduling entities: the cpu controller stays off.
+        pub no_cpu_controller: bool,
         /// None: the run's.
         pub duration_ns: Option<u64>,
         /// Thresholds of its own: name and value as on the command line.

@@ -3,10 +3,27 @@
 //! Owns what an author's words mean on a machine, and carrying that out; leaves the transport of reports to guest/.
 //! Invariant: every report of every worker reaches the caller, also after an error.
 
+mod engine;
+mod ops;
+mod parse;
+mod payload;
+mod phases;
 mod resolve;
 mod run;
+mod slices;
+mod text;
 mod topo;
+mod values;
+mod words;
+mod works;
+mod world;
 
+pub use engine::{Around, Finished, Settings, execute};
+pub use ops::SchedOp;
+pub use parse::{FLAGS, FileError, parse, print};
 pub use resolve::{GroupPlan, Random, Resolver, validate};
-pub use run::{Finding, Finished, SUBTREE, Scenario};
+pub use run::{Finding, SUBTREE, Scenario};
+pub use slices::GRACE_NS;
+pub use text::{cpuset as cpuset_text, hold as hold_text, op as op_text};
 pub use topo::{Llc, TestTopology};
+pub use world::HOST;

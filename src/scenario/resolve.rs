@@ -109,6 +109,11 @@ impl Resolver {
         Ok(spec)
     }
 
+    /// A work that no definition stands behind.
+    pub fn lone_work(&self, work: &DefWork) -> Result<WorkSpec, String> {
+        self.work(work, &CgroupDef::new("", work.work.clone(), work.workers))
+    }
+
     /// The cgroups of one definition.
     pub fn groups(&self, def: &CgroupDef) -> Result<Vec<GroupPlan>, String> {
         let copies = self.count(def.copies);

@@ -82,13 +82,12 @@ impl Runner {
             return Outcome::Hung;
         }
         let deadline = time::monotonic_ns().saturating_add(limit_ns);
-        match self.ask(errand, deadline) {
-            Ok(outcome) => outcome,
-            Err(error) => Outcome::Refused(error),
-        }
+        let asked = self.begin(errand).and_then(|()| self.wait(deadline));
+        asked.unwrap_or_else(Outcome::Refused)
     }
 
-    fn ask(&mut self, errand: Errand<'_>, deadline: u64) -> io::Result<Outcome> {
+    /// Has one errand begun, without waiting for it.
+    pub fn begin(&mut self, errand: Errand<'_>) -> io::Result<()> {
         let (kind, path, data): (u8, &str, &[u8]) = match errand {
             Errand::Write { path, data } => (0, path, data),
             Errand::MakeDir(path) => (1, path, &[]),
@@ -104,11 +103,27 @@ impl Runner {
         message.push(0);
         message.extend_from_slice(data);
         // The pipe is empty, as every errand before this one was answered, and holds more than one message (pipe(7)).
-        self.to.write_all(&message)?;
+        self.to.write_all(&message)
+    }
+
+    /// What became of the errand that was begun; `None` while it is under way. Does not wait.
+    pub fn poll(&mut self) -> io::Result<Option<Outcome>> {
+        match poll::one_readable(&self.from, 0)? {
+            Ready::Yes => self.answer().map(Some),
+            Ready::Interrupted | Ready::TimedOut => Ok(None),
+        }
+    }
+
+    /// The caller has waited long enough.
+    pub fn give_up(&mut self) {
+        self.hung = true;
+    }
+
+    fn wait(&mut self, deadline: u64) -> io::Result<Outcome> {
         loop {
             let left_ms = deadline.saturating_sub(time::monotonic_ns()).div_ceil(NS_PER_MS);
             match poll::one_readable(&self.from, left_ms)? {
-                Ready::Yes => break,
+                Ready::Yes => return self.answer(),
                 Ready::Interrupted if left_ms > 0 => {}
                 Ready::Interrupted | Ready::TimedOut => {
                     self.hung = true;
@@ -116,6 +131,9 @@ impl Runner {
                 }
             }
         }
+    }
+
+    fn answer(&mut self) -> io::Result<Outcome> {
         let mut errno = [0; 4];
         borrowed(&self.from).read_exact(&mut errno)?;
         Ok(match i32::from_le_bytes(errno) {

@@ -7,7 +7,7 @@ use super::{c_string, fd, process};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A program to be started.
 pub struct Spawn<'a> {
@@ -23,8 +23,21 @@ pub struct Spawn<'a> {
 }
 
 impl Spawn<'_> {
-    /// Starts it as the leader of a process group of its own; returns its process id.
+    /// Starts it as the leader of a process group of its own; returns its process id. Waits until it was executed.
     pub fn start(&self) -> io::Result<i32> {
+        let starting = self.begin()?;
+        let mut errno = [0; 4];
+        match File::from(starting.failed).read_exact(&mut errno) {
+            Err(_) => Ok(starting.pid),
+            Ok(()) => {
+                process::wait(starting.pid, true)?;
+                Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)))
+            }
+        }
+    }
+
+    /// The same without waiting, for a caller whom a scheduler that never runs the new task must not hold.
+    pub fn begin(&self) -> io::Result<Starting> {
         let arguments = self.argv.iter().map(c_string).collect::<io::Result<Vec<CString>>>()?;
         let pairs = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
         let environment = pairs.map(c_string).collect::<io::Result<Vec<CString>>>()?;
@@ -39,7 +52,7 @@ impl Spawn<'_> {
         match process::fork()? {
             process::Fork::Parent(pid) => {
                 drop(failed_write);
-                self.check_exec(pid, failed_read)
+                Ok(Starting { pid, failed: failed_read })
             }
             process::Fork::Child => {
                 let prepared = self.prepare_child(&null, parent);
@@ -69,16 +82,25 @@ impl Spawn<'_> {
         }
         self.keep.iter().try_for_each(fd::inheritable)
     }
+}
 
-    /// The pipe closes on exec; a number in it is the errno of the failure.
-    fn check_exec(&self, pid: i32, failed: OwnedFd) -> io::Result<i32> {
+/// A process between fork and exec.
+#[derive(Debug)]
+pub struct Starting {
+    pub pid: i32,
+    /// Closes on exec; a number in it is the errno of the failure.
+    failed: OwnedFd,
+}
+
+impl Starting {
+    /// Whether it was executed; `None` where that is not decided yet. After a failure the process still is to be waited for.
+    pub fn poll(&self) -> io::Result<Option<()>> {
+        fd::set_nonblocking(&self.failed)?;
         let mut errno = [0; 4];
-        match File::from(failed).read_exact(&mut errno) {
-            Err(_) => Ok(pid),
-            Ok(()) => {
-                process::wait(pid, true)?;
-                Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)))
-            }
+        match fd::read_available(self.failed.as_fd(), &mut errno)? {
+            None => Ok(None),
+            Some(4) => Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno))),
+            Some(_) => Ok(Some(())),
         }
     }
 }
@@ -91,7 +113,6 @@ pub fn number(fd: &impl AsRawFd) -> RawFd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     fn spawn(argv: &[&str], out: &OwnedFd, keep: &[RawFd]) -> io::Result<i32> {
         let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();

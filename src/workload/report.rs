@@ -77,6 +77,7 @@ fn measured(who: &Identity, spec: &WorkSpec, slot: Slot<'_>) -> WorkerReport {
         max_run_delay_ns: sched(Field::MaxRunDelayNs),
         migration_count: slot.get(Field::MigrationCount),
         migrations: slot.migrations(),
+        slices: Vec::new(),
         cpus_used: slot.cpus().collect(),
         max_gap_ns: slot.get(Field::MaxGapNs),
         max_gap_cpu: slot.get(Field::MaxGapCpu) as u32,

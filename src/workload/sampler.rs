@@ -34,6 +34,11 @@ impl SchedStat {
         fd::open_read(c"/proc/thread-self/schedstat").ok()
     }
 
+    /// Of another process, by its main thread; `None` where it is gone too.
+    pub fn of_process(pid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{pid}/schedstat")).ok()?)
+    }
+
     fn read(file: &OwnedFd) -> Option<Self> {
         let mut buffer = [0; SCHEDSTAT_BYTES];
         match fd::read_start(file, &mut buffer) {
@@ -171,10 +176,11 @@ impl<'a> Sampler<'a> {
 
     fn look_at_cpu(&mut self, now: u64) {
         let cpu = sched::current_cpu();
+        // Each time, because the owner may have taken what was seen.
+        self.slot.add_cpu(cpu);
         if cpu != self.last_cpu {
             let at_ns = now.saturating_sub(self.start_ns);
             self.slot.add_migration(&Migration { at_ns, from_cpu: self.last_cpu, to_cpu: cpu });
-            self.slot.add_cpu(cpu);
             self.last_cpu = cpu;
         }
     }

@@ -3,6 +3,7 @@
 //! Owns its layout and all access to it; leaves what is measured to sampler and what it means to report.
 //! Invariant: atomics only; a slot has one writer, its worker, and is complete once its state says `Done`.
 
+use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::{BUCKETS, Hist, bucket};
 use crate::proto::report::Migration;
 use crate::sys::mmap::Mapping;
@@ -236,8 +237,17 @@ impl<'a> Slot<'a> {
 
     pub fn add_cpu(&self, cpu: u32) {
         if let Some(word) = self.words[CPUS_AT..NODES_AT].get(cpu as usize / 64) {
-            word.store(word.load(Ordering::Relaxed) | 1 << (cpu % 64), Ordering::Relaxed);
+            // The owner takes these words away while the worker sets them.
+            word.fetch_or(1 << (cpu % 64), Ordering::Relaxed);
         }
+    }
+    /// The CPUs seen since the last call, which are forgotten.
+    pub fn take_cpus(&self) -> CpuSet {
+        let words = self.words[CPUS_AT..NODES_AT].iter().map(|word| word.swap(0, Ordering::Relaxed));
+        let bits = |(at, word): (usize, u64)| {
+            (0..64u32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at as u32 * 64 + bit)
+        };
+        words.enumerate().filter(|(_, word)| *word != 0).flat_map(bits).collect()
     }
     pub fn cpus(&self) -> impl Iterator<Item = u32> + '_ {
         let has = |cpu: u32| self.words[CPUS_AT + cpu as usize / 64].load(Ordering::Relaxed) >> (cpu % 64) & 1 == 1;
