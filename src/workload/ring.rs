@@ -48,8 +48,8 @@ impl<'a> Ring<'a> {
         position & (self.capacity - 1)
     }
 
-    /// Puts an item in; false: the ring is full.
-    pub fn push(&self, item: u64) -> bool {
+    /// Puts an item in; returns the mark that `pop` left in its cell (0 in a fresh one), none: the ring is full.
+    pub fn push(&self, item: u64) -> Option<u64> {
         let put = &self.words[PUT_AT];
         let mut position = put.load(Ordering::Relaxed);
         loop {
@@ -58,20 +58,20 @@ impl<'a> Ring<'a> {
             match turn.wrapping_sub(position) as i64 {
                 0 => match put.compare_exchange_weak(position, position + 1, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => {
-                        value.store(item, Ordering::Relaxed);
+                        let mark = value.swap(item, Ordering::Relaxed);
                         sequence.store((position + 1).wrapping_sub(self.index(position)), Ordering::Release);
-                        return true;
+                        return Some(mark);
                     }
                     Err(other) => position = other,
                 },
-                behind if behind < 0 => return false,
+                behind if behind < 0 => return None,
                 _ => position = put.load(Ordering::Relaxed),
             }
         }
     }
 
-    /// Takes an item out; none: the ring is empty.
-    pub fn pop(&self) -> Option<u64> {
+    /// Takes an item out and leaves a mark for who fills the cell next; none: the ring is empty.
+    pub fn pop(&self, mark: u64) -> Option<u64> {
         let take = &self.words[TAKE_AT];
         let mut position = take.load(Ordering::Relaxed);
         loop {
@@ -80,7 +80,7 @@ impl<'a> Ring<'a> {
             match turn.wrapping_sub(position + 1) as i64 {
                 0 => match take.compare_exchange_weak(position, position + 1, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => {
-                        let item = value.load(Ordering::Relaxed);
+                        let item = value.swap(mark, Ordering::Relaxed);
                         let next = (position + self.capacity).wrapping_sub(self.index(position));
                         sequence.store(next, Ordering::Release);
                         return Some(item);
@@ -108,13 +108,14 @@ mod tests {
         for depth in [2, 3, 8] {
             let memory = memory(depth);
             let ring = Ring::new(&memory, depth);
-            assert_eq!(ring.pop(), None);
+            assert_eq!(ring.pop(7), None);
             for round in 0..5 {
                 let cells = capacity(depth);
-                (0..cells).for_each(|item| assert!(ring.push(round * 100 + item), "{depth}"));
-                assert!(!ring.push(9));
-                (0..cells).for_each(|item| assert_eq!(ring.pop(), Some(round * 100 + item)));
-                assert_eq!(ring.pop(), None);
+                (0..cells)
+                    .for_each(|item| assert_eq!(ring.push(round * 100 + item), Some(if round == 0 { 0 } else { 7 })));
+                assert_eq!(ring.push(9), None);
+                (0..cells).for_each(|item| assert_eq!(ring.pop(7), Some(round * 100 + item)));
+                assert_eq!(ring.pop(7), None);
             }
         }
     }
@@ -134,7 +135,7 @@ mod tests {
                 .map(|producer| {
                     scope.spawn(move || {
                         for item in producer * EACH..(producer + 1) * EACH {
-                            while !ring.push(item) {
+                            while ring.push(item).is_none() {
                                 std::thread::yield_now();
                             }
                         }
@@ -146,7 +147,7 @@ mod tests {
                     let mut last = [None; PRODUCERS as usize];
                     loop {
                         let finished = done.load(Ordering::Acquire);
-                        match ring.pop() {
+                        match ring.pop(7) {
                             Some(item) => {
                                 seen[item as usize].fetch_add(1, Ordering::Relaxed);
                                 // One producer's items stay in order for whoever takes them.

@@ -8,13 +8,10 @@ use super::{BLOCK_SLICE_NS, Task};
 use crate::sys::{fd, poll, time};
 use crate::units::{NS_PER_MS, NS_PER_US};
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 
 /// Places of the sample kinds, as the rows list them.
 const WAKE: usize = 0;
 const BLOCK: usize = 1;
-/// The stamp before the first event of the latest burst.
-const STAMP: usize = 0;
 /// A producer's pause between two bursts.
 const PAUSE_NS: u64 = 500 * NS_PER_US;
 
@@ -24,7 +21,7 @@ pub fn epoll_storm(task: &mut Task<'_>, producers: u32, events_per_burst: u64) {
     let Some((event, epoll)) = links.events() else { return };
     while !task.stopped() {
         if (task.position as u32) < producers {
-            task.group.stamp(STAMP).store(time::monotonic_ns(), Ordering::Release);
+            task.stamp_members(producers as usize);
             for _ in 0..events_per_burst {
                 // Full at 2^64 - 2, which nobody reaches; interrupted by the stop signal only.
                 if fd::write_some(event, &1u64.to_ne_bytes()).is_err() {
@@ -35,6 +32,7 @@ pub fn epoll_storm(task: &mut Task<'_>, producers: u32, events_per_burst: u64) {
             task.sampler.tick();
             task.sleep_once(PAUSE_NS, None);
         } else {
+            task.arm();
             let before = task.sampler.tick();
             let woken = matches!(poll::epoll_wait(epoll, 0), Ok(poll::Ready::TimedOut));
             match poll::epoll_wait(epoll, BLOCK_SLICE_NS / NS_PER_MS) {
@@ -47,12 +45,7 @@ pub fn epoll_storm(task: &mut Task<'_>, producers: u32, events_per_burst: u64) {
             }
             let after = time::monotonic_ns();
             task.sampler.resume_at(after);
-            task.sample_wake(
-                &Wait { before, after, woken },
-                task.group.stamp(STAMP).load(Ordering::Acquire),
-                WAKE,
-                Some(BLOCK),
-            );
+            task.sample_wake(&Wait { before, after, woken }, task.first_wake(), WAKE, Some(BLOCK));
             // Another consumer may have been faster; being woken is work all the same.
             let mut count = [0; 8];
             if let Err(error) = fd::read_available(event.as_fd(), &mut count) {

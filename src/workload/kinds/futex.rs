@@ -14,8 +14,8 @@ const WAKE: usize = 0;
 const BLOCK: usize = 1;
 /// The stamp of the last hand-over. One is enough: the next is written only after this one was read.
 const STAMP: usize = 0;
-/// Stamps of generations, used in turn: a receiver that is later than this gives no sample.
-const GENERATIONS: u32 = 8;
+/// Words before the stamps of a group whose members each have one.
+const HEAD_WORDS: usize = 16;
 /// Spin steps of a messenger between two wakes.
 const MESSENGER_STEPS: u64 = 256;
 
@@ -85,25 +85,57 @@ pub fn ping_pong(task: &mut Task<'_>, spin_iters: u64) {
     }
 }
 
+/// Shared words of a group of so many members with a stamp each.
+pub fn words(members: usize) -> usize {
+    HEAD_WORDS + members
+}
+
+impl Task<'_> {
+    /// Where the first wake after this member began to wait leaves its time.
+    fn wake_stamp(&self, member: usize) -> &AtomicU64 {
+        &self.group.words()[HEAD_WORDS + member]
+    }
+
+    /// The next wake is the one that counts. A later one must not hide how long a late member was on its way.
+    pub fn arm(&self) {
+        self.wake_stamp(self.position).store(0, Ordering::SeqCst);
+    }
+
+    /// When the first wake after `arm` was; 0: there was none.
+    pub fn first_wake(&self) -> u64 {
+        self.wake_stamp(self.position).load(Ordering::Acquire)
+    }
+
+    /// Leaves the time with every member from `first` on that has had no wake since it armed itself. Where two wakers meet, one
+    /// of their times stays, which are then as good as the same.
+    pub fn stamp_members(&self, first: usize) {
+        let now = time::monotonic_ns();
+        for member in first..self.work.worker_group_size() as usize {
+            let stamp = self.wake_stamp(member);
+            // Whoever has its stamp already keeps the older one.
+            if stamp.load(Ordering::SeqCst) == 0 {
+                stamp.store(now, Ordering::Release);
+            }
+        }
+    }
+}
+
 /// The messenger's part: the next generation.
 fn advance(task: &Task<'_>, count: u32) -> bool {
     let word = task.group.turn();
     let next = word.load(Ordering::Relaxed).wrapping_add(1);
-    stamp_and_wake(task.group.stamp((next % GENERATIONS) as usize), word, next, count)
+    task.stamp_members(1);
+    word.store(next, Ordering::Release);
+    futex::wake(word, count).is_ok()
 }
 
-/// A receiver's part: waits for another generation than `seen`; returns it. A sample is of the first one after `seen`, whose wake
-/// ended the wait.
+/// A receiver's part: waits for another generation than `seen`; returns it.
 fn next_generation(task: &mut Task<'_>, seen: u32) -> Option<u32> {
     let word = task.group.turn();
+    task.arm();
     let wait = wait_until(task, word, |value| value != seen)?;
-    let first = seen.wrapping_add(1);
-    let stamp = task.group.stamp((first % GENERATIONS) as usize).load(Ordering::Acquire);
-    let now = word.load(Ordering::Acquire);
-    if now.wrapping_sub(first) < GENERATIONS - 1 {
-        task.sample_wake(&wait, stamp, WAKE, None);
-    }
-    Some(now)
+    task.sample_wake(&wait, task.first_wake(), WAKE, None);
+    Some(word.load(Ordering::Acquire))
 }
 
 pub fn fan_out(task: &mut Task<'_>, fan_out: u32, spin_iters: u64) {

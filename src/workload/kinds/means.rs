@@ -4,7 +4,7 @@
 //! Invariant: everything that allocates or may fail for the caller's reasons happens here, in the parent.
 
 use super::custom::{self, CustomFn};
-use super::{alu, chain, queue};
+use super::{alu, chain, futex, queue};
 use crate::error::{Context, Error, Result};
 use crate::proto::plan::{MemPolicy, WorkSpec};
 use crate::proto::work::{AluWidth, WakeMechanism, WorkType};
@@ -29,6 +29,11 @@ pub fn group_words(work: &WorkType) -> usize {
     match work {
         WorkType::WakeChain { depth, .. } => chain::words(*depth as usize),
         WorkType::ProducerConsumerImbalance { queue_depth_target, .. } => queue::words(*queue_depth_target),
+        WorkType::FutexFanOut { .. }
+        | WorkType::FanOutCompute { .. }
+        | WorkType::ThunderingHerd { .. }
+        | WorkType::AsymmetricWaker { .. }
+        | WorkType::EpollStorm { .. } => futex::words(work.worker_group_size() as usize),
         _ => USUAL_WORDS,
     }
 }

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Places of the sample kinds, as the rows list them.
 const WAKE: usize = 0;
 const BLOCK: usize = 1;
-/// Before the ring: on one line what grows when an item came, on the next what grows when one went, each with the stamp of the
-/// latest wake (words), its counter as a futex word (halves) and the number of those that wait.
+/// Before the ring: on one line the news that items came, on the next that room came, each with its counter as a futex word and
+/// the number of those that wait.
 const HEAD_WORDS: usize = 16;
 const LINE: usize = 8;
 
@@ -41,7 +41,6 @@ impl Task<'_> {
 
     /// Tells that something came; wakes one where somebody waits.
     fn tell(&self, news: News) {
-        self.group.words()[LINE * news as usize].store(time::monotonic_ns(), Ordering::Relaxed);
         self.counter(news).fetch_add(1, Ordering::SeqCst);
         if self.waiting(news).load(Ordering::SeqCst) > 0
             && let Err(error) = futex::wake(self.counter(news), 1)
@@ -50,18 +49,18 @@ impl Task<'_> {
         }
     }
 
-    /// Tries until it succeeds; none: stop.
-    fn until<T>(&mut self, news: News, attempt: impl Fn() -> Option<T>) -> Option<T> {
-        if let Some(done) = attempt() {
-            return Some(done);
+    /// Tries until it succeeds, which gives the partner's stamp; false: stop.
+    fn until(&mut self, news: News, attempt: impl Fn() -> Option<u64>) -> bool {
+        if attempt().is_some() {
+            return true;
         }
         let before = self.sampler.tick();
         self.waiting(news).fetch_add(1, Ordering::SeqCst);
         let mut woken = false;
-        let done = loop {
+        let stamp = loop {
             let seen = self.counter(news).load(Ordering::SeqCst);
-            if let Some(done) = attempt() {
-                break Some(done);
+            if let Some(stamp) = attempt() {
+                break Some(stamp);
             }
             if self.stopped() {
                 break None;
@@ -74,23 +73,22 @@ impl Task<'_> {
         let after = time::monotonic_ns();
         self.waiting(news).fetch_sub(1, Ordering::SeqCst);
         self.sampler.resume_at(after);
-        let stamp = self.group.words()[LINE * news as usize].load(Ordering::Relaxed);
-        if done.is_some() {
-            self.sample_wake(&Wait { before, after, woken }, stamp.min(after), WAKE, Some(BLOCK));
+        if let Some(stamp) = stamp {
+            self.sample_wake(&Wait { before, after, woken }, stamp, WAKE, Some(BLOCK));
         }
-        done
+        stamp.is_some()
     }
 }
 
-/// The first `producers` members produce.
+/// The first `producers` members produce. An item is the time at which it was put in; what is left in an emptied cell is the time
+/// at which it was emptied: so whoever was woken finds the stamp of what it was woken for, however late it is.
 pub fn producer_consumer(task: &mut Task<'_>, producers: u32, rate_hz: u64, consume_iters: u64) {
     let ring = Ring::new(&task.group.words()[HEAD_WORDS..], depth_of(task));
     let period_ns = NS_PER_SEC / rate_hz;
     let mut due = task.sampler.tick();
     while !task.stopped() {
         if (task.position as u32) < producers {
-            let item = (task.position as u64) << 48 | task.iterations;
-            if task.until(News::Room, || ring.push(item).then_some(())).is_none() {
+            if !task.until(News::Room, || ring.push(time::monotonic_ns())) {
                 break;
             }
             task.tell(News::Item);
@@ -104,7 +102,7 @@ pub fn producer_consumer(task: &mut Task<'_>, producers: u32, rate_hz: u64, cons
                 None => due = now,
             }
         } else {
-            if task.until(News::Item, || ring.pop()).is_none() {
+            if !task.until(News::Item, || ring.pop(time::monotonic_ns())) {
                 break;
             }
             task.tell(News::Room);

@@ -10,7 +10,7 @@ use crate::proto::scenario::AffinityIntent;
 use crate::proto::work::{SampleKind, WorkType};
 use crate::sys::{sched, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
-use crate::workload::{WorkloadConfig, WorkloadHandle, types};
+use crate::workload::{WorkloadConfig, WorkloadHandle, parse_workspecs, types};
 
 /// Runs until every worker has done `iterations` outer loops; returns the reports and each one's voluntary switches.
 pub fn run(config: &WorkloadConfig, iterations: u64) -> (Vec<WorkerReport>, Vec<u64>) {
@@ -38,6 +38,66 @@ pub fn run(config: &WorkloadConfig, iterations: u64) -> (Vec<WorkerReport>, Vec<
         assert_eq!(kinds, config.work_type.sample_kinds());
     }
     (reports, switches)
+}
+
+/// Starts the workers, waits until each has done so many outer loops, lets `look` see them at work, and collects.
+pub fn watch(config: &WorkloadConfig, iterations: u64, look: impl FnOnce(&[i32])) -> Vec<WorkerReport> {
+    let mut handle = WorkloadHandle::spawn(config).unwrap();
+    handle.start().unwrap();
+    wait_for("progress", || handle.snapshot_iterations().iter().all(|done| *done >= iterations));
+    look(&handle.tids());
+    handle.stop_and_collect().unwrap()
+}
+
+/// The default of this name, in one group.
+pub fn one_group(text: &str) -> WorkloadConfig {
+    WorkloadConfig::from_specs(&parse_workspecs(text, 1).unwrap()).unwrap()
+}
+
+/// Everything shares the first CPU that the caller has.
+pub fn on_one_cpu(config: WorkloadConfig) -> WorkloadConfig {
+    WorkloadConfig { affinity: AffinityIntent::SingleCpu, ..config }
+}
+
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = time::monotonic_ns() + 30 * NS_PER_SEC;
+    while !condition() {
+        assert!(time::monotonic_ns() < deadline, "never: {what}");
+        time::sleep_ns(NS_PER_MS / 2).unwrap();
+    }
+}
+
+/// A file of a task in /proc.
+pub fn proc_file(tid: i32, name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{tid}/{name}")).unwrap_or_default()
+}
+
+/// A field of /proc/TID/status.
+pub fn status(tid: i32, name: &str) -> String {
+    let text = proc_file(tid, "status");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+}
+
+/// Field `number`, from 1, of /proc/TID/stat (proc_pid_stat(5)); the name in brackets holds no blank.
+pub fn stat(tid: i32, number: usize) -> i64 {
+    proc_file(tid, "stat").split(' ').nth(number - 1).unwrap().parse().unwrap()
+}
+pub const STAT_MINOR_FAULTS: usize = 10;
+pub const STAT_CHILDREN_FAULTS: usize = 11;
+pub const STAT_PRIORITY: usize = 18;
+pub const STAT_NICE: usize = 19;
+pub const STAT_RT_PRIORITY: usize = 40;
+
+/// The number of the system call a task is in, where it is in one.
+pub fn in_call(tid: i32) -> Option<i64> {
+    proc_file(tid, "syscall").split(' ').next()?.parse().ok()
+}
+
+pub fn role<'a>(reports: &'a [WorkerReport], role: &str) -> Vec<&'a WorkerReport> {
+    let found: Vec<&WorkerReport> = reports.iter().filter(|report| report.role == role).collect();
+    assert!(!found.is_empty(), "no {role} among {:?}", reports.iter().map(|r| &r.role).collect::<Vec<_>>());
+    found
 }
 
 pub fn voluntary_switches(tid: i32) -> u64 {

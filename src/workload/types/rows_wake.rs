@@ -116,8 +116,8 @@ pub static ROWS: [TypeInfo; 11] = [
         description: "producers and consumers of unequal speed around one bounded queue",
         method: "Producers put one item per iteration into a ring of `queue_depth_target` cells, at most \
                  `produce_rate_hz` a second each; consumers take one, then spin `consume_iters` steps. Who finds the ring full \
-                 or empty sleeps at a futex, and whoever changes that wakes one. A `wake` sample runs from the partner's stamp \
-                 just before its wake to the first instruction after the wait; `block` is the whole wait. The producer's pause \
+                 or empty sleeps at a futex, and whoever changes that wakes one. A `wake` sample runs from the stamp of the \
+                 item, or of the room, that it was woken for to the first instruction after the wait; `block` is the whole wait. The producer's pause \
                  between items is neither.",
         default: WorkType::ProducerConsumerImbalance {
             producers: 2,
@@ -163,8 +163,8 @@ pub static ROWS: [TypeInfo; 11] = [
         description: "consumers wait with epoll for events that producers post in bursts",
         method: "Producers add `events_per_burst` events to one eventfd, one write each, then pause for half a millisecond; \
                  consumers wait for it with epoll_wait, level-triggered and not exclusive, so one event may wake all of them \
-                 and all but one find nothing. A `wake` sample runs from the producer's stamp before its latest write \
-                 to the consumer's first instruction after epoll_wait returned; `block` is the whole wait.",
+                 and all but one find nothing. A `wake` sample runs from the stamp before the first burst after the \
+                 consumer began to wait to its first instruction after epoll_wait returned; `block` is the whole wait.",
         default: WorkType::EpollStorm { producers: 1, consumers: 2, events_per_burst: 32 },
     },
 ];
