@@ -8,6 +8,7 @@ use crate::proto::limits::{Assert, Base, Layers};
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
 use crate::run::disk::DiskSpec;
+use crate::verdict::bad_on::BadOn;
 use crate::verdict::many::Rule;
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Many runs.
     Suite(Box<SuiteArgs>),
+    /// The two ends of a bisection: two rows, the good one first.
+    BisectCheck(Box<SuiteArgs>),
     Doctor {
         json: bool,
     },
@@ -170,6 +173,8 @@ pub struct RunArgs {
     pub quiet: bool,
     pub dmesg: bool,
     pub color: ColorChoice,
+    /// The only failures that count; none: all.
+    pub bad_on: Option<BadOn>,
     /// Hidden: this run belongs to many, and hands its result over through this descriptor.
     pub cell_result: Option<i32>,
 }
@@ -224,6 +229,7 @@ pub struct JudgeArgs {
     /// In place of the stored limits; none: on top of them.
     pub base: Option<Base>,
     pub limits: Assert,
+    pub bad_on: Option<BadOn>,
     pub json: Option<JsonTarget>,
     pub timings: bool,
     pub quiet: bool,

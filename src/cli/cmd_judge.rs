@@ -4,7 +4,7 @@
 //! Invariant: without limits the verdict is the one that the run had; nothing stored is changed.
 
 use super::args::{JsonTarget, JudgeArgs};
-use super::cmd_run::wants_color;
+use super::cmd_run::{counted, wants_color};
 use super::out;
 use crate::error::{Context, Kind, Result};
 use crate::proto::limits::Layers;
@@ -30,6 +30,7 @@ pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
         out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
     }
     let verdict = judge(&record, &in_force(&layers(&record, args)));
+    let verdict = counted(args.bad_on.as_ref(), &record, verdict);
     tell(args, &record, &verdict)?;
     Ok(verdict.exit_code)
 }
@@ -47,7 +48,7 @@ fn tell(args: &JudgeArgs, record: &Record, verdict: &Verdict) -> Result<()> {
     let to_stdout = args.json == Some(JsonTarget::Stdout);
     let style = Style { color: wants_color(args.color, to_stdout) };
     let mut text =
-        if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
+        if args.quiet { report::verdict_line(verdict, style) + "\n" } else { report::summary(record, verdict, style) };
     if args.timings {
         text.push_str(&format!("\n{}", report::timings(record)));
     }

@@ -14,6 +14,7 @@ use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
 use crate::run::suite::Told;
 use crate::sys::tty;
+use crate::verdict::bad_on::BadOn;
 use crate::verdict::{Outcome, Verdict, judge_stored};
 use std::fs::File;
 use std::io::{self, Write};
@@ -30,8 +31,16 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     let mut screen = Screen::default();
     let run = job::run(&job, &mut |event| show(&mut screen, args, event))?;
     screen.finish();
-    let verdict = judge_stored(run.record());
+    let verdict = counted(args.bad_on.as_ref(), run.record(), judge_stored(run.record()));
     tell(args, run, &verdict, json_file.as_mut())
+}
+
+/// The verdict where only some failures count.
+pub fn counted(bad_on: Option<&BadOn>, record: &Record, verdict: Verdict) -> Verdict {
+    match bad_on {
+        Some(bad_on) => bad_on.apply(record, verdict),
+        None => verdict,
+    }
 }
 
 /// Creates a file for a result, before anything is started for it.
@@ -116,7 +125,7 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut F
     let record = run.record();
     let style = Style { color: wants_color(args.color, to_stdout) };
     let mut text =
-        if args.quiet { report::verdict_line(verdict, style) } else { report::summary(record, verdict, style) };
+        if args.quiet { report::verdict_line(verdict, style) + "\n" } else { report::summary(record, verdict, style) };
     if args.timings {
         text.push_str(&format!("\n{}", report::timings(record)));
     }

@@ -18,15 +18,21 @@ use crate::vmm::kernel::KernelImage;
 use crate::vmm::kvm::self_check;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// This binary, whatever happened to its file meanwhile.
 const SELF: &str = "/proc/self/exe";
 
 /// Runs all, tells, and gives the exit code.
 pub fn cmd_suite(args: &SuiteArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
-    let costs = prepare(args, &argv, exec_ns)?;
     let mut outputs = Outputs::open(args)?;
+    let (suite, directory) = execute(args, &argv, exec_ns)?;
+    tell(args, &suite, directory, &mut outputs)
+}
+
+/// Runs all; nothing is told yet but progress.
+pub fn execute(args: &SuiteArgs, argv: &[String], exec_ns: u64) -> Result<(Suite, SuiteDir)> {
+    let costs = prepare(args, argv, exec_ns)?;
     let budget = Budget::of_host(args.jobs)?;
     let directory = SuiteDir::create(&cmd_run::place(args.run_dir.as_deref()))?;
     let cells = cells(args, &costs, &directory);
@@ -66,7 +72,7 @@ pub fn cmd_suite(args: &SuiteArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8
     for error in troubles {
         out::print_error(&format!("ktstr: warning: {error}\n"));
     }
-    tell(args, &suite, directory, &mut outputs)
+    Ok((suite, directory))
 }
 
 /// Checks every run as far as that goes without a VM; returns what each row costs.
@@ -216,6 +222,20 @@ impl Outputs {
     }
 }
 
+/// Keeps the directory with what was made of all, or removes it; returns where it is kept.
+pub fn settle(args: &SuiteArgs, suite: &Suite, directory: SuiteDir, summary: &str) -> Result<Option<PathBuf>> {
+    let mut runs = suite.cells.iter().flat_map(|cell| &cell.runs);
+    let any_kept = runs.any(|run| directory.run(run.end.index + 1).exists());
+    if !any_kept && !args.keep && args.run_dir.is_none() {
+        return directory.remove().map(|()| None);
+    }
+    directory.write(SUITE_SUMMARY, summary)?;
+    if args.json.is_some() {
+        directory.write(SUITE_JSON, &report::suite_json(suite))?;
+    }
+    Ok(Some(directory.path().to_owned()))
+}
+
 fn tell(args: &SuiteArgs, suite: &Suite, directory: SuiteDir, outputs: &mut Outputs) -> Result<u8> {
     let stdout = [&args.json, &args.ktap].iter().any(|target| **target == Some(JsonTarget::Stdout));
     let style = Style { color: cmd_run::wants_color(args.color, stdout) };
@@ -225,19 +245,9 @@ fn tell(args: &SuiteArgs, suite: &Suite, directory: SuiteDir, outputs: &mut Outp
         false => report::suite_summary(suite, style),
     };
     let outcome = suite.outcome();
-    let any_kept = suite.cells.iter().flat_map(|cell| &cell.runs).any(|run| directory.run(run.end.index + 1).exists());
-    let kept = any_kept || args.keep || args.run_dir.is_some();
-    let mut settled = Ok(());
-    if kept {
-        settled = directory.write(SUITE_SUMMARY, &plain);
-        if let Some(json) = args.json.is_some().then(|| report::suite_json(suite)) {
-            settled = settled.and(directory.write(SUITE_JSON, &json));
-        }
-        if !args.quiet {
-            text.push_str(&format!("run directory: {}\n", directory.path().display()));
-        }
-    } else {
-        settled = settled.and(directory.remove());
+    let settled = settle(args, suite, directory, &plain);
+    if let (Ok(Some(kept)), false) = (&settled, args.quiet) {
+        text.push_str(&format!("run directory: {}\n", kept.display()));
     }
     let mut told = Ok(());
     if stdout {

@@ -30,6 +30,8 @@ const FIRST_OWN_FD: i32 = 3;
 pub(super) fn describe(given: &Given) -> Result<Command> {
     Ok(match given.cmd {
         Cmd::Run if matrix::is_asked(given) => Command::Suite(Box::new(matrix::suite(given)?)),
+        Cmd::BisectCheck => Command::BisectCheck(Box::new(matrix::ends(given)?)),
+        Cmd::BisectHelp => Command::Help(HelpOn::Topic("bisect")),
         Cmd::Run => Command::Run(Box::new(run(given)?)),
         Cmd::Image => Command::Image(Box::new(image(given)?)),
         Cmd::Judge => Command::Judge(Box::new(judge(given)?)),
@@ -90,6 +92,7 @@ pub(super) fn run(given: &Given) -> Result<RunArgs> {
         quiet: given.has("quiet"),
         dmesg: given.has("dmesg"),
         color: color(given)?,
+        bad_on: limits::bad_on(given)?,
         cell_result: given.one("cell-result").map(|fd| descriptor(&fd.to_string_lossy())).transpose()?,
         guest,
     })
@@ -101,6 +104,7 @@ fn judge(given: &Given) -> Result<JudgeArgs> {
         run: operand(given).into(),
         base: given.has("check").then_some(layers.base),
         limits: layers.command_line,
+        bad_on: limits::bad_on(given)?,
         json: json(given),
         timings: given.has("timings"),
         quiet: given.has("quiet"),
@@ -414,6 +418,7 @@ mod tests {
             let value = match flag.long {
                 "kernel" => continue,
                 "cell-result" => "9",
+                "bad-on" => "stall",
                 "workers" | "cgroups" | "topo" => "3",
                 "duration" => "3s",
                 "timeout" => "1h",

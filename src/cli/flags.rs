@@ -13,6 +13,9 @@ pub enum Cmd {
     Run,
     /// A stored run, judged again.
     Judge,
+    /// The two ends of a bisection, before it begins.
+    BisectCheck,
+    BisectHelp,
     Doctor,
     Image,
     List,
@@ -31,6 +34,8 @@ pub enum Operand {
     /// One word; the list is empty where any word will do.
     Required(&'static str, &'static [&'static str]),
     Optional(&'static str),
+    /// Two words.
+    Two(&'static str, &'static str),
 }
 
 /// One command.
@@ -70,6 +75,25 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "RUN is the directory of a run, or the file 'record' in it. Without flags the run is held to what it was \
                 held to, and comes out the same. Limits that are given win over the stored ones; --check begins anew, \
                 without those that the stored command line gave.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::BisectCheck,
+        name: "bisect-check",
+        operand: Operand::Two("GOOD", "BAD"),
+        help: "prove both ends of a bisection before it begins",
+        about: "GOOD and BAD are the two kernels, or with --vary sched the two schedulers. Each is run --repeat times (3 \
+                where nothing is said) with every other flag of 'ktstr run' that is given. Exit code 0 where GOOD passes and \
+                BAD fails, 1 where an end is not what it is said to be, 125 where one cannot be judged. It says how often \
+                each step has to repeat its run, and how.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::BisectHelp,
+        name: "bisect-help",
+        operand: Operand::Nothing,
+        help: "explain how to find the commit that broke a scheduler",
+        about: "The same as 'ktstr help bisect'.",
         hidden: false,
     },
     CommandSpec {
@@ -202,7 +226,17 @@ const RUN: &[Cmd] = &[Cmd::Run];
 const RUN_IMAGE: &[Cmd] = &[Cmd::Run, Cmd::Image];
 const IMAGE: &[Cmd] = &[Cmd::Image];
 const JUDGED: &[Cmd] = &[Cmd::Run, Cmd::Judge];
-const PUBLIC: &[Cmd] = &[Cmd::Run, Cmd::Judge, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help];
+const PUBLIC: &[Cmd] = &[
+    Cmd::Run,
+    Cmd::Judge,
+    Cmd::BisectCheck,
+    Cmd::BisectHelp,
+    Cmd::Doctor,
+    Cmd::Image,
+    Cmd::List,
+    Cmd::Completions,
+    Cmd::Help,
+];
 
 /// What a row of the table is where it does not say otherwise.
 pub(super) const FLAG: Flag = Flag {
@@ -403,6 +437,15 @@ pub const FLAGS: &[Flag] = &[
         ..RESULT
     },
     Flag {
+        long: "bad-on",
+        arity: Arity::Value("KIND,KIND.."),
+        absent: "any failure",
+        commands: JUDGED,
+        group: Group::Checks,
+        help: "only these failures count: boot, panic, warn, stall, check; see 'ktstr help bisect'",
+        ..RESULT
+    },
+    Flag {
         long: "check",
         arity: Arity::Value("WHICH"),
         default: "default",
@@ -520,6 +563,15 @@ pub const FLAGS: &[Flag] = &[
         help: "write the results as KTAP, the kernel's own test format",
         ..MANY
     },
+    Flag {
+        long: "vary",
+        arity: Arity::Value("FLAG"),
+        default: "kernel",
+        choices: &["kernel", "sched"],
+        commands: &[Cmd::BisectCheck],
+        help: "what GOOD and BAD are values of",
+        ..FLAG
+    },
     Flag { long: "json", commands: &[Cmd::Doctor], help: "print the facts as one JSON object", ..FLAG },
     Flag {
         long: "kernel",
@@ -607,9 +659,29 @@ pub fn spec(cmd: Cmd) -> &'static CommandSpec {
     COMMANDS.iter().find(|spec| spec.cmd == cmd).unwrap_or(&COMMANDS[0])
 }
 
+/// What makes no sense for the two ends of a bisection.
+const NOT_FOR_ENDS: &[&str] = &[
+    "matrix",
+    "until-fail",
+    "stop-on-first",
+    "allow-skip",
+    "junit",
+    "ktap",
+    "json",
+    "dmesg",
+    "timings",
+    "cell-result",
+];
+
+/// Whether a command takes a flag: its own, and the ends of a bisection those of a run.
+fn takes(cmd: Cmd, flag: &Flag) -> bool {
+    let ends = cmd == Cmd::BisectCheck && flag.commands.contains(&Cmd::Run) && !NOT_FOR_ENDS.contains(&flag.long);
+    ends || flag.commands.contains(&cmd)
+}
+
 /// The flags that a command takes, in the table's order.
 pub fn flags_of(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
-    all().filter(move |flag| flag.commands.contains(&cmd))
+    all().filter(move |flag| takes(cmd, flag))
 }
 
 /// The flag of this name that the command takes.
@@ -627,15 +699,27 @@ pub fn shown_commands() -> impl Iterator<Item = &'static CommandSpec> {
     COMMANDS.iter().filter(|spec| !spec.hidden)
 }
 pub fn shown_flags(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
-    flags_of(cmd).filter(|flag| !flag.hidden)
+    // What a command takes from another is explained there.
+    flags_of(cmd).filter(move |flag| !flag.hidden && flag.commands.contains(&cmd))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [Cmd; 9] =
-        [Cmd::Run, Cmd::Judge, Cmd::Doctor, Cmd::Image, Cmd::List, Cmd::Completions, Cmd::Help, Cmd::Vm, Cmd::Probe];
+    const ALL: [Cmd; 11] = [
+        Cmd::Run,
+        Cmd::Judge,
+        Cmd::BisectCheck,
+        Cmd::BisectHelp,
+        Cmd::Doctor,
+        Cmd::Image,
+        Cmd::List,
+        Cmd::Completions,
+        Cmd::Help,
+        Cmd::Vm,
+        Cmd::Probe,
+    ];
 
     #[test]
     fn every_command_has_one_row() {

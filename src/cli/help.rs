@@ -101,6 +101,7 @@ pub fn usage(spec: &CommandSpec) -> String {
         Operand::Required(name, []) => format!(" {name}"),
         Operand::Required(_, choices) => format!(" {}", choices.join("|")),
         Operand::Optional(name) => format!(" [{name}]"),
+        Operand::Two(first, second) => format!(" {first} {second}"),
     };
     let own_flags = flags::shown_flags(spec.cmd).any(|flag| !["help", "version"].contains(&flag.long));
     let passes_on = if spec.cmd == Cmd::Run { " --kernel FILE [flags] [-- ARGS]" } else { " [flags]" };

@@ -6,8 +6,10 @@
 use super::describe::{bad, chosen, utf8};
 use super::flags::{Arity, Cmd, FLAG, Flag, Group};
 use super::parse::Given;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::limits::{Assert, Base, CheckId, Layers};
+use crate::units;
+use crate::verdict::bad_on::{BadKind, BadOn, KINDS};
 use crate::verdict::table::ROWS;
 
 /// Rows that have no flag of their own: what a failed boot is, is said by --boot-failure.
@@ -50,6 +52,16 @@ pub fn layers(given: &Given) -> Result<Layers> {
             command_line = command_line.with(row.id, limit);
         }
     }
+    let boot = bad_on(given)?.map(|kinds| kinds.contains(BadKind::Boot));
+    let asked = given.has("boot-failure").then(|| chosen(given, "boot-failure")).transpose()?;
+    match (boot, asked) {
+        (Some(true), Some("skip")) | (Some(false), Some("fail")) => {
+            return Err(Error::usage("--bad-on and --boot-failure contradict each other")
+                .hint("a kernel that does not boot is bad where --bad-on names boot"));
+        }
+        (Some(true), None) => command_line = command_line.require(CheckId::BootFailure),
+        _ => {}
+    }
     if given.has("boot-failure") {
         command_line = match chosen(given, "boot-failure")? {
             "fail" => command_line.require(CheckId::BootFailure),
@@ -57,6 +69,25 @@ pub fn layers(given: &Given) -> Result<Layers> {
         };
     }
     Ok(Layers { base, command_line, ..Layers::default() })
+}
+
+/// The kinds of failure that count, where not all do.
+pub fn bad_on(given: &Given) -> Result<Option<BadOn>> {
+    let Some(value) = given.one("bad-on") else { return Ok(None) };
+    let text = utf8("bad-on", value)?;
+    let mut kinds = Vec::new();
+    for word in text.split(',').map(str::trim) {
+        let Some((_, kind)) = KINDS.iter().find(|(known, _)| *known == word) else {
+            let known = || KINDS.iter().map(|(word, _)| *word);
+            let error = bad("bad-on", format!("'{word}' is none of {}", known().collect::<Vec<_>>().join(", ")));
+            return Err(match units::nearest(word, known()) {
+                Some(near) => error.hint(format!("did you mean '{near}'?")),
+                None => error,
+            });
+        };
+        kinds.push(*kind);
+    }
+    Ok(Some(BadOn(kinds)))
 }
 
 #[cfg(test)]
@@ -103,6 +134,9 @@ mod tests {
         let limits = run("--check none --max-gap 500ms --boot-failure fail").unwrap().limits;
         let asked = Assert::new().max_gap_ns(500 * NS_PER_MS).require(CheckId::BootFailure);
         assert_eq!((limits.base, limits.command_line), (Base::None, asked));
+        let bad = run("--bad-on stall,boot").unwrap();
+        assert_eq!(bad.limits.command_line, Assert::new().require(CheckId::BootFailure));
+        assert_eq!(bad.bad_on.unwrap().text(), "boot,stall");
         assert_eq!(run("--check strict").unwrap().limits.base, Base::Strict);
     }
 
@@ -112,6 +146,9 @@ mod tests {
             ("--max-gap 500", "--max-gap: '500' is not a duration: the unit is missing"),
             ("--spread wide", "--spread: 'wide' is no number such as 10%"),
             ("--isolation yes", "--isolation: 'yes' is neither on nor off"),
+            ("--bad-on stal", "--bad-on: 'stal' is none of boot, panic, warn, stall, check (did you mean 'stall'?)"),
+            ("--bad-on boot --boot-failure skip", "contradict each other"),
+            ("--bad-on warn --boot-failure fail", "contradict each other"),
             ("--check all", "--check: 'all' is none of none, default, strict"),
         ] {
             let error = run(words).unwrap_err().to_string();

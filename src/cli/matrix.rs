@@ -27,14 +27,36 @@ pub(super) fn is_asked(given: &Given) -> bool {
 
 /// All runs.
 pub(super) fn suite(given: &Given) -> Result<SuiteArgs> {
+    suite_of(given, axes(given)?, 1)
+}
+
+/// Runs of each end of a bisection where nobody says how many: with them a fault in two of three runs hides in 4 %.
+const USUAL_END_RUNS: u32 = 3;
+
+/// The runs of the two ends of a bisection, the good one first.
+pub(super) fn ends(given: &Given) -> Result<SuiteArgs> {
+    let name = describe::chosen(given, "vary")?;
+    let flag = axis_flag(name)?;
+    if given.has(flag.long) {
+        return Err(Error::usage(format!("{} is given, and GOOD and BAD are its values too", flag.dashed()))
+            .hint("--vary says what GOOD and BAD are"));
+    }
+    let word = |word: &Option<OsString>| describe::utf8(name, word.as_deref().unwrap_or_default());
+    let values = vec![word(&given.operand)?, word(&given.second)?];
+    if values[0] == values[1] {
+        return Err(Error::usage(format!("GOOD and BAD are the same: '{}'", values[0])));
+    }
+    suite_of(given, vec![Axis { name: flag.long, values }], USUAL_END_RUNS)
+}
+
+fn suite_of(given: &Given, axes: Vec<Axis>, usual_repeat: u32) -> Result<SuiteArgs> {
     for switch in ["dmesg", "cell-result"] {
         if given.has(switch) {
             return Err(Error::usage(format!("--{switch} is for one run, not for many"))
                 .hint("each run that is kept has its console.log"));
         }
     }
-    let axes = axes(given)?;
-    let repeat = repeat(given)?;
+    let repeat = repeat(given)?.unwrap_or(usual_repeat);
     let combinations = axes.iter().fold(1u64, |product, axis| product.saturating_mul(axis.values.len() as u64));
     let runs = combinations.saturating_mul(u64::from(repeat));
     if runs > MOST_RUNS {
@@ -68,13 +90,13 @@ fn target(value: &OsStr) -> JsonTarget {
     if value == "-" { JsonTarget::Stdout } else { JsonTarget::File(value.into()) }
 }
 
-fn repeat(given: &Given) -> Result<u32> {
+fn repeat(given: &Given) -> Result<Option<u32>> {
     match (given.one("repeat"), given.one("until-fail")) {
         (Some(_), Some(_)) => Err(Error::usage("--repeat and --until-fail contradict each other")
             .hint("--until-fail N is --repeat N --stop-on-first")),
-        (Some(value), None) => describe::count("repeat", value),
-        (None, Some(value)) => describe::count("until-fail", value),
-        (None, None) => Ok(1),
+        (Some(value), None) => describe::count("repeat", value).map(Some),
+        (None, Some(value)) => describe::count("until-fail", value).map(Some),
+        (None, None) => Ok(None),
     }
 }
 
@@ -214,12 +236,13 @@ fn label(axis: &Axis, value: &str) -> String {
 
 /// The command line of one run: what was given, less what concerns the whole, with this combination.
 fn single(given: &Given, chosen: &[(&Axis, &str)]) -> Result<(super::args::RunArgs, Vec<String>)> {
-    const OF_THE_WHOLE: [&str; 4] = ["json", "run-dir", "quiet", "color"];
+    const OF_THE_WHOLE: [&str; 5] = ["json", "run-dir", "quiet", "color", "vary"];
     let of_a_run = |flag: &Flag| flag.group != Group::Many && !OF_THE_WHOLE.contains(&flag.long);
     let mut one = Given {
         cmd: Cmd::Run,
         flags: given.flags.iter().filter(|(flag, _)| of_a_run(flag)).cloned().collect(),
         operand: None,
+        second: None,
         rest: given.rest.clone(),
     };
     for (axis, value) in chosen {
@@ -262,6 +285,12 @@ mod tests {
     fn suite_of(words: &[&str]) -> SuiteArgs {
         match parsed(words) {
             Command::Suite(args) => *args,
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+    fn ends_of(words: &[&str]) -> SuiteArgs {
+        match parsed(&[&["bisect-check"], words].concat()) {
+            Command::BisectCheck(args) => *args,
             other => panic!("{words:?}: {other:?}"),
         }
     }
@@ -396,5 +425,26 @@ mod tests {
         assert_eq!((suite.repeat, suite.stop_on_first, suite.rows.len()), (7, true, 1));
         assert_eq!(suite.rows[0].name, "");
         assert!((suite_of(&["-k", "K", "--repeat=2", "--pass-ratio=80%"]).rule.pass_ratio - 0.8).abs() < 1e-9);
+    }
+
+    #[test]
+    fn ends_of_a_bisection_are_two_rows() {
+        let ends = ends_of(&["/k/old", "/k/new", "-d", "3s", "--bad-on", "stall"]);
+        assert_eq!((ends.rows.len(), ends.repeat, ends.axes[0].name), (2, 3, "kernel"));
+        assert_eq!(ends.rows[1].words, ["--duration=3s", "--bad-on=stall", "--kernel=/k/new"]);
+        let scheds = ends_of(&["a", "b", "--vary", "sched", "-k", "K", "-n", "7", "--pass-ratio", "90%", "--", "-x"]);
+        assert_eq!((scheds.repeat, scheds.rows[0].run.guest.sched_args.as_slice()), (7, &["-x".to_owned()][..]));
+        assert!((scheds.rule.pass_ratio - 0.9).abs() < 1e-9);
+        for (words, message) in [
+            (&["a"][..], "needs two words: GOOD BAD"),
+            (&["a", "a"], "GOOD and BAD are the same"),
+            (&["a", "b", "-k", "K"], "--kernel is given, and GOOD and BAD are its values too"),
+            (&["a", "b", "--vary", "sched"], "no kernel is given"),
+            (&["a", "b", "c"], "unexpected argument 'c'"),
+            (&["a", "b", "--matrix", "topo=1"], "--matrix is no flag of 'ktstr bisect-check'"),
+        ] {
+            let error = refused(&[&["bisect-check"], words].concat());
+            assert!(error.contains(message), "{words:?}: {error}");
+        }
     }
 }

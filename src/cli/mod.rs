@@ -4,6 +4,7 @@
 //! Invariant: every flag is in one table, from which parsing, help, man page and completions are made.
 
 pub mod args;
+pub mod cmd_bisect_check;
 pub mod cmd_completions;
 pub mod cmd_doctor;
 pub mod cmd_help;
@@ -52,6 +53,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     match command {
         Command::Run(args) => cmd_run::cmd_run(&args, argv, exec_ns),
         Command::Judge(args) => cmd_judge::cmd_judge(&args),
+        Command::BisectCheck(args) => cmd_bisect_check::cmd_bisect_check(&args, argv, exec_ns),
         Command::Suite(args) => cmd_suite::cmd_suite(&args, argv, exec_ns),
         Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),

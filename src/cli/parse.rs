@@ -26,6 +26,8 @@ pub(super) struct Given {
     pub cmd: Cmd,
     pub flags: Vec<(&'static Flag, Option<OsString>)>,
     pub operand: Option<OsString>,
+    /// Where a command takes two words.
+    pub second: Option<OsString>,
     /// What stood after `--`.
     pub rest: Vec<OsString>,
 }
@@ -43,7 +45,7 @@ fn scan(args: impl IntoIterator<Item = OsString>) -> Result<Scanned> {
         None => None,
     };
     let cmd = named.unwrap_or(Cmd::Run);
-    let mut given = Given { cmd, flags: Vec::new(), operand: None, rest: Vec::new() };
+    let mut given = Given { cmd, flags: Vec::new(), operand: None, second: None, rest: Vec::new() };
     loop {
         if let Some(mut raw) = parser.try_raw_args() {
             if raw.next_if(|word| word == "--").is_some() {
@@ -113,6 +115,10 @@ impl Given {
             self.operand = Some([OsStr::new("work "), &word].into_iter().collect());
             return Ok(());
         }
+        if matches!(flags::spec(self.cmd).operand, Operand::Two(..)) && self.second.is_none() {
+            self.second = Some(word);
+            return Ok(());
+        }
         let text = word.to_string_lossy();
         let error = Error::usage(format!("unexpected argument '{text}'"));
         let last = self.flags.last().map(|(flag, _)| flag.long);
@@ -134,7 +140,10 @@ impl Given {
             let error = Error::usage(format!("'ktstr {}' needs a word: {name}", spec.name));
             return Err(if choices.is_empty() { error } else { error.hint(format!("one of {}", choices.join(", "))) });
         }
-        let takes_rest = matches!(self.cmd, Cmd::Run | Cmd::Image);
+        if let (Operand::Two(first, second), None) = (spec.operand, &self.second) {
+            return Err(Error::usage(format!("'ktstr {}' needs two words: {first} {second}", spec.name)));
+        }
+        let takes_rest = matches!(self.cmd, Cmd::Run | Cmd::Image | Cmd::BisectCheck);
         match self.rest.first() {
             Some(word) if !takes_rest => Err(Error::usage(format!(
                 "unexpected argument '{}' after --: 'ktstr {}' passes nothing on",

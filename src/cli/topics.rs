@@ -59,6 +59,11 @@ The exit codes are made for 'git bisect run': 0 is good, 1 is bad, 125
 skips a commit that cannot be judged, and anything above 127 stops the search,
 because then ktstr, and not the commit, is at fault.
 
+First prove both ends; each is run three times:
+
+  ktstr bisect-check good/bzImage bad/bzImage --sched ./scx_foo
+  ktstr bisect-check --vary sched old/scx_foo new/scx_foo -k bzImage
+
 In a kernel tree:
 
   git bisect start BAD GOOD
@@ -70,12 +75,28 @@ In the scheduler's tree, with one kernel:
   git bisect run sh -c 'cargo build || exit 125;
       ktstr -q --kernel ~/bzImage --sched target/debug/scx_foo'
 
-A kernel that does not boot is skipped. Where the boot itself is what broke,
-add --boot-failure fail. Where a fault shows only now and then, repeat:
+A fault that shows only now and then is missed by a single run. bisect-check
+says how often BAD fails, and how often each step has to repeat its run:
 
-      for i in 1 2 3 4 5; do ktstr ... || exit; done
+  --repeat 13 --stop-on-first --flake-rate 30% --steps 10
 
-A seed makes the choices of the load the same in every step: --seed 1.
+A good step then tells the chance that a bad commit passed it by luck, and the
+chance of that in any of the steps.
+
+--bad-on names the failures that count, where a range has several faults:
+
+  boot    the kernel does not reach PID 1 (or --boot-failure fail)
+  panic   panic, BUG, Oops, triple fault, a reset out of nowhere
+  warn    WARNING, lockdep, sleeping in atomic context, sanitizers
+  stall   sched_ext's watchdog, RCU stalls, lockups, hung tasks, a guest that
+          hangs
+  check   anything else: a limit that was broken, a scheduler that ended
+
+Another failure is good where the run came to its end in spite of it, and is
+skipped where it cut the run short.
+
+A kernel that does not boot is skipped. --seed 1 makes the choices of the load
+the same in every step. docs/bisect.md in the source has scripts.
 ",
     },
     Topic {

@@ -13,7 +13,7 @@ use crate::proto::record::Record;
 use crate::proto::work::SampleKind;
 use crate::units::{approx, duration, size};
 use crate::verdict::table::Side;
-use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Outcome, Status, Verdict, group_stats};
+use crate::verdict::{Check, EMULATOR, GroupStats, Measure, NOTHING_WRONG, Outcome, Status, Verdict, group_stats};
 
 /// Columns of the page.
 const WIDTH: usize = 100;
@@ -333,7 +333,7 @@ fn section(lines: &mut Vec<String>, title: &str, text: &str) {
 /// The verdict and its cause, on one line.
 pub fn verdict_line(verdict: &Verdict, style: Style) -> String {
     let word = outcome_word(verdict.outcome, style);
-    if verdict.outcome == Outcome::Pass {
+    if verdict.outcome == Outcome::Pass && verdict.headline == NOTHING_WRONG {
         return word;
     }
     // One line, however long: whoever reads only the last line must see the cause.

@@ -3,6 +3,7 @@
 //! Owns layout only; leaves every number to verdict/ and proto/record.
 //! Invariant: the same verdict gives the same text.
 
+mod ends;
 mod human;
 mod json;
 mod noise;
@@ -20,6 +21,7 @@ mod tests_suite;
 mod text;
 mod timings;
 
+pub use ends::{Ends, ends};
 pub use human::{Style, summary, verdict_line};
 pub use json::Json;
 pub use result::{SCHEMA, result_json};

@@ -4,7 +4,7 @@
 //! Invariant: every outcome has its place in every form.
 
 use super::suite::{Suite, SuiteCell, SuiteRun, suite_line, suite_summary};
-use super::{Style, junit, ktap, suite_json};
+use super::{Style, ends, junit, ktap, suite_json};
 use crate::run::suite::{CellEnd, Told};
 use crate::verdict::Outcome;
 use crate::verdict::many::Rule;
@@ -139,4 +139,46 @@ fn junit_and_ktap_give_each_outcome_its_word() {
     assert_eq!(lines[..4], ["KTAP version 1", "1..5", "ok 1 topo=1", "# the reason"]);
     assert_eq!(lines[4..6], ["not ok 2 topo=2", "ok 3 topo=3 # SKIP skip: the reason"]);
     assert_eq!(lines[7], "not ok 5 topo=5 # ERROR the reason");
+}
+
+#[test]
+fn ends_are_proven_only_where_good_passes_and_bad_fails() {
+    for (good, bad, code, words) in [
+        (Pass, Fail, 0, "PROVEN: both ends"),
+        (Fail, Pass, 1, "look exchanged"),
+        (Fail, Fail, 1, "GOOD fails too"),
+        (Pass, Pass, 1, "BAD passes: the fault does not show"),
+        (Skip, Fail, 125, "GOOD cannot be judged; git bisect would skip it"),
+        (Pass, Inconclusive, 125, "BAD cannot be judged"),
+        (Pass, Error, 128, "could not do a run"),
+    ] {
+        let found = ends(&suite(&[("1", &[good; 3]), ("2", &[bad; 3])]));
+        assert_eq!(found.exit_code, code, "{good:?} {bad:?}: {}", found.text);
+        assert!(found.text.contains(words), "{good:?} {bad:?}: {}", found.text);
+        assert_eq!(found.text.contains("--repeat"), code == 0 || words.starts_with("BAD passes"), "{}", found.text);
+    }
+    let interrupted = Suite { interrupted: true, ..suite(&[("1", &[Pass]), ("2", &[Fail])]) };
+    assert_eq!(ends(&interrupted).exit_code, 130);
+}
+
+#[test]
+fn advice_follows_the_rate_of_the_bad_end() {
+    // 1 of 3 fails: at a third, 0.667^n over 10 steps is below 1 % from n = 18 on.
+    let found = ends(&Suite { repeat: 3, ..suite(&[("1", &[Pass; 3]), ("2", &[Fail, Pass, Pass])]) });
+    assert!(
+        found.text.contains("BAD fails in 33.3 % of its runs (95 % Clopper-Pearson interval 0.8 to 90.6 %)"),
+        "{}",
+        found.text
+    );
+    assert!(
+        found.text.contains("each step needs --repeat 18 at that rate, and --repeat more than 200 at the low"),
+        "{}",
+        found.text
+    );
+    let always = ends(&suite(&[("1", &[Pass; 3]), ("2", &[Fail; 3])]));
+    assert!(
+        always.text.contains("each step needs --repeat 1 at that rate, and --repeat 20 at the low"),
+        "{}",
+        always.text
+    );
 }

@@ -31,6 +31,9 @@ use crate::units::{MIB, size};
 /// panics in an initcall, with 48 MiB it resets without a word.
 const LITTLE_MEMORY_BYTES: u64 = 128 * MIB;
 
+/// The headline of a pass.
+pub const NOTHING_WRONG: &str = "every check that applies passed";
+
 /// An outcome with its reason.
 pub type Cause = (Outcome, String);
 
@@ -48,7 +51,7 @@ pub fn find(record: &Record, log: &KernelLog, checks: &[Check], limits: &Assert)
         .or_else(|| harness_failure(record))
         .or_else(|| silence(record, log))
         .or_else(|| of_checks(checks))
-        .unwrap_or_else(|| (Outcome::Pass, String::from("every check that applies passed")))
+        .unwrap_or_else(|| (Outcome::Pass, NOTHING_WRONG.to_owned()))
 }
 
 fn at_stage(record: &Record, log: &KernelLog) -> String {

@@ -142,7 +142,10 @@ fn no_file_names_a_machine_of_ours() {
 
 #[test]
 fn documents_show_command_lines_that_parse() {
-    for document in ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+    let mut documents = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from).to_vec();
+    let docs = std::fs::read_dir(root().join("docs")).expect("read docs/");
+    documents.extend(docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_string_lossy())));
+    for document in documents.iter().filter(|name| name.ends_with(".md")) {
         let text = std::fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"));
         none("command lines", documents::command_lines(document, &text));
     }

@@ -3,6 +3,7 @@
 //! Owns what a user sees; leaves the modules' own rules to the unit tests beside the code.
 //! Invariant: a test that cannot run on this machine says so in the list of tests not run; it never just passes.
 
+mod bisect;
 mod boot;
 mod cli;
 mod faults;

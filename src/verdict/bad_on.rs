@@ -1,0 +1,185 @@
+//! Which failures count where one certain fault is looked for, as in a bisection.
+//!
+//! Owns the kinds of failure and what a failure of another kind is worth; leaves finding failures to `judge`.
+//! Invariant: a failure that is asked for stays one; another never becomes a pass unless the run came to its end in spite
+//! of it.
+
+use super::check::Status;
+use super::judge::Verdict;
+use super::outcome::Outcome;
+use super::stage::pid1_ran;
+use crate::klog::sched_ext::ExitReason;
+use crate::klog::{Class, Severity};
+use crate::proto::message::VmEnd;
+use crate::proto::record::Record;
+
+/// A kind of failure, as people name it when they look for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadKind {
+    /// The kernel does not boot to PID 1.
+    Boot,
+    /// The kernel crashes: panic, BUG, Oops, triple fault, a reset out of nowhere.
+    Panic,
+    /// The kernel complains and goes on: WARNING, lockdep, sleeping in atomic context, sanitizers.
+    Warn,
+    /// Something does not run: sched_ext's watchdog, RCU stalls, lockups, hung tasks, a guest that hangs.
+    Stall,
+    /// Everything else: a limit of a check, a scheduler that ends by itself.
+    Check,
+}
+
+/// The words, with what each stands for.
+pub const KINDS: [(&str, BadKind); 5] = [
+    ("boot", BadKind::Boot),
+    ("panic", BadKind::Panic),
+    ("warn", BadKind::Warn),
+    ("stall", BadKind::Stall),
+    ("check", BadKind::Check),
+];
+
+/// Some kinds of failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BadOn(pub Vec<BadKind>);
+
+impl BadOn {
+    pub fn contains(&self, kind: BadKind) -> bool {
+        self.0.contains(&kind)
+    }
+
+    /// As it was given.
+    pub fn text(&self) -> String {
+        let words = KINDS.iter().filter(|(_, kind)| self.contains(*kind)).map(|(word, _)| *word);
+        words.collect::<Vec<_>>().join(",")
+    }
+
+    /// The verdict where only these kinds count.
+    pub fn apply(&self, record: &Record, verdict: Verdict) -> Verdict {
+        if verdict.outcome != Outcome::Fail || kinds(record, &verdict).iter().any(|kind| self.contains(*kind)) {
+            return verdict;
+        }
+        let whole =
+            verdict.stopped.is_none() && verdict.checks.iter().all(|check| check.status != Status::Inconclusive);
+        let (outcome, what) = match whole {
+            true => (Outcome::Pass, "the run came to its end all the same"),
+            false => (Outcome::Inconclusive, "it ended the run before the one that is looked for could show"),
+        };
+        let headline = format!(
+            "the failure is not of a kind that --bad-on {} names, and {what}: {}",
+            self.text(),
+            verdict.headline
+        );
+        Verdict { outcome, headline, exit_code: outcome.exit_code(), ..verdict }
+    }
+}
+
+fn of_class(class: Class) -> Option<BadKind> {
+    Some(match class {
+        Class::Panic | Class::Oops | Class::Bug | Class::InitKilled | Class::Reboot => BadKind::Panic,
+        Class::Warning | Class::Lockdep | Class::Atomic | Class::Sanitizer => BadKind::Warn,
+        Class::RcuStall | Class::SoftLockup | Class::HardLockup | Class::HungTask | Class::WorkqueueLockup => {
+            BadKind::Stall
+        }
+        Class::BootFailure => BadKind::Boot,
+        // Why the scheduler left is told by its exit.
+        Class::SchedExtState | Class::SchedExtExit => return None,
+        Class::OutOfMemory | Class::Clock | Class::UserCrash | Class::Other => BadKind::Check,
+    })
+}
+
+/// All kinds that a failed run shows.
+pub fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
+    if !pid1_ran(record) {
+        return vec![BadKind::Boot];
+    }
+    let failing = verdict.findings.iter().filter(|finding| finding.severity == Severity::Fail);
+    let mut kinds: Vec<BadKind> = failing.filter_map(|finding| of_class(finding.class)).collect();
+    if verdict.sched_exits.iter().any(|exit| exit.reason == ExitReason::Stall) {
+        kinds.push(BadKind::Stall);
+    }
+    match &record.vm_end {
+        Some(VmEnd::TripleFault) => kinds.push(BadKind::Panic),
+        Some(VmEnd::TimedOut) if verdict.stopped.is_some() => kinds.push(BadKind::Stall),
+        Some(VmEnd::Reset | VmEnd::Poweroff) if verdict.stopped.is_some() => kinds.push(BadKind::Panic),
+        _ => {}
+    }
+    let own = |name: &str| name != "kernel_log_clean" && name != "scheduler_alive";
+    let check_failed = verdict.checks.iter().any(|check| check.status == Status::Fail && own(check.name));
+    // A scheduler that left without stalling anybody, or never started, is what no other kind has a word for.
+    if check_failed || kinds.is_empty() {
+        kinds.push(BadKind::Check);
+    }
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler};
+    use super::*;
+    use crate::proto::message::Stage;
+    use crate::verdict::judge_stored;
+
+    fn only(kind: BadKind) -> BadOn {
+        BadOn(vec![kind])
+    }
+
+    fn outcome(kind: BadKind, record: &Record) -> Outcome {
+        only(kind).apply(record, judge_stored(record)).outcome
+    }
+
+    fn with_log(lines: &[&str]) -> Record {
+        let mut record = passing();
+        add_log(&mut record, lines);
+        record
+    }
+
+    #[test]
+    fn warning_is_bad_where_warnings_are_looked_for_and_good_where_they_are_not() {
+        let record = with_log(&["WARNING: CPU: 0 PID: 5 at kernel/sched/core.c:1234 foo+0x1/0x2"]);
+        assert_eq!(judge_stored(&record).outcome, Outcome::Fail, "{}", judge_stored(&record).headline);
+        assert_eq!(outcome(BadKind::Warn, &record), Outcome::Fail);
+        assert_eq!(outcome(BadKind::Panic, &record), Outcome::Pass);
+        let verdict = only(BadKind::Panic).apply(&record, judge_stored(&record));
+        assert!(
+            verdict.headline.contains("--bad-on panic") && verdict.headline.contains("WARNING"),
+            "{}",
+            verdict.headline
+        );
+        assert_eq!(verdict.exit_code, 0);
+    }
+
+    #[test]
+    fn other_failure_that_cut_the_run_short_cannot_be_judged() {
+        let mut record = with_log(&["Oops: general protection fault, probably for non-canonical address"]);
+        record.bye = false;
+        record.scenario_end = None;
+        record.marks.retain(|(stage, _)| *stage < Stage::ScenarioEnd);
+        record.vm_end = Some(VmEnd::Reset);
+        assert_eq!(outcome(BadKind::Panic, &record), Outcome::Fail);
+        assert_eq!(outcome(BadKind::Warn, &record), Outcome::Inconclusive);
+    }
+
+    #[test]
+    fn boot_and_nothing_else_is_found_before_pid1() {
+        let mut record = passing();
+        record.marks.retain(|(stage, _)| *stage < Stage::Pid1);
+        (record.hello, record.scenario_started, record.scenario_end, record.bye) = (None, None, None, false);
+        let verdict = Verdict { outcome: Outcome::Fail, exit_code: 1, ..judge_stored(&record) };
+        assert_eq!(kinds(&record, &verdict), [BadKind::Boot]);
+        assert_eq!(only(BadKind::Boot).apply(&record, verdict.clone()).outcome, Outcome::Fail);
+        assert_eq!(only(BadKind::Stall).apply(&record, verdict).outcome, Outcome::Inconclusive);
+    }
+
+    #[test]
+    fn stalls_and_checks_are_told_apart() {
+        let mut stalled = passing_with_scheduler();
+        add_log(&mut stalled, &STALL);
+        assert!(kinds(&stalled, &judge_stored(&stalled)).contains(&BadKind::Stall));
+        let mut starved = passing();
+        starved.reports[0].1.work_units = 0;
+        starved.reports[0].1.iterations = 0;
+        let verdict = judge_stored(&starved);
+        assert_eq!((verdict.outcome, kinds(&starved, &verdict)), (Outcome::Fail, vec![BadKind::Check]));
+        assert_eq!(outcome(BadKind::Stall, &starved), Outcome::Pass);
+        assert_eq!(BadOn(vec![BadKind::Stall, BadKind::Boot]).text(), "boot,stall");
+    }
+}
