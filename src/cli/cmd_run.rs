@@ -48,6 +48,13 @@ pub fn create(path: &Path) -> Result<File> {
     File::create(path).context(|| format!("create {} for the result", path.display())).map_err(usage)
 }
 
+/// Where unpacked kernels are kept; none where there is no home to keep them in.
+fn kernel_cache() -> Option<PathBuf> {
+    let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = directory("XDG_CACHE_HOME").or_else(|| directory("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join(crate::run::KERNEL_CACHE))
+}
+
 /// The job that a command line describes.
 pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
     let (mut plan, sched_program) = plan::make(&args.guest)?;
@@ -78,6 +85,7 @@ pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
         run_place: place(args.run_dir.as_deref()),
         argv,
         perf: args.perf,
+        kernel_cache: kernel_cache(),
         exec_ns,
     })
 }

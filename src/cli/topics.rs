@@ -33,11 +33,17 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
 ];
 
 /// (place, what is there)
-pub const FILES: &[(&str, &str)] = &[(
-    "~/.local/state/ktstr/runs/",
-    "one directory a run: console.log, record, summary.txt, verdict.json. It goes after a pass, unless --keep or --run-dir is \
+pub const FILES: &[(&str, &str)] = &[
+    (
+        "~/.local/state/ktstr/runs/",
+        "one directory a run: console.log, record, summary.txt, verdict.json. It goes after a pass, unless --keep or --run-dir is \
          given, and stays after anything else. XDG_STATE_HOME moves it.",
-)];
+    ),
+    (
+        "~/.cache/ktstr/unpacked/",
+        "the last kernels that were booted more than once, unpacked; safe to remove at any time. XDG_CACHE_HOME moves it.",
+    ),
+];
 
 /// A subject of `ktstr help` that is no command.
 #[derive(Clone, Copy, Debug)]

@@ -152,9 +152,9 @@ wire_struct! {
     /// Memory and exits of the VM's process.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub struct VmStats {
-        /// Peak resident memory of the VM's process that is not guest memory (RssAnon + RssFile).
+        /// Peak resident memory of the VM's process that is not guest memory.
         pub own_kib: u64,
-        /// Guest memory that was touched (RssShmem of the VM's process).
+        /// Guest memory that was touched, with kernel and initramfs, which VMs share as long as they do not write to them.
         pub guest_kib: u64,
         /// Exits to user space by kind.
         pub exits: Vec<(String, u64)>,

@@ -43,7 +43,7 @@ pub struct Accel {
 }
 
 /// Chooses. `check_kvm` tries a throwaway VM.
-pub fn choose(choice: AccelChoice, check_kvm: impl Fn() -> Result<()>) -> Result<Accel> {
+pub fn choose(choice: AccelChoice, check_kvm: impl FnOnce() -> Result<()>) -> Result<Accel> {
     let kvm = || Accel { kind: AccelKind::Kvm, reason: "KVM works".into(), qemu: None };
     match choice {
         AccelChoice::Kvm => check_kvm().map(|()| kvm()).map_err(|error| error.while_doing("--accel kvm")),

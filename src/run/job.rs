@@ -10,6 +10,7 @@ use super::machine::{Machine, MachineSpec};
 use super::perf;
 use super::rundir::{Place, RunDir, VMM_LOG};
 use super::suite::Cost;
+use super::unpacked::{self, Unpacked};
 use super::watch::{Limits, Watch};
 use crate::channel::host::HostSession;
 use crate::channel::ring::{REGION_BYTES, Ring};
@@ -69,8 +70,44 @@ pub struct Job {
     pub argv: Vec<String>,
     /// Performance mode.
     pub perf: bool,
+    /// Where unpacked kernels are kept; none: nowhere.
+    pub kernel_cache: Option<PathBuf>,
     /// CLOCK_MONOTONIC at exec.
     pub exec_ns: u64,
+}
+
+/// What is found out and made before a VM can be started, all at once: none of it waits for another.
+struct Parts {
+    image: Result<Image>,
+    /// Whether KVM can run a kernel.
+    kvm: Result<()>,
+    unpacked: Result<Option<Unpacked>>,
+}
+
+impl Parts {
+    fn prepare(job: &Job, plan: &Plan, kernel: &KernelImage) -> Self {
+        let lost = || Error::internal("a thread that prepared the run panicked");
+        std::thread::scope(|scope| {
+            let kvm = scope.spawn(|| match job.accel {
+                AccelChoice::Qemu => Ok(()),
+                AccelChoice::Kvm | AccelChoice::Auto => crate::vmm::kvm::self_check(),
+            });
+            let unpacked = scope.spawn(|| match (&job.kernel_cache, job.accel) {
+                (Some(cache), AccelChoice::Kvm | AccelChoice::Auto) => unpacked::find(cache, kernel),
+                _ => Ok(None),
+            });
+            let image = build_image(job, plan, kernel);
+            let kvm = kvm.join().unwrap_or_else(|_| Err(lost()));
+            Self { image, kvm, unpacked: unpacked.join().unwrap_or_else(|_| Err(lost())) }
+        })
+    }
+}
+
+/// What a VM boots, and how.
+struct Boot<'a> {
+    image: &'a Image,
+    unpacked: Option<&'a Unpacked>,
+    perf: Option<&'a mut perf::Plan>,
 }
 
 /// Carries out the job. The record is complete when this returns, and the directory still there.
@@ -81,10 +118,18 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     let in_disk_bytes = job.disk.as_ref().map_or(0, DiskSpec::memory_bytes);
     check_host_memory(memory_bytes.saturating_add(in_disk_bytes))?;
     let plan = settled(&job.plan, memory_bytes)?;
-    let image = build_image(job, &plan, &kernel)?;
+    let parts = Parts::prepare(job, &plan, &kernel);
+    let image = parts.image?;
     let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
     // What the user gave is in order: now the machine.
-    let accel = accel::choose(job.accel, crate::vmm::kvm::self_check)?;
+    let accel = accel::choose(job.accel, || parts.kvm)?;
+    let unpacked = match parts.unpacked {
+        Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm),
+        Err(error) => {
+            listener(Event::Note(format!("the kernel is booted packed: {error}")));
+            None
+        }
+    };
     listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
     image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));
     let ring_place = (layout.ring_gpa, REGION_BYTES);
@@ -96,6 +141,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         user: &job.cmdline,
     };
     let cmdline = cmdline::build(&words);
+    kernel.check_cmdline(&cmdline)?;
 
     if signal::noted().is_some() {
         return Err(Error::interrupted());
@@ -108,7 +154,8 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
 
     let mut perf = job.perf.then(|| perf::for_run(&job.plan.topology, accel.kind)).transpose()?;
-    let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), (&image, perf.as_mut()), &mut run, listener);
+    let boot = Boot { image: &image, unpacked: unpacked.as_ref(), perf: perf.as_mut() };
+    let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), boot, &mut run, listener);
     mark(&mut run, Stage::TornDown, job.exec_ns, time::monotonic_ns());
     match ended {
         Ok(_) => Ok(run),
@@ -128,12 +175,12 @@ fn run_vm(
     job: &Job,
     accel: &Accel,
     (numa, layout, cmdline): (&Numa, &GuestLayout, &str),
-    (image, mut perf): (&Image, Option<&mut perf::Plan>),
+    mut boot: Boot<'_>,
     run: &mut RunDir,
     listener: Listener<'_>,
 ) -> Result<VmEnd> {
     let memory_bytes = layout.memory_bytes;
-    let ram = perf::guest_ram(memory_bytes, perf.as_deref_mut())?;
+    let ram = perf::guest_ram(memory_bytes, boot.perf.as_deref_mut())?;
     // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
     let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
@@ -147,12 +194,13 @@ fn run_vm(
         numa,
         ram: &ram,
         memory_bytes,
-        initramfs: &image.file,
-        initramfs_bytes: image.bytes,
+        initramfs: &boot.image.file,
+        initramfs_bytes: boot.image.bytes,
         ring: (layout.ring_gpa, REGION_BYTES),
         initramfs_gpa: layout.initramfs_gpa,
         disk: disk.as_ref(),
-        perf: perf.as_deref().filter(|plan| plan.applies()).map(|plan| &plan.config),
+        perf: boot.perf.as_deref().filter(|plan| plan.applies()).map(|plan| &plan.config),
+        unpacked: boot.unpacked,
         log: &log,
     };
     let mut machine = Machine::start(&spec)?;
@@ -166,7 +214,7 @@ fn run_vm(
         listener,
         exec_ns: job.exec_ns,
         over_budget: false,
-        perf: perf.map(|plan| plan.take_refused()).unwrap_or_default(),
+        perf: boot.perf.map(|plan| plan.take_refused()).unwrap_or_default(),
     };
     let end = watch.until_end(limits)?;
     if let VmEnd::MachineError { text } = &end {

@@ -4,13 +4,14 @@
 //! Invariant: configuration and descriptors reach the process by inheritance only; nothing is on disk.
 
 use super::machine::{FarLines, MachineEvent, MachineSpec};
+use super::unpacked::CONTENT_AT;
 use crate::channel::DOORBELL_PORT;
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame::{self, FrameError};
 use crate::sys::spawn::{Spawn, number};
 use crate::sys::{fd, process};
-use crate::vmm::config::{DiskConfig, VmConfig, VmEvent};
+use crate::vmm::config::{DiskConfig, UnpackedKernel, VmConfig, VmEvent};
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -25,6 +26,13 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         numa: spec.numa.clone(),
         memory_bytes: spec.memory_bytes,
         kernel_path: spec.kernel.display().to_string(),
+        unpacked: spec.unpacked.map(|kernel| UnpackedKernel {
+            fd: number(&kernel.file),
+            offset: CONTENT_AT,
+            start_gpa: kernel.start_gpa,
+            bytes: kernel.bytes,
+            entry_gpa: kernel.entry_gpa,
+        }),
         cmdline: spec.cmdline.to_owned(),
         reserved: Some(spec.ring),
         ram_fd: number(spec.ram),
@@ -58,6 +66,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         config.events_fd,
     ];
     keep.extend(config.disk.as_ref().map(|disk| disk.fd));
+    keep.extend(config.unpacked.as_ref().map(|kernel| kernel.fd));
     let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
     Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
         .start()

@@ -5,6 +5,7 @@
 
 use super::accel::{Accel, AccelKind};
 use super::disk::Disk;
+use super::unpacked::{DIRECTORY as UNPACKED_DIRECTORY, Unpacked};
 use super::{hmp, kvm, qemu};
 use crate::error::{Context, Result};
 use crate::proto::message::{VmEnd, VmStats};
@@ -42,6 +43,8 @@ pub struct MachineSpec<'a> {
     /// /dev/vda of the guest.
     pub disk: Option<&'a Disk>,
     pub perf: Option<&'a PerfConfig>,
+    /// The kernel in memory form, for our own VMM.
+    pub unpacked: Option<&'a Unpacked>,
     /// Takes what the process itself prints.
     pub log: &'a File,
 }
@@ -172,10 +175,10 @@ impl Machine {
     /// Looks at the process's memory, and keeps the largest of each kind.
     pub fn sample_memory(&mut self) {
         // The process may just have ended; then the last sample stands.
-        if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) {
-            let field = |name: &str| status_kib(&status, name).unwrap_or(0);
-            self.stats.own_kib = self.stats.own_kib.max(field("RssAnon") + field("RssFile"));
-            self.stats.guest_kib = self.stats.guest_kib.max(field("RssShmem"));
+        if let Ok(smaps) = fs::read_to_string(format!("/proc/{}/smaps", self.pid)) {
+            let (own_kib, guest_kib) = resident(&smaps);
+            self.stats.own_kib = self.stats.own_kib.max(own_kib);
+            self.stats.guest_kib = self.stats.guest_kib.max(guest_kib);
         }
     }
 
@@ -232,10 +235,26 @@ pub fn read_all(line: &OwnedFd, into: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// `Name:   1234 kB` in /proc/PID/status.
-fn status_kib(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
+/// Names of the files whose mappings are guest memory: RAM, and what is laid over it, whoever wrote the pages since.
+const GUEST_FILES: [&str; 3] = ["/memfd:ktstr-guest-ram", "/memfd:ktstr-initramfs", UNPACKED_DIRECTORY];
+
+/// Resident memory in KiB of the process itself, and of the guest (Documentation/filesystems/proc.rst, smaps).
+fn resident(smaps: &str) -> (u64, u64) {
+    let (mut own, mut guest, mut of_guest) = (0, 0, false);
+    for line in smaps.lines() {
+        let kib = |name: &str| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok();
+        let resident = ["Rss:", "Shared_Hugetlb:", "Private_Hugetlb:"].iter().find_map(|name| kib(name));
+        match resident {
+            Some(kib) if of_guest => guest += kib,
+            Some(kib) => own += kib,
+            // A mapping's first line begins with its addresses, the others with a name and a colon.
+            None if line.split(' ').next().is_some_and(|word| word.contains('-')) => {
+                of_guest = GUEST_FILES.iter().any(|name| line.contains(name));
+            }
+            None => {}
+        }
+    }
+    (own, guest)
 }
 
 #[cfg(test)]
@@ -243,11 +262,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_field_is_read_by_its_whole_name() {
-        let status = "VmRSS:\t  100 kB\nRssAnon:\t    2048 kB\nRssShmem:\t 7 kB\n";
-        assert_eq!(status_kib(status, "RssAnon"), Some(2048));
-        assert_eq!(status_kib(status, "Rss"), None);
-        assert_eq!(status_kib(status, "RssFile"), None);
+    fn pages_of_the_guest_are_told_from_the_process_s_own() {
+        let smaps = "7f00-7f80 rw-s 00000000 00:01 1  /memfd:ktstr-guest-ram (deleted)\nSize: 900 kB\nRss:   100 kB\n\
+                     Shared_Hugetlb:  2048 kB\nVmFlags: rd wr\n\
+                     7f80-7f90 rw-p 00001000 00:02 2  /home/u/.cache/ktstr/unpacked/1-2.kernel\nRss: 30 kB\n\
+                     7f90-7fa0 r-xp 00000000 00:02 3  /usr/bin/ktstr\nRss:    7 kB\nPss: 5 kB\n\
+                     7fb0-7fc0 rw-p 00000000 00:00 0 \nRss: 3 kB\n";
+        assert_eq!(resident(smaps), (10, 2178));
+        assert_eq!(resident(""), (0, 0));
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod qemu;
 pub mod rundir;
 pub mod suite;
 mod symbols;
+mod unpacked;
 mod watch;
 
 pub use kvm::VM_COMMAND;
+pub use unpacked::DIRECTORY as KERNEL_CACHE;

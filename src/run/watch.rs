@@ -25,7 +25,7 @@ use std::path::PathBuf;
 /// How long a turn waits at most: the ring is looked at this often even where no doorbell works.
 const TURN_MS: u64 = 20;
 /// Between two looks at the process's memory.
-const MEMORY_EVERY_NS: u64 = 50_000_000;
+const MEMORY_EVERY_NS: u64 = 500_000_000;
 /// A guest that has said Bye only has to restart.
 const AFTER_BYE_NS: u64 = 15_000_000_000;
 /// The machine said that it has ended; its process only has to leave.

@@ -29,6 +29,18 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// A kernel as it lies in memory: `bytes` of the file from `offset` on belong at `start_gpa`.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct UnpackedKernel {
+        pub fd: i32,
+        pub offset: u64,
+        pub start_gpa: u64,
+        pub bytes: u64,
+        pub entry_gpa: u64,
+    }
+}
+
+wire_struct! {
     /// Performance mode, as far as it was planned.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub struct PerfConfig {
@@ -57,6 +69,8 @@ wire_struct! {
         pub numa: Numa,
         pub memory_bytes: u64,
         pub kernel_path: String,
+        /// The same kernel in memory form, which is mapped and not read.
+        pub unpacked: Option<UnpackedKernel>,
         /// The whole kernel command line.
         pub cmdline: String,
         /// Guest-physical base and bytes kept from the guest's allocator: the host-guest ring.
@@ -111,6 +125,7 @@ pub mod tests {
             numa: Numa::default().settled(1, 256 << 20).unwrap(),
             memory_bytes: 256 << 20,
             kernel_path: "/k".into(),
+            unpacked: None,
             cmdline: "quiet".into(),
             reserved: Some((0xF00_0000, 0x20_0000)),
             ram_fd: 3,

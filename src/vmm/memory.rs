@@ -1,8 +1,8 @@
 //! Guest RAM in this process: the memory file and the initramfs, mapped.
 //!
 //! Owns the mappings; leaves the address map to layout and what is written where to boot.
-//! Invariant: RAM is the memory file, shared; only the initramfs lies over it, private, so that parallel VMs share its
-//! pages until their guests write them.
+//! Invariant: RAM is the memory file, shared; only kernel and initramfs may lie over it, private, so that parallel VMs share
+//! their pages until their guests write them.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use super::x86::layout::{PAGE_BYTES, ram_ranges};
 use crate::error::{Context, Error, Result};
 use crate::proto::cpuset::CpuSet;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::AsRawFd;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -26,13 +26,14 @@ pub fn map_ram(file: File, memory_bytes: u64) -> Result<GuestMemoryMmap> {
     })
 }
 
-/// Lays a file over RAM at `gpa`, copy-on-write, without copying it.
-pub fn overlay(memory: &GuestMemoryMmap, gpa: u64, file: &File, bytes: u64) -> Result<()> {
-    let what = || format!("map {bytes} bytes of initramfs at guest address {gpa:#x}");
+/// Lays `bytes` of a file, from a page of it on, over RAM at `gpa`, copy-on-write, without copying.
+pub fn overlay(memory: &GuestMemoryMmap, gpa: u64, (file, offset): (&File, u64), bytes: u64) -> Result<()> {
+    let what = || format!("map {bytes} bytes of a file at guest address {gpa:#x}");
     let length = file.metadata().context(what)?.len();
     let span = bytes.div_ceil(PAGE_BYTES) * PAGE_BYTES;
     // Page-aligned and within both, so that nothing but pages of this guest's RAM is replaced.
-    if gpa % PAGE_BYTES != 0 || bytes == 0 || bytes > length {
+    let within = offset.checked_add(bytes).is_some_and(|end| end <= length);
+    if gpa % PAGE_BYTES != 0 || offset % PAGE_BYTES != 0 || bytes == 0 || !within {
         return Err(Error::internal(format!("cannot {}: the file has {length} bytes", what())));
     }
     let slice = memory
@@ -40,18 +41,18 @@ pub fn overlay(memory: &GuestMemoryMmap, gpa: u64, file: &File, bytes: u64) -> R
         .map_err(|cause| Error::internal(format!("cannot {}: {cause}", what())))?;
     let guard = slice.ptr_guard_mut();
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let (start, access, at) = (guard.as_ptr().cast(), libc::PROT_READ | libc::PROT_WRITE, offset as libc::off_t);
     // SAFETY: the range lies within one mapping of `memory`, begins on a page, and is reached only through volatile
     // accesses, which find the new pages in the place of the old; the mapping's owner unmaps it with the rest.
-    let mapped = unsafe {
-        libc::mmap(guard.as_ptr().cast(), span as usize, libc::PROT_READ | libc::PROT_WRITE, flags, file.as_raw_fd(), 0)
-    };
+    let mapped = unsafe { libc::mmap(start, span as usize, access, flags, file.as_raw_fd(), at) };
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()).context(what) } else { Ok(()) }
 }
 
-/// Copies a file into RAM, where pages cannot be laid over it: RAM of huge pages cannot be split.
-pub fn copy_in(memory: &GuestMemoryMmap, gpa: u64, file: &mut File, bytes: u64) -> Result<()> {
-    let failed =
-        |cause| Error::host(format!("cannot copy {bytes} bytes of initramfs to guest address {gpa:#x}: {cause}"));
+/// Copies the same into RAM, where pages cannot be laid over it: RAM of huge pages cannot be split.
+pub fn copy_in(memory: &GuestMemoryMmap, gpa: u64, (file, offset): (&mut File, u64), bytes: u64) -> Result<()> {
+    let what = || format!("copy {bytes} bytes of a file to guest address {gpa:#x}");
+    let failed = |cause| Error::host(format!("cannot {}: {cause}", what()));
+    file.seek(io::SeekFrom::Start(offset)).context(what)?;
     memory.read_exact_volatile_from(GuestAddress(gpa), file, bytes as usize).map_err(failed)
 }
 
@@ -124,7 +125,7 @@ mod tests {
         let memory = map_ram(ram, 1 << 20).unwrap();
         let file = fd::memfd("initramfs", 0).unwrap();
         file.write_all_at(&[7; 5000], 0).unwrap();
-        overlay(&memory, 0x8000, &file, 5000).unwrap();
+        overlay(&memory, 0x8000, (&file, 0), 5000).unwrap();
         let mut got = [0; 5001];
         memory.read_slice(&mut got, GuestAddress(0x8000)).unwrap();
         assert_eq!((&got[..5000], got[5000]), (&[7; 5000][..], 0));
@@ -139,11 +140,11 @@ mod tests {
         let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();
         let mut file = fd::memfd("initramfs", 0).unwrap();
         file.write_all_at(&[7; 5000], 0).unwrap();
-        copy_in(&memory, 0x8000, &mut file, 5000).unwrap();
+        copy_in(&memory, 0x8000, (&mut file, 0), 5000).unwrap();
         let mut got = [0; 5001];
         memory.read_slice(&mut got, GuestAddress(0x8000)).unwrap();
         assert_eq!((&got[..5000], got[5000]), (&[7; 5000][..], 0));
-        assert!(copy_in(&memory, 0x8000, &mut file, 5000).is_err(), "the file has no more");
+        assert!(copy_in(&memory, 0x8000, (&mut file, 1), 5000).is_err(), "the file has no more");
     }
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
         let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();
         let file = fd::memfd("initramfs", 8192).unwrap();
         for (gpa, bytes) in [(0x8001, 4096), (0xFF000, 8192), (0x8000, 8193), (0x8000, 0), (1 << 40, 4096)] {
-            assert!(overlay(&memory, gpa, &file, bytes).is_err(), "{gpa:#x} {bytes}");
+            assert!(overlay(&memory, gpa, (&file, 0), bytes).is_err(), "{gpa:#x} {bytes}");
         }
     }
 }

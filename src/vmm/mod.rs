@@ -56,12 +56,10 @@ const COM2_CHUNK_BYTES: usize = 256;
 
 /// Runs one VM from its configuration to its end.
 fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
-    let (image, mut kernel) = KernelImage::open_file(Path::new(&config.kernel_path))?;
-    image.check_cmdline(&config.cmdline)?;
     let kvm = kvm::open()?;
     let memory = memory::map_ram(adopt(config.ram_fd, "the memory file")?.into(), config.memory_bytes)?;
     let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
-    x86::boot::load(&memory, config, &image, &mut kernel)?;
+    let entry_gpa = load_kernel(&memory, config)?;
     load_initramfs(&memory, config)?;
     let vcpus = config.topology.total_cpus();
     let machine = Machine::new(&kvm, memory)?;
@@ -77,7 +75,7 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
         topology: &config.topology,
         supported: supported.as_slice(),
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
-        entry_gpa: image.entry_gpa,
+        entry_gpa,
         realtime_hint: config.perf.as_ref().is_some_and(|perf| !perf.pins.is_empty()),
     };
     let made = (0..vcpus).map(|cpu| recipe.create(&machine, cpu)).collect::<Result<Vec<_>>>()?;
@@ -98,16 +96,41 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     Ok(ended(&shared))
 }
 
-/// Lays the initramfs over guest memory, or copies it where that is of huge pages.
+/// Brings in the initramfs, where there is one.
 fn load_initramfs(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<()> {
     if config.initramfs_bytes == 0 {
         return Ok(());
     }
     let mut initramfs = File::from(adopt(config.initramfs_fd, "the initramfs")?);
+    lay(memory, config, config.initramfs_gpa, (&mut initramfs, 0), config.initramfs_bytes)
+}
+
+/// Maps part of a file into guest memory, or copies it where that is of huge pages.
+fn lay(
+    memory: &GuestMemoryMmap,
+    config: &VmConfig,
+    gpa: u64,
+    (file, offset): (&mut File, u64),
+    bytes: u64,
+) -> Result<()> {
     match config.perf.as_ref().is_some_and(|perf| perf.huge_pages) {
-        true => memory::copy_in(memory, config.initramfs_gpa, &mut initramfs, config.initramfs_bytes),
-        false => memory::overlay(memory, config.initramfs_gpa, &initramfs, config.initramfs_bytes),
+        true => memory::copy_in(memory, gpa, (file, offset), bytes),
+        false => memory::overlay(memory, gpa, (file, offset), bytes),
     }
+}
+
+/// Brings in the kernel and what it finds beside it; gives its entry point.
+fn load_kernel(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<u64> {
+    if let Some(unpacked) = &config.unpacked {
+        let mut file = File::from(adopt(unpacked.fd, "the unpacked kernel")?);
+        lay(memory, config, unpacked.start_gpa, (&mut file, unpacked.offset), unpacked.bytes)?;
+        x86::boot::load_tables(memory, config, None)?;
+        return Ok(unpacked.entry_gpa);
+    }
+    let (image, mut file) = KernelImage::open_file(Path::new(&config.kernel_path))?;
+    let header = x86::boot::load_kernel(memory, &image, &mut file)?;
+    x86::boot::load_tables(memory, config, header)?;
+    Ok(image.entry_gpa)
 }
 
 fn adopt(number: i32, what: &str) -> Result<OwnedFd> {

@@ -77,8 +77,8 @@ pub fn cells() -> Vec<Cell> {
     );
     // Once the scheduler is enabled, the whole VM gets one CPU, and that is for others.
     let starve = "until grep -qs ktstr_drop /tmp/starved/record; do sleep 0.1; done; \
-                  for process in /proc/[0-9]*; do grep -qs _vm $process/cmdline && \
-                  for task in $process/task/*; do taskset -p 1 ${task##*/}; done; done; \
+                  for process in $(grep -ls _vm /proc/[0-9]*/cmdline); do \
+                  for task in ${process%/cmdline}/task/*; do taskset -p 1 ${task##*/}; done; done; \
                   for i in 1 2 3 4 5 6 7 8; do timeout 6 taskset 1 sh -c 'while :; do :; done' & renice -n -10 $!; done";
     let starved = format!(
         "--version >/dev/null; ({starve}) >/dev/null 2>&1 & \
@@ -86,12 +86,12 @@ pub fn cells() -> Vec<Cell> {
          --run-dir /tmp/starved"
     );
     // While the guest boots, the VM's process is looked at from outside.
-    let look = "until grep -qs 'Run /init' /tmp/perf/record; do sleep 0.1; done; \
-                for process in /proc/[0-9]*; do if grep -qs _vm $process/cmdline; then \
+    let look = "until [ -s /tmp/perf/record ]; do sleep 0.1; done; sleep 3; \
+                for process in $(grep -ls _vm /proc/[0-9]*/cmdline); do process=${process%/cmdline}; \
                 for task in $process/task/*; do \
                 echo \"@look $(cat $task/comm) $(grep Cpus_allowed_list $task/status) $(grep policy $task/sched)\"; done; \
                 echo \"@look $(grep -h ktstr-guest $process/numa_maps)\"; \
-                echo \"@look $(grep Hugetlb $process/smaps | sort | uniq)\"; fi; done";
+                echo \"@look $(grep Hugetlb $process/smaps | sort | uniq)\"; done";
     let perf = format!(
         "--version >/dev/null; echo 140 >/proc/sys/vm/nr_hugepages; ({look}) >/tmp/look 2>&1 & \
          ktstr --kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --perf --duration 2s --run-dir /tmp/perf; \

@@ -36,6 +36,14 @@ pub struct KernelImage {
     pub cmdline_max_bytes: u64,
 }
 
+/// A stretch of an ELF kernel: where in the file, and where in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub offset: u64,
+    pub gpa: u64,
+    pub bytes: u64,
+}
+
 /// Offset and size of the part of a bzImage that holds its setup header (Documentation/arch/x86/boot.rst).
 const SETUP_HEADER_END: usize = 0x270;
 const BOOT_FLAG: (usize, u16) = (0x1FE, 0xAA55);
@@ -222,6 +230,38 @@ impl KernelImage {
             initramfs_end_max: VMLINUX_INITRAMFS_END,
             cmdline_max_bytes: VMLINUX_CMDLINE_MAX,
         })
+    }
+
+    /// What an ELF kernel has to load, without what is empty. The file passed `open`, or comes from inside of one that did.
+    pub fn segments(elf: &[u8]) -> Result<Vec<Segment>> {
+        let head = &elf[..elf.len().min(SETUP_HEADER_END)];
+        if !head.starts_with(b"\x7fELF") || head.len() < ELF_HEADER_BYTES {
+            return Err(Error::usage("what is inside of the kernel is no ELF file"));
+        }
+        let (table, count) = (u64_at(head, 32) as usize, usize::from(u16_at(head, 56)));
+        let end = count.checked_mul(PROGRAM_HEADER_BYTES as usize).and_then(|bytes| table.checked_add(bytes));
+        let headers = end.and_then(|end| elf.get(table..end));
+        let headers = headers.ok_or_else(|| truncated("vmlinux", table as u64, elf.len() as u64))?;
+        let loaded = headers.chunks_exact(PROGRAM_HEADER_BYTES as usize).filter(|header| u32_at(header, 0) == PT_LOAD);
+        let mut segments = Vec::new();
+        for header in loaded {
+            let segment = Segment { offset: u64_at(header, 8), gpa: u64_at(header, 24), bytes: u64_at(header, 32) };
+            if segment.bytes == 0 {
+                continue;
+            }
+            checked_end(segment.gpa, segment.bytes)?;
+            let end = segment.offset.saturating_add(segment.bytes);
+            if end > elf.len() as u64 {
+                return Err(truncated("vmlinux", end, elf.len() as u64));
+            }
+            segments.push(segment);
+        }
+        Ok(segments)
+    }
+
+    /// The entry point of such a file.
+    pub fn elf_entry(elf: &[u8]) -> u64 {
+        u64_at(elf, 24)
     }
 
     /// The release, such as `6.12.0-amd64`, where the file tells it. A vmlinux is searched for it, which takes a while.

@@ -61,8 +61,8 @@ pub fn memory_map(memory_bytes: u64, reserved: Option<(u64, u64)>) -> Result<Vec
     }
 }
 
-/// Puts everything into guest memory that the kernel finds there at its first instruction.
-pub fn load(memory: &GuestMemoryMmap, config: &VmConfig, image: &KernelImage, file: &mut File) -> Result<()> {
+/// Copies the kernel into guest memory; gives the setup header that it brought, where it brought one.
+pub fn load_kernel(memory: &GuestMemoryMmap, image: &KernelImage, file: &mut File) -> Result<Option<setup_header>> {
     let (start, none) = (GuestAddress(image.start_gpa), None);
     let loaded: KernelLoaderResult = match image.kind {
         KernelKind::BzImage => BzImage::load(memory, Some(start), file, none),
@@ -70,7 +70,12 @@ pub fn load(memory: &GuestMemoryMmap, config: &VmConfig, image: &KernelImage, fi
         KernelKind::Vmlinux => Elf::load(memory, Some(GuestAddress(0)), file, none),
     }
     .map_err(|cause| Error::usage(format!("cannot load kernel {}: {cause}", image.path.display())))?;
-    let params = zero_page(config, loaded.setup_header)?;
+    Ok(loaded.setup_header)
+}
+
+/// Puts everything else into guest memory that the kernel finds there at its first instruction.
+pub fn load_tables(memory: &GuestMemoryMmap, config: &VmConfig, header: Option<setup_header>) -> Result<()> {
+    let params = zero_page(config, header)?;
     write(memory, BOOT_PARAMS_GPA, params)?;
     write_bytes(memory, CMDLINE_GPA, config.cmdline.as_bytes())?;
     write_bytes(memory, CMDLINE_GPA + config.cmdline.len() as u64, &[0])?;

@@ -1,0 +1,298 @@
+//! Kernels as they lie in memory: unpacked once, kept by content, and mapped by every VM that boots them.
+//!
+//! Owns the cache, unpacking and its files' form; leaves reading kernels to vmm/kernel and mapping to vmm/memory.
+//! Invariant: a file is complete before it has its name, and its name is its kernel's content: a rebuilt kernel is another.
+//!
+//! A kernel is unpacked when it is seen for the second time: once costs more than it saves, and a kernel of a bisection is
+//! seen once.
+
+use crate::error::{Context, Error, Result};
+use crate::sys::mmap::Mapping;
+use crate::units::MIB;
+use crate::vmm::kernel::{KernelImage, KernelKind};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+/// First bytes of such a file; its first page is for it and three numbers.
+const MAGIC: &[u8; 8] = b"KTSTRK01";
+/// Where the kernel begins in it: a page, so that it can be mapped.
+pub const CONTENT_AT: u64 = 4096;
+/// The cache's place below the user's own, by which its mappings are known.
+pub const DIRECTORY: &str = "ktstr/unpacked";
+/// Kernels kept; the least recently used goes first. One takes about 60 MiB.
+const KEPT: usize = 6;
+const SUFFIX: &str = "kernel";
+const SEEN: &str = "seen";
+/// No kernel unpacks to more.
+const UNPACKED_MOST_BYTES: u64 = 1024 * MIB;
+/// payload_offset and payload_length of a bzImage (Documentation/arch/x86/boot.rst).
+const PAYLOAD: (usize, usize) = (0x248, 0x24C);
+const SETUP_SECTORS: usize = 0x1F1;
+const SECTOR_BYTES: usize = 512;
+/// The payload ends with its unpacked size (scripts/Makefile.lib, size_append), except gzip's, whose own end that is.
+const SIZE_BYTES: usize = 4;
+
+/// How payloads begin, and who unpacks them (lib/decompress.c).
+const PACKERS: [(&[u8], &[&str]); 7] = [
+    (b"\x28\xB5\x2F\xFD", &["zstd", "-dc"]),
+    (b"\xFD7zXZ", &["xz", "-dc"]),
+    (b"\x1F\x8B", &["gzip", "-dc"]),
+    (b"\x02\x21\x4C\x18", &["lz4", "-dc"]),
+    (b"BZh", &["bzip2", "-dc"]),
+    (b"\x89LZO", &["lzop", "-dc"]),
+    (b"\x5D\0\0", &["xz", "--format=lzma", "-dc"]),
+];
+
+/// A kernel in memory form.
+#[derive(Debug)]
+pub struct Unpacked {
+    pub file: File,
+    pub start_gpa: u64,
+    pub bytes: u64,
+    pub entry_gpa: u64,
+}
+
+/// The kernel in memory form, where the cache has it or it is worth making; an error only says why there is none.
+pub fn find(cache: &Path, kernel: &KernelImage) -> Result<Option<Unpacked>> {
+    let name = name_of(&kernel.path)?;
+    let path = cache.join(format!("{name}.{SUFFIX}"));
+    if let Some(found) = open(&path)? {
+        return Ok(Some(found));
+    }
+    let seen = cache.join(format!("{name}.{SEEN}"));
+    if !seen.exists() {
+        fs::create_dir_all(cache).context(|| format!("make {}", cache.display()))?;
+        File::create(&seen).context(|| format!("create {}", seen.display()))?;
+        return Ok(None);
+    }
+    make(kernel, &path)?;
+    evict(cache)?;
+    open(&path)
+}
+
+/// Length and a hash of the whole file: it tells kernels apart, and is no defence against anybody.
+fn name_of(path: &Path) -> Result<String> {
+    /// Odd and without a pattern: 2^64 divided by the golden ratio.
+    const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+    let what = || format!("read kernel {}", path.display());
+    let file = File::open(path).context(what)?;
+    let length = file.metadata().context(what)?.len();
+    let mapped = Mapping::read_only(&file, length as usize).context(what)?;
+    let words = mapped.bytes().chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    let hash = words.fold(length, |hash, word| (hash ^ word).wrapping_mul(MIX).rotate_left(29));
+    Ok(format!("{length:x}-{hash:016x}"))
+}
+
+/// Opens a file of the cache; none where it is not there, or is not whole.
+fn open(path: &Path) -> Result<Option<Unpacked>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.context(|| format!("open {}", path.display()))?,
+    };
+    let mut header = [0; 32];
+    file.read_exact_at(&mut header, 0).context(|| format!("read {}", path.display()))?;
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| header[at + index]));
+    let (start_gpa, bytes, entry_gpa) = (number(8), number(16), number(24));
+    let length = file.metadata().context(|| format!("look at {}", path.display()))?.len();
+    if !header.starts_with(MAGIC) || bytes.checked_add(CONTENT_AT) != Some(length) {
+        return Ok(None);
+    }
+    // Used now: the cache forgets the others first. Not being allowed to say so is no reason to stop.
+    drop(file.set_modified(SystemTime::now()));
+    Ok(Some(Unpacked { file, start_gpa, bytes, entry_gpa }))
+}
+
+fn make(kernel: &KernelImage, path: &Path) -> Result<()> {
+    let packed = fs::read(&kernel.path).context(|| format!("read kernel {}", kernel.path.display()))?;
+    let elf = match kernel.kind {
+        KernelKind::Vmlinux => packed,
+        KernelKind::BzImage => unpack(&packed)?,
+    };
+    let segments = KernelImage::segments(&elf)?;
+    let end = |segment: &crate::vmm::kernel::Segment| segment.gpa + segment.bytes;
+    let (Some(start_gpa), Some(end_gpa)) =
+        (segments.iter().map(|segment| segment.gpa).min(), segments.iter().map(end).max())
+    else {
+        return Err(Error::usage("the kernel has nothing to load"));
+    };
+    let bytes = (end_gpa - start_gpa).next_multiple_of(CONTENT_AT);
+    let part = path.with_extension(format!("part{}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&part)?;
+        file.write_all(MAGIC)?;
+        for number in [start_gpa, bytes, KernelImage::elf_entry(&elf)] {
+            file.write_all(&number.to_le_bytes())?;
+        }
+        file.set_len(CONTENT_AT + bytes)?;
+        for segment in &segments {
+            let content = &elf[segment.offset as usize..(segment.offset + segment.bytes) as usize];
+            file.write_all_at(content, CONTENT_AT + segment.gpa - start_gpa)?;
+        }
+        // A crash of the host must not leave a name without its content.
+        file.sync_data()?;
+        fs::rename(&part, path)
+    };
+    let written = write();
+    if written.is_err() && part.exists() {
+        fs::remove_file(&part).context(|| format!("remove {}", part.display()))?;
+    }
+    written.context(|| format!("write {}", path.display()))
+}
+
+/// The ELF kernel inside a bzImage, unpacked by the program that made it.
+fn unpack(image: &[u8]) -> Result<Vec<u8>> {
+    let number = |at: usize| {
+        let bytes = image.get(at..at + 4)?;
+        Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+    };
+    let sectors = image.get(SETUP_SECTORS).map_or(0, |count| usize::from(if *count == 0 { 4 } else { *count }));
+    let payload = || {
+        let start = (sectors + 1) * SECTOR_BYTES + number(PAYLOAD.0)?;
+        image.get(start..start.checked_add(number(PAYLOAD.1)?)?)
+    };
+    let payload = payload().ok_or_else(|| Error::usage("the bzImage does not tell its payload"))?;
+    let (_, words) = PACKERS
+        .iter()
+        .find(|(magic, _)| payload.starts_with(magic))
+        .ok_or_else(|| Error::usage("the kernel is packed in a way that is not known"))?;
+    let own_size = words[0] == "gzip";
+    let packed = &payload[..payload.len().saturating_sub(if own_size { 0 } else { SIZE_BYTES })];
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context(|| format!("start {}", words[0]))?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let mut unpacked = Vec::new();
+    let read = std::thread::scope(|scope| {
+        // A program that stops reading has said so by its exit code.
+        scope.spawn(move || input.map(|mut input| input.write_all(packed)));
+        output.map(|output| output.take(UNPACKED_MOST_BYTES).read_to_end(&mut unpacked))
+    });
+    let status = child.wait().context(|| format!("wait for {}", words[0]))?;
+    match read {
+        Some(Ok(_)) if status.success() => Ok(unpacked),
+        _ => Err(Error::host(format!("{} cannot unpack the kernel ({status})", words[0]))),
+    }
+}
+
+/// Removes what was not used for longest.
+fn evict(cache: &Path) -> Result<()> {
+    let what = || format!("tidy {}", cache.display());
+    let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(cache).context(what)?.flatten() {
+        // Another run may be tidying too: what is gone is what is wanted.
+        if let (true, Ok(data)) = (entry.path().extension().is_some_and(|end| end == SUFFIX), entry.metadata()) {
+            files.push((data.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+        }
+    }
+    files.sort();
+    let excess = files.len().saturating_sub(KEPT);
+    for (_, path) in files.into_iter().take(excess) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(what),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("ktstr-unpacked-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// An ELF kernel of one segment of `content` at 16 MiB.
+    fn vmlinux(content: &[u8]) -> Vec<u8> {
+        let mut file = vec![0u8; 4096];
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        file[16..20].copy_from_slice(&[2, 0, 62, 0]);
+        file[24..32].copy_from_slice(&0x100_0000u64.to_le_bytes());
+        file[32..40].copy_from_slice(&64u64.to_le_bytes());
+        file[54..58].copy_from_slice(&[56, 0, 1, 0]);
+        file[64] = 1;
+        let numbers = [4096, 0xFFFF_FFFF_8100_0000, 0x100_0000, content.len() as u64, content.len() as u64 + 9000];
+        for (index, number) in numbers.iter().enumerate() {
+            file[72 + index * 8..80 + index * 8].copy_from_slice(&number.to_le_bytes());
+        }
+        file.extend(content);
+        file
+    }
+
+    fn content(found: &Unpacked) -> Vec<u8> {
+        let mut content = vec![0; found.bytes as usize];
+        found.file.read_exact_at(&mut content, CONTENT_AT).unwrap();
+        content
+    }
+
+    #[test]
+    fn kernel_is_kept_from_the_second_time_on_and_a_rebuilt_one_is_another() {
+        let directory = scratch("second");
+        let (kernel, cache) = (directory.join("vmlinux"), directory.join("cache"));
+        fs::write(&kernel, vmlinux(b"first build")).unwrap();
+        let image = KernelImage::open(&kernel).unwrap();
+        assert!(find(&cache, &image).unwrap().is_none(), "once is not worth it");
+        let found = find(&cache, &image).unwrap().unwrap();
+        assert_eq!((found.start_gpa, found.bytes, found.entry_gpa), (0x100_0000, 4096, 0x100_0000));
+        assert!(content(&found).starts_with(b"first build\0"));
+        fs::write(&kernel, vmlinux(b"other build")).unwrap();
+        assert!(find(&cache, &KernelImage::open(&kernel).unwrap()).unwrap().is_none());
+        let other = find(&cache, &KernelImage::open(&kernel).unwrap()).unwrap().unwrap();
+        assert!(content(&other).starts_with(b"other build\0"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn file_that_is_not_whole_is_made_again() {
+        let directory = scratch("cut");
+        let (kernel, cache) = (directory.join("vmlinux"), directory.join("cache"));
+        fs::write(&kernel, vmlinux(b"build")).unwrap();
+        let image = KernelImage::open(&kernel).unwrap();
+        find(&cache, &image).unwrap();
+        find(&cache, &image).unwrap();
+        let path = cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()));
+        File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
+        assert!(open(&path).unwrap().is_none());
+        assert!(content(&find(&cache, &image).unwrap().unwrap()).starts_with(b"build"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn least_recently_used_kernel_goes_first() {
+        let directory = scratch("evict");
+        for index in 0..KEPT as u64 + 2 {
+            let path = directory.join(format!("{index}.{SUFFIX}"));
+            let file = File::create(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(100 - index)).unwrap();
+        }
+        evict(&directory).unwrap();
+        let left: Vec<bool> = (0..KEPT + 2).map(|index| directory.join(format!("{index}.{SUFFIX}")).exists()).collect();
+        assert_eq!(left.iter().filter(|there| **there).count(), KEPT);
+        assert!(left[0] && !left[KEPT + 1]);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn payload_that_nobody_unpacks_is_an_error() {
+        let mut image = vec![0; 4096];
+        image[SETUP_SECTORS] = 1;
+        image[PAYLOAD.1] = 64;
+        assert!(unpack(&image).unwrap_err().to_string().contains("not known"));
+        assert!(unpack(b"short").is_err());
+    }
+}
