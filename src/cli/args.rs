@@ -33,6 +33,8 @@ pub enum Command {
     Vm {
         fd: i32,
     },
+    /// Hidden: freezes a little VM and goes on in another.
+    Freeze,
     /// Hidden: the built-in scheduler of this name.
     Probe {
         name: String,

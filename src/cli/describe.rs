@@ -48,6 +48,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
         }),
         Cmd::Help => Command::Help(help(given)?),
         Cmd::Vm => Command::Vm { fd: descriptor(&operand(given))? },
+        Cmd::Freeze => Command::Freeze,
         Cmd::Probe => Command::Probe { name: operand(given) },
     })
 }
@@ -546,6 +547,7 @@ mod tests {
         assert!(refused(&["help", "work", "ping-png"]).contains("did you mean 'ping-pong'?"));
         assert!(refused(&["help", "work", "spin", "more"]).contains("unexpected argument 'more'"));
         assert_eq!(parsed(&["__vm", "3"]), Command::Vm { fd: 3 });
+        assert_eq!(parsed(&["__freeze"]), Command::Freeze);
         assert_eq!(parsed(&["__probe", "fifo"]), Command::Probe { name: "fifo".into() });
         assert!(refused(&["__vm", "x"]).contains("descriptor"));
         assert!(refused(&["list", "work"]).contains("did you mean 'works'?"));

@@ -23,6 +23,8 @@ pub enum Cmd {
     Help,
     /// One VM in one process; started by `run`, not by people.
     Vm,
+    /// Freezes a little VM and goes on in another; for tests.
+    Freeze,
     /// A built-in scheduler; started by PID 1 of the guest, not by people.
     Probe,
 }
@@ -147,6 +149,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "",
         hidden: true,
     },
+    CommandSpec { cmd: Cmd::Freeze, name: "__freeze", operand: Operand::Nothing, help: "", about: "", hidden: true },
     CommandSpec {
         cmd: Cmd::Probe,
         name: "__probe",
@@ -707,7 +710,7 @@ pub fn shown_flags(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
 mod tests {
     use super::*;
 
-    const ALL: [Cmd; 11] = [
+    const ALL: [Cmd; 12] = [
         Cmd::Run,
         Cmd::Judge,
         Cmd::BisectCheck,
@@ -718,6 +721,7 @@ mod tests {
         Cmd::Completions,
         Cmd::Help,
         Cmd::Vm,
+        Cmd::Freeze,
         Cmd::Probe,
     ];
 

@@ -62,6 +62,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::Help(on) => cmd_help::cmd_help(&on).map(|()| 0),
         Command::Version => cmd_help::cmd_version(BUILD).map(|()| 0),
         Command::Vm { fd } => Ok(vmm::process_main(fd)),
+        Command::Freeze => out::print(&format!("{}\n", vmm::freeze_check()?)).map(|()| 0),
         Command::Probe { name } => Ok(probe::main(&name)),
     }
 }

@@ -165,7 +165,7 @@ macro_rules! wire_struct {
             fn put(&self, out: &mut Vec<u8>) {
                 $($crate::proto::codec::Wire::put(&self.$field, out);)*
             }
-            fn get(input: &mut $crate::proto::codec::Reader<'_>) -> Result<Self, $crate::proto::codec::DecodeError> {
+            fn get(input: &mut $crate::proto::codec::Reader<'_>) -> std::result::Result<Self, $crate::proto::codec::DecodeError> {
                 Ok(Self { $($field: $crate::proto::codec::Wire::get(input)?),* })
             }
         }
@@ -191,7 +191,7 @@ macro_rules! wire_enum {
                     })*
                 }
             }
-            fn get(input: &mut $crate::proto::codec::Reader<'_>) -> Result<Self, $crate::proto::codec::DecodeError> {
+            fn get(input: &mut $crate::proto::codec::Reader<'_>) -> std::result::Result<Self, $crate::proto::codec::DecodeError> {
                 let tag = <u8 as $crate::proto::codec::Wire>::get(input)?;
                 match tag {
                     $($tag => Ok(Self::$variant $({ $($field: $crate::proto::codec::Wire::get(input)?),* })?),)*

@@ -13,6 +13,8 @@ use crate::sys::spawn::{Spawn, number};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
+/// Only for `make bench`, which compares VMMs: QEMU with KVM, on this machine of its, instead of QEMU's emulation.
+const MACHINE_VARIABLE: &str = "KTSTR_BENCH_QEMU";
 /// Told to the monitor once, before it sends events (docs/interop/qmp-spec.rst).
 const QMP_HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 /// A monitor line is never longer; a longer one is a fault.
@@ -45,15 +47,21 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     let memory_mib = spec.memory_bytes >> 20;
     let file = |fd: i32| format!("/proc/self/fd/{fd}");
     let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd}");
+    // One emulator thread: with several, kernels that patch their own text have crashed.
+    let emulated = ("tcg,thread=single", "max", "pc", ",usb=off,hpet=off");
+    let (accel, cpu, machine, options) = match std::env::var(MACHINE_VARIABLE).as_deref() {
+        Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off"),
+        Ok("microvm") => ("kvm", "host", "microvm", ""),
+        _ => emulated,
+    };
     let words = [
-        // One emulator thread: with several, kernels that patch their own text have crashed.
-        ("-accel", "tcg,thread=single".to_owned()),
+        ("-accel", accel.to_owned()),
         // Its threads carry their vCPU in their names, by which the witness of host noise knows them.
         ("-name", "ktstr,debug-threads=on".to_owned()),
-        ("-cpu", "max".to_owned()),
+        ("-cpu", cpu.to_owned()),
         ("-smp", spec.topology.total_cpus().to_string()),
         ("-m", memory_mib.to_string()),
-        ("-machine", "pc,memory-backend=ram,usb=off,hpet=off".to_owned()),
+        ("-machine", format!("{machine},memory-backend=ram{options}")),
         (
             "-object",
             format!(

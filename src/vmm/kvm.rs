@@ -10,8 +10,9 @@ use super::x86::layout::{IDENTITY_MAP_GPA, TSS_GPA};
 use crate::error::{Error, Result};
 use kvm_bindings::{
     KVM_CAP_HALT_POLL, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO, kvm_enable_cap,
-    kvm_pit_config, kvm_userspace_memory_region,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_config,
+    kvm_pit_state2, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::fs::File;
@@ -173,6 +174,47 @@ impl Machine {
     }
 }
 
+/// A structure of KVM's that is plain data.
+///
+/// # Safety
+/// It has no pointer, no padding, and every bit pattern is a value.
+pub unsafe trait Plain: Default {}
+
+macro_rules! plain {
+    ($($kind:ty),*) => {$(
+        // SAFETY: include/uapi/linux/kvm.h and asm/kvm.h: numbers and arrays of numbers, padding spelt out as fields.
+        unsafe impl Plain for $kind {}
+    )*};
+}
+plain!(kvm_mp_state, kvm_regs, kvm_sregs, kvm_xsave, kvm_xcrs, kvm_debugregs, kvm_lapic_state, kvm_vcpu_events);
+plain!(kvm_irqchip, kvm_pit_state2, kvm_cpuid_entry2);
+
+/// The structure as bytes.
+pub fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
+    let start = std::ptr::from_ref(value).cast::<u8>();
+    // SAFETY: a `Plain` value is `size_of` initialised bytes, alive while it is borrowed.
+    unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+}
+
+/// The structure of these bytes; a wrong number of them is an error.
+pub fn value_of<T: Plain>(bytes: &[u8]) -> Result<T> {
+    let mut value = T::default();
+    if bytes.len() != size_of::<T>() {
+        let (wanted, found) = (size_of::<T>(), bytes.len());
+        return Err(Error::internal(format!("a saved state of {found} bytes where {wanted} belong")));
+    }
+    let into = std::ptr::from_mut(&mut value).cast::<u8>();
+    // SAFETY: both are `size_of::<T>()` bytes, apart from each other, and any bytes are a `Plain` value.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), into, bytes.len()) };
+    Ok(value)
+}
+
+/// Gives a vCPU its XSAVE area.
+pub fn set_xsave(vcpu: &VcpuFd, area: &kvm_xsave) -> Result<()> {
+    // SAFETY: without a request for dynamic features (arch_prctl) no guest's area is longer than the structure.
+    unsafe { vcpu.set_xsave(area) }.map_err(|cause| failed("set a vCPU's XSAVE area", cause))
+}
+
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
 /// The file of KVM's own counts of a vCPU; none where this KVM has none (before Linux 5.14).
@@ -206,6 +248,14 @@ pub fn internal_error(vcpu: &mut VcpuFd) -> InternalError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn structures_round_trip_through_bytes_of_their_size_only() {
+        let registers = kvm_regs { rip: 7, r15: u64::MAX, ..Default::default() };
+        let bytes = bytes_of(&registers);
+        assert_eq!(value_of::<kvm_regs>(&bytes).unwrap(), registers);
+        assert!(value_of::<kvm_regs>(&bytes[1..]).is_err());
+    }
 
     #[test]
     fn each_way_of_not_opening_has_its_remedy() {

@@ -8,17 +8,20 @@ pub mod config;
 mod dev;
 mod dump;
 mod exit;
+mod freeze_check;
 pub mod kernel;
 pub mod kvm;
 mod life;
 mod memory;
 mod perf;
 mod self_check;
+mod snapshot;
 mod stats;
 mod threads;
 mod vcpu;
 pub mod x86;
 
+pub use freeze_check::freeze_check;
 pub use life::process_main;
 
 use crate::error::{Context, Result};

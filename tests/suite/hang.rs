@@ -100,7 +100,8 @@ pub fn cells() -> Vec<Cell> {
     );
     let plain = "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --duration 2s --work bursty".to_owned();
     let busy = plain.replace("--topo 1", "--topo 1 --perf");
-    [("hang", hang), ("starved", starved), ("perf", perf), ("halts", plain), ("no halts", busy)]
+    let freeze = "__freeze".to_owned();
+    [("hang", hang), ("freeze", freeze), ("starved", starved), ("perf", perf), ("halts", plain), ("no halts", busy)]
         .map(|(name, args)| Cell { name: name.into(), args })
         .into()
 }
@@ -184,4 +185,11 @@ fn emulation_refuses_every_measure_with_its_reason() {
     let measures = measures(&ran.json());
     assert_eq!(measures.len(), 7, "{ran}");
     assert!(measures.values().all(|(in_effect, why)| !in_effect && why.contains("emulated")), "{ran}");
+}
+
+#[test]
+fn frozen_vm_goes_on_in_another() {
+    let Some(result) = crate::boot::cell("freeze") else { return };
+    assert_eq!(result.code, 0, "{}", result.text);
+    assert!(result.text.contains("went on in another VM to tick"), "{}", result.text);
 }

@@ -30,6 +30,15 @@ const REGISTERS: usize = EVENT_BYTES as usize + CONTROL_BYTES as usize;
 pub struct Power([AtomicU8; REGISTERS]);
 
 impl Power {
+    /// The registers, for another VM to go on with.
+    pub fn state(&self) -> Vec<u8> {
+        self.0.iter().map(|register| register.load(Ordering::Relaxed)).collect()
+    }
+    /// Registers that another VM had; what is missing is clear.
+    pub fn restored(state: &[u8]) -> Self {
+        Self(std::array::from_fn(|at| AtomicU8::new(state.get(at).copied().unwrap_or(0))))
+    }
+
     /// The register byte that a port is.
     pub fn register(port: u16) -> Option<usize> {
         port.checked_sub(EVENT_PORT).map(usize::from).filter(|at| *at < REGISTERS)

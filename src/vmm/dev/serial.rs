@@ -3,14 +3,15 @@
 //! Owns the registers (vm-superio's) with their buffers; leaves reading the host's end and flushing in time to the recipe.
 //! Invariant: output is whole and in order; it leaves at a line's end, when the buffer is full, or when `flush` is called.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::wire_struct;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vm_superio::Trigger;
-use vm_superio::serial::{Error as SerialError, Serial, SerialEvents};
+use vm_superio::serial::{Error as SerialError, Serial, SerialEvents, SerialState};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Where a port is: its first I/O port and its interrupt (the PC's fixed ones).
@@ -102,6 +103,16 @@ pub struct SerialPort {
     serial: Serial<Irq, Drained, Lines>,
     irq: EventFd,
     full: Arc<AtomicBool>,
+    wake: Option<Arc<File>>,
+}
+
+wire_struct! {
+    /// A serial port as plain data: its registers in the order of vm-superio's state, and input that was not read.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct PortState {
+        pub registers: Vec<u8>,
+        pub input: Vec<u8>,
+    }
 }
 
 impl SerialPort {
@@ -110,14 +121,61 @@ impl SerialPort {
         let irq = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context(|| "make a serial port's interrupt")?;
         let trigger = Irq(irq.try_clone().context(|| "duplicate a serial port's interrupt")?);
         let full = Arc::new(AtomicBool::new(false));
-        let events = Drained { flag: full.clone(), wake };
+        let events = Drained { flag: full.clone(), wake: wake.clone() };
         let lines = Lines { out: File::from(out), held: Vec::with_capacity(LINE_MAX_BYTES) };
-        Ok(Self { serial: Serial::with_events(trigger, events, lines), irq, full })
+        Ok(Self { serial: Serial::with_events(trigger, events, lines), irq, full, wake })
     }
 
     /// The interrupt, to be registered with KVM.
     pub fn irq(&self) -> &EventFd {
         &self.irq
+    }
+
+    /// Registers and input, for a port of another VM to go on with. Output that is held is sent first.
+    pub fn state(&mut self) -> PortState {
+        self.flush();
+        let state = self.serial.state();
+        let registers = [
+            state.baud_divisor_low,
+            state.baud_divisor_high,
+            state.interrupt_enable,
+            state.interrupt_identification,
+            state.line_control,
+            state.line_status,
+            state.modem_control,
+            state.modem_status,
+            state.scratch,
+        ];
+        PortState { registers: registers.to_vec(), input: state.in_buffer }
+    }
+
+    /// Goes on with the state of another port; the two ends stay this one's own.
+    pub fn restore(&mut self, state: &PortState) -> Result<()> {
+        let refuse = |why: &str| Error::internal(format!("the saved state of a serial port {why}"));
+        let [low, high, enable, identification, line_control, line_status, modem_control, modem_status, scratch] =
+            state.registers[..]
+        else {
+            return Err(refuse("has a wrong number of registers"));
+        };
+        let registers = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer: state.input.clone(),
+        };
+        let trigger = Irq(self.irq.try_clone().context(|| "duplicate a serial port's interrupt")?);
+        let events = Drained { flag: self.full.clone(), wake: self.wake.clone() };
+        let out = self.serial.writer_mut().out.try_clone().context(|| "duplicate a serial port's output")?;
+        let lines = Lines { out, held: Vec::with_capacity(LINE_MAX_BYTES) };
+        self.serial =
+            Serial::from_state(&registers, trigger, events, lines).map_err(|_| refuse("has too much input"))?;
+        Ok(())
     }
 
     pub fn read(&mut self, register: u8) -> u8 {
@@ -151,6 +209,7 @@ impl SerialPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::codec::Wire;
     use crate::sys::fd;
     use std::os::fd::AsFd;
 
@@ -220,6 +279,20 @@ mod tests {
             assert_eq!(port.read(DATA), 7);
         }
         assert_eq!(fd::read_available(wake.as_fd(), &mut count).unwrap(), Some(8));
+    }
+
+    #[test]
+    fn restored_port_has_registers_and_unread_input() {
+        const SCRATCH: u8 = 7;
+        let (mut port, _read) = port();
+        assert!(port.write(SCRATCH, 0x5A) && port.write(INTERRUPT_ENABLE, 1));
+        assert_eq!(port.feed(b"hi"), 2);
+        let state = PortState::from_bytes(&port.state().to_bytes()).unwrap();
+        let (mut other, _other_read) = super::tests::port();
+        other.restore(&state).unwrap();
+        assert_eq!((other.read(SCRATCH), other.read(INTERRUPT_ENABLE)), (0x5A, 1));
+        assert_eq!((other.read(DATA), other.read(DATA)), (b'h', b'i'));
+        assert!(other.restore(&PortState::default()).is_err());
     }
 
     #[test]
