@@ -3,6 +3,7 @@
 #   make               build the static release binary, linked as ./ktstr
 #   make demo          from nothing to a verdict: tools, binary, a Debian kernel, one run
 #   make test          all tests; kernels and the emulated host are fetched once into the cache
+#   make bench         how fast guests boot, against QEMU; PARTS="boot vcpus parallel", ROUNDS=3
 #   make prepush       what CI runs: fmt, clippy, build, check-binary, test
 #   make check-binary  assert that the binary is static and small
 #   make install       copy it to $(DESTDIR)$(PREFIX)/bin
@@ -11,7 +12,7 @@
 PREFIX ?= /usr/local
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: build demo test prepush fmt clippy check-binary install clean clean-cache help
+.PHONY: build demo test bench prepush fmt clippy check-binary install clean clean-cache help
 
 build:
 	@scripts/build
@@ -21,6 +22,10 @@ demo:
 
 test:
 	@scripts/test
+
+bench: build
+	@scripts/emulated-host -p
+	@$(CARGO) bench -q --locked --bench boot
 
 prepush: fmt clippy build check-binary test
 

@@ -265,7 +265,7 @@ mod tests {
     fn pages_of_the_guest_are_told_from_the_process_s_own() {
         let smaps = "7f00-7f80 rw-s 00000000 00:01 1  /memfd:ktstr-guest-ram (deleted)\nSize: 900 kB\nRss:   100 kB\n\
                      Shared_Hugetlb:  2048 kB\nVmFlags: rd wr\n\
-                     7f80-7f90 rw-p 00001000 00:02 2  /home/u/.cache/ktstr/unpacked/1-2.kernel\nRss: 30 kB\n\
+                     7f80-7f90 rw-p 00001000 00:02 2  /c/ktstr/unpacked/1-2.kernel\nRss: 30 kB\n\
                      7f90-7fa0 r-xp 00000000 00:02 3  /usr/bin/ktstr\nRss:    7 kB\nPss: 5 kB\n\
                      7fb0-7fc0 rw-p 00000000 00:00 0 \nRss: 3 kB\n";
         assert_eq!(resident(smaps), (10, 2178));

@@ -50,7 +50,8 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     // One emulator thread: with several, kernels that patch their own text have crashed.
     let emulated = ("tcg,thread=single", "max", "pc", ",usb=off,hpet=off");
     let (accel, cpu, machine, options) = match std::env::var(MACHINE_VARIABLE).as_deref() {
-        Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off"),
+        // Without SMM: inside of an emulated host its emulation leaves PID 1 without its I/O ports.
+        Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off,smm=off"),
         Ok("microvm") => ("kvm", "host", "microvm", ""),
         _ => emulated,
     };

@@ -1,0 +1,291 @@
+//! How fast a guest gets to PID 1, what it costs, and how that grows: ours against QEMU on the same KVM.
+//!
+//! Owns the runs, interleaved in one session, and the ratios; leaves the times of each run to ktstr's own marks.
+//! Invariant: only ratios of one session mean anything on an emulated host; absolute times do only on hardware.
+//!
+//! `make bench` runs all parts; `make bench PARTS="boot vcpus"` some: boot, vcpus, parallel. ROUNDS sets the repetitions.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Seconds for one part in the emulated host.
+const PART_LIMIT_S: u64 = 1500;
+const VCPUS: [u32; 5] = [1, 2, 4, 8, 16];
+const VMS: [u32; 5] = [1, 2, 4, 8, 16];
+/// What QEMU reads at its start, where Debian has it.
+const FIRMWARE: [&str; 6] = [
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/pvh.bin",
+    "/usr/share/qemu/bios-microvm.bin",
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/bios-microvm.bin",
+];
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// What the project aims at.
+const TARGET_RATIO: f64 = 0.5;
+const TARGET_OWN_MIB: f64 = 6.0;
+const TARGET_OUTSIDE_MS: f64 = 15.0;
+
+type Times = BTreeMap<String, Vec<f64>>;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn binary() -> PathBuf {
+    std::env::var_os("KTSTR_BIN").map_or_else(|| root().join("ktstr"), PathBuf::from)
+}
+
+fn cache() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let user = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    std::env::var_os("KTSTR_CACHE").map_or_else(|| user.join("ktstr"), PathBuf::from)
+}
+
+fn main() {
+    let parts = std::env::var("PARTS").unwrap_or_else(|_| "boot vcpus parallel".into());
+    let rounds: u32 = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let doctor = Command::new(binary()).arg("doctor").output().expect("run ktstr doctor; build it with make");
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let hardware = text.lines().any(|line| line.split_whitespace().take(2).eq(["ok", "kvm"]));
+    println!("on {}", if hardware { "this host's KVM" } else { "KVM in an emulated host: only ratios mean anything" });
+    for part in parts.split_whitespace() {
+        let script = match part {
+            "boot" => boot_script(rounds),
+            "vcpus" => vcpus_script(),
+            "parallel" => parallel_script(),
+            other => panic!("there is no part '{other}'"),
+        };
+        let output = run(&script, hardware);
+        match part {
+            "boot" => tell_boot(&output),
+            "vcpus" => tell_vcpus(&output),
+            _ => tell_parallel(&output),
+        }
+    }
+}
+
+/// One run whose JSON follows its name; `ktstr` and /k are there already.
+fn cell(script: &mut String, name: &str, command: &str) {
+    writeln!(script, "echo '@cell {name}'; {command} 2>/dev/null; echo '@end'").expect("write to a string");
+}
+
+/// The kernel is unpacked from the second run on, as it is for anybody who boots it again.
+fn boot_script(rounds: u32) -> String {
+    let mut script = String::new();
+    for round in 0..=rounds {
+        for machine in ["ours", "pc", "microvm"] {
+            let accel = if machine == "ours" { "kvm" } else { "qemu" };
+            let command = format!(
+                "KTSTR_BENCH_QEMU={machine} ktstr --kernel /k/7/vmlinuz --accel {accel} --topo 1 --duration 100ms \
+                 --timeout 120s --json -"
+            );
+            cell(&mut script, &format!("{machine} {round}"), &command);
+        }
+    }
+    script
+}
+
+fn vcpus_script() -> String {
+    let mut script = String::new();
+    for vcpus in VCPUS {
+        let command = format!(
+            "ktstr --kernel /k/7/vmlinuz --accel kvm --topo {vcpus} --workers 1 --duration 100ms --timeout 180s --json -"
+        );
+        cell(&mut script, &vcpus.to_string(), &command);
+    }
+    script
+}
+
+/// Memory is what MemAvailable falls by while all of them run.
+fn parallel_script() -> String {
+    let mut script = String::from("free() { awk '/MemAvailable/ { print $2 }' /proc/meminfo; }\n");
+    for vms in VMS {
+        let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --workers 1 --duration 3s --timeout 400s \
+                   >/dev/null 2>&1";
+        let command = format!(
+            "sync; before=$(free); least=$before; start=$(awk '{{ print $1 }}' /proc/uptime); \
+             for i in $(seq {vms}); do {run} & done; \
+             while [ -n \"$(jobs -r)\" ]; do now=$(free); [ $now -lt $least ] && least=$now; sleep 0.2; done; wait; \
+             echo \"$start $(awk '{{ print $1 }}' /proc/uptime) $((before - least))\""
+        );
+        cell(&mut script, &vms.to_string(), &command);
+    }
+    script
+}
+
+/// Runs a script where KVM works, here or in the emulated host, and gives what it printed.
+fn run(script: &str, hardware: bool) -> String {
+    let scratch = std::env::temp_dir().join(format!("ktstr-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).expect("make a scratch directory");
+    let job = scratch.join("job.sh");
+    let (state, user) = (scratch.display(), scratch.join("cache"));
+    let mut command = if hardware {
+        let prologue = format!(
+            "export XDG_STATE_HOME={state} XDG_CACHE_HOME={}\nktstr() {{ {} \"$@\"; }}\n",
+            user.display(),
+            binary().display()
+        );
+        let kernels = cache().join("kernels");
+        let script = script.replace(" /k/", &format!(" {}/", kernels.display()));
+        std::fs::write(&job, prologue + &script).expect("write the job");
+        let mut command = Command::new("/bin/sh");
+        command.arg(&job);
+        command
+    } else {
+        let unpacked = unpack_outside(&user);
+        std::fs::write(&job, format!("export XDG_STATE_HOME=/tmp XDG_CACHE_HOME=/c\n{script}")).expect("write the job");
+        let mut command = Command::new(root().join("scripts/emulated-host"));
+        command.args(["-m", "8192", "-t", &PART_LIMIT_S.to_string()]).env("KTSTR_BIN", binary());
+        let files = FIRMWARE.iter().chain([&QEMU]).filter(|path| Path::new(path).exists());
+        for path in files {
+            command.args(["-f", &format!("{path}:{path}")]);
+        }
+        for path in unpacked {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            command.args(["-f", &format!("{}:/c/ktstr/unpacked/{name}", path.display())]);
+        }
+        command.arg(&job);
+        command
+    };
+    let output = command.output().expect("run the job");
+    std::fs::remove_dir_all(&scratch).expect("remove the scratch directory");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).replace('\r', "")
+}
+
+/// The emulated host has no program that unpacks kernels: the cache is filled here, by runs that end without KVM.
+fn unpack_outside(user: &Path) -> Vec<PathBuf> {
+    let kernel = cache().join("kernels/7/vmlinuz");
+    for _ in 0..2 {
+        let mut tried = Command::new(binary());
+        tried.arg("--kernel").arg(&kernel).args(["--accel", "kvm"]);
+        tried.env("XDG_CACHE_HOME", user).env("XDG_STATE_HOME", user).output().expect("fill the cache");
+    }
+    let entries = std::fs::read_dir(user.join("ktstr/unpacked")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "kernel")).collect()
+}
+
+/// What each cell printed, by name.
+fn cells(output: &str) -> BTreeMap<String, String> {
+    let parts = output.split("@cell ").skip(1).filter_map(|part| part.split_once('\n'));
+    parts.filter_map(|(name, rest)| Some((name.trim().to_owned(), rest.split_once("@end")?.0.to_owned()))).collect()
+}
+
+/// Milliseconds after exec of a stage.
+fn at(result: &Value, stage: &str) -> Option<f64> {
+    let list = result["timings"].as_array()?;
+    Some(list.iter().find(|mark| mark["stage"] == stage)?["at_ns"].as_f64()? / 1e6)
+}
+
+fn mib(result: &Value, member: &str) -> Option<f64> {
+    Some(result["memory"][member].as_f64()? / 1024.0)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn verdict(good: bool) -> &'static str {
+    if good { "met" } else { "MISSED" }
+}
+
+fn tell_boot(output: &str) {
+    let mut numbers: BTreeMap<String, Times> = BTreeMap::new();
+    for (name, text) in cells(output) {
+        let Some((machine, round)) = name.split_once(' ') else { continue };
+        let result: Value = serde_json::from_str(&text).unwrap_or_default();
+        // The first round warms the page cache.
+        if round == "0" {
+            continue;
+        }
+        if result["outcome"] != "pass" {
+            println!("{machine} {round}: left out: {}", result["headline"]);
+            continue;
+        }
+        let of = numbers.entry(machine.to_owned()).or_default();
+        let torn_down = at(&result, "torn-down");
+        for (what, value) in [
+            ("exec to PID 1, ms", at(&result, "pid1")),
+            ("total, ms", torn_down),
+            ("exec to first instruction, ms", at(&result, "first-instruction")),
+            ("teardown, ms", torn_down.zip(at(&result, "vm-end")).map(|(end, start)| end - start)),
+            ("own memory, MiB", mib(&result, "vm_own_kib")),
+            ("guest memory touched, MiB", mib(&result, "guest_touched_kib")),
+        ] {
+            if let Some(value) = value {
+                of.entry(what.to_owned()).or_default().push(value);
+            }
+        }
+    }
+    println!("\nboot: medians, with the number of runs");
+    for (machine, values) in &numbers {
+        for (what, list) in values {
+            println!("  {machine:8} {what:32} {:10.1}  ({})", median(list), list.len());
+        }
+    }
+    let of = |machine: &str, what: &str| numbers.get(machine).and_then(|of| of.get(what)).map(|list| median(list));
+    for what in ["exec to PID 1, ms", "total, ms"] {
+        for other in ["pc", "microvm"] {
+            if let (Some(ours), Some(theirs)) = (of("ours", what), of(other, what)) {
+                let target = match (what, other) {
+                    ("exec to PID 1, ms", "pc") => {
+                        format!("; target {TARGET_RATIO}: {}", verdict(ours / theirs <= TARGET_RATIO))
+                    }
+                    _ => String::new(),
+                };
+                println!("  ours / {other}: {what}: {:.2}{target}", ours / theirs);
+            }
+        }
+    }
+    for (what, limit) in [
+        ("own memory, MiB", TARGET_OWN_MIB),
+        ("exec to first instruction, ms", TARGET_OUTSIDE_MS),
+        ("teardown, ms", TARGET_OUTSIDE_MS),
+    ] {
+        if let Some(ours) = of("ours", what) {
+            println!("  {what}: {ours:.1}, target {limit}: {}", verdict(ours <= limit));
+        }
+    }
+}
+
+fn tell_vcpus(output: &str) {
+    println!("\nvCPUs: exec to PID 1, total, own memory");
+    let cells = cells(output);
+    for vcpus in VCPUS {
+        let text = cells.get(&vcpus.to_string()).map_or("", String::as_str);
+        let result: Value = serde_json::from_str(text).unwrap_or_default();
+        let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
+        let (pid1, total) = (shown(at(&result, "pid1")), shown(at(&result, "torn-down")));
+        let (own, outcome) = (shown(mib(&result, "vm_own_kib")), &result["outcome"]);
+        println!("  {vcpus:3} vCPUs: {pid1:>9} ms {total:>9} ms {own:>6} MiB  {outcome}");
+    }
+}
+
+fn tell_parallel(output: &str) {
+    println!("\nVMs at once, of 256 MiB: wall time, memory of the host for each");
+    let cells = cells(output);
+    let mut before: Option<(u32, f64)> = None;
+    for vms in VMS {
+        let numbers: Vec<f64> = cells
+            .get(&vms.to_string())
+            .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+            .unwrap_or_default();
+        let [start, end, kib] = numbers[..] else {
+            println!("  {vms:3} VMs: no result");
+            continue;
+        };
+        let all_mib = kib / 1024.0;
+        let extra = before.map_or_else(String::new, |(fewer, mib)| {
+            format!(", each more {:.1} MiB", (all_mib - mib) / f64::from(vms - fewer))
+        });
+        println!("  {vms:3} VMs: {:7.1} s, {:6.1} MiB each{extra}", end - start, all_mib / f64::from(vms));
+        before = Some((vms, all_mib));
+    }
+}
