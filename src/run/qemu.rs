@@ -59,7 +59,7 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
         ("-accel", accel.to_owned()),
         // Its threads carry their vCPU in their names, by which the witness of host noise knows them.
         ("-name", "ktstr,debug-threads=on".to_owned()),
-        ("-cpu", cpu.to_owned()),
+        ("-cpu", std::env::var("KTSTR_BENCH_CPU").unwrap_or(cpu.to_owned())),
         ("-smp", spec.topology.total_cpus().to_string()),
         ("-m", memory_mib.to_string()),
         ("-machine", format!("{machine},memory-backend=ram{options}")),

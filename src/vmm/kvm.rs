@@ -69,10 +69,16 @@ pub fn open() -> Result<Kvm> {
     if version != API_VERSION {
         return Err(Error::host(format!("/dev/kvm speaks API version {version}, not {API_VERSION}")));
     }
-    match REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-        Some((_, name)) => Err(Error::host(format!("/dev/kvm lacks {name}")).hint("a newer host kernel has it")),
-        None => Ok(kvm),
+    match missing(|cap| kvm.check_extension(cap)) {
+        names if names.is_empty() => Ok(kvm),
+        names => Err(Error::host(format!("/dev/kvm lacks {names}")).hint("a newer host kernel has it")),
     }
+}
+
+/// The names of what KVM lacks; empty where it has all.
+fn missing(has: impl Fn(Cap) -> bool) -> String {
+    let lacked = REQUIRED.iter().filter(|(cap, _)| !has(*cap)).map(|(_, name)| *name);
+    lacked.collect::<Vec<_>>().join(", ")
 }
 
 /// What helps where /dev/kvm cannot be opened.
@@ -255,6 +261,13 @@ mod tests {
         let bytes = bytes_of(&registers);
         assert_eq!(value_of::<kvm_regs>(&bytes).unwrap(), registers);
         assert!(value_of::<kvm_regs>(&bytes[1..]).is_err());
+    }
+
+    #[test]
+    fn every_missing_capability_is_named() {
+        assert_eq!(missing(|_| true), "");
+        assert_eq!(missing(|cap| !matches!(cap, Cap::Irqfd | Cap::Pit2)), "KVM_CAP_PIT2, KVM_CAP_IRQFD");
+        assert_eq!(missing(|_| false).matches("KVM_CAP_").count(), REQUIRED.len());
     }
 
     #[test]

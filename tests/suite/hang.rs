@@ -101,9 +101,25 @@ pub fn cells() -> Vec<Cell> {
     let plain = "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --duration 2s --work bursty".to_owned();
     let busy = plain.replace("--topo 1", "--topo 1 --perf");
     let freeze = "__freeze".to_owned();
-    [("hang", hang), ("freeze", freeze), ("starved", starved), ("perf", perf), ("halts", plain), ("no halts", busy)]
-        .map(|(name, args)| Cell { name: name.into(), args })
-        .into()
+    // PID 1 is the program that powers off, or restarts.
+    let end = |name: &str| {
+        format!(
+            "--kernel /k/7/vmlinuz --accel kvm --timeout 60s --duration 1s --include /bin/busybox:/{name} \
+             --cmdline 'rdinit=/{name} -- -f'"
+        )
+    };
+    [
+        ("hang", hang),
+        ("freeze", freeze),
+        ("poweroff", end("poweroff")),
+        ("reboot", end("reboot")),
+        ("starved", starved),
+        ("perf", perf),
+        ("halts", plain),
+        ("no halts", busy),
+    ]
+    .map(|(name, args)| Cell { name: name.into(), args })
+    .into()
 }
 
 #[test]
@@ -192,4 +208,18 @@ fn frozen_vm_goes_on_in_another() {
     let Some(result) = crate::boot::cell("freeze") else { return };
     assert_eq!(result.code, 0, "{}", result.text);
     assert!(result.text.contains("went on in another VM to tick"), "{}", result.text);
+}
+
+#[test]
+fn poweroff_is_told_from_reset() {
+    for (name, words) in [("poweroff", "it powered off"), ("reboot", "it reset itself")] {
+        let Some(result) = crate::boot::cell(name) else { return };
+        if result.code == 128 && crate::util::kvm_works() {
+            return crate::util::not_run(
+                "hang: poweroff and reset",
+                "this machine has no /bin/busybox to put into the guest",
+            );
+        }
+        assert!(result.text.contains(words), "{name}: {}", result.text);
+    }
 }
