@@ -202,7 +202,7 @@ impl RunDir {
 
     fn note_failure(&mut self, name: &str, written: io::Result<()>) {
         if let (Err(error), None) = (written, &self.failed) {
-            let text = format!("cannot write {}/{name}: {error}; the stored run is incomplete", self.path.display());
+            let text = format!("the stored run is incomplete: cannot write {}/{name}: {error}", self.path.display());
             self.record.host_notes.push(text.clone());
             self.failed = Some(text);
         }

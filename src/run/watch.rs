@@ -34,6 +34,9 @@ const AFTER_END_NS: u64 = 5_000_000_000;
 /// The VM's process gives its vCPUs half a second to tell where they stand; the emulator answers at once.
 const REGISTERS_NS: u64 = 2_000_000_000;
 
+/// The user has interrupted the run: the guest may take this long to stop and to report what it has.
+const POLITE_NS: u64 = 3_000_000_000;
+
 /// When this run must be over, on CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -64,6 +67,7 @@ impl Watch<'_, '_> {
         let mut exits = Vec::new();
         let mut bye_ns = None;
         let mut stop_sent = false;
+        let mut interrupted_ns = None;
         let mut memory_ns = 0;
         let mut witness = Witness::new(self.machine.pid(), self.exec_ns, time::monotonic_ns());
         let end = loop {
@@ -110,7 +114,16 @@ impl Watch<'_, '_> {
                 break told.map_or_else(|| unexpected(process_end), |(end, _)| end);
             }
             if signal::noted().is_some() {
-                break VmEnd::Interrupted;
+                let since_ns = *interrupted_ns.get_or_insert(now);
+                // Before it has said Hello nobody listens; a second signal means at once.
+                let listens = self.run.record().hello.is_some();
+                if !listens || signal::noted_count() > 1 || now > since_ns + POLITE_NS {
+                    break VmEnd::Interrupted;
+                }
+                if !stop_sent {
+                    stop_sent = true;
+                    self.send(&Msg::Stop);
+                }
             }
             if let Some((end, since)) = &told {
                 if now > since + AFTER_END_NS {
@@ -137,6 +150,8 @@ impl Watch<'_, '_> {
                 self.send(&Msg::Stop);
             }
         };
+        // A guest that stopped because it was told to has not done what it was to do.
+        let end = if interrupted_ns.is_some() { VmEnd::Interrupted } else { end };
         if end == VmEnd::TimedOut || bye_ns.is_some() && matches!(end, VmEnd::Cut { .. }) {
             self.take_registers()?;
         }

@@ -11,5 +11,6 @@ mod guest;
 mod hang;
 mod image;
 mod lab;
+mod left;
 mod many;
 mod util;

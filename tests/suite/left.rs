@@ -1,0 +1,234 @@
+//! Nothing left, nothing lost: signals, dead parents, closed outputs and full disks.
+//!
+//! Owns the ways in which a run can be cut off from outside; leaves faults inside of the guest to `faults`.
+//! Invariant: whatever cut it off, no process and no temporary file is left, and what was recorded can be read.
+
+use crate::util::{Ran, Scratch, binary, emulation, finish, not_run, processes_with, run_in, share_machine};
+use ktstr::run::rundir;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A run that was cut off is gone by then, on any machine.
+const GONE_LIMIT: Duration = Duration::from_secs(30);
+/// Until a guest has got where a test wants it.
+const STAGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// A place of a test's own for run directories and temporary files, and a word that marks its processes.
+struct Place {
+    scratch: Scratch,
+    marker: String,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let place = Self { scratch: Scratch::new(), marker: format!("ktstr.test={name}{}", std::process::id()) };
+        fs::create_dir(place.tmp()).unwrap();
+        place
+    }
+    fn tmp(&self) -> PathBuf {
+        self.scratch.0.join("tmp")
+    }
+    fn runs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.scratch.0.join("ktstr/runs"));
+        entries.map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+    }
+    fn command(&self, program: &Path, kernel: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(["--kernel", &kernel.display().to_string(), "--accel", "qemu", "--cmdline", &self.marker])
+            .args(more)
+            .env("XDG_STATE_HOME", &self.scratch.0)
+            .env("TMPDIR", self.tmp());
+        command
+    }
+    fn start(&self, kernel: &Path, more: &[&str]) -> Child {
+        let mut command = self.command(&binary(), kernel, more);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("start the binary")
+    }
+    /// The same through a shell line, in which `"$@"` is the run.
+    fn shell(&self, line: &str, kernel: &Path, more: &[&str]) -> Ran {
+        let mut command = self.command(Path::new("/bin/sh"), kernel, more);
+        let words: Vec<std::ffi::OsString> = command.get_args().map(ToOwned::to_owned).collect();
+        let envs: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
+        command = Command::new("/bin/sh");
+        command.args(["-c", line, "sh"]).arg(binary()).args(words).envs(envs);
+        let _shared = share_machine();
+        finish(command, STAGE_LIMIT)
+    }
+    /// Waits until the record on disk says that the guest's workers work.
+    fn wait_for_work(&self) {
+        let limit = Instant::now() + STAGE_LIMIT;
+        let works = |run: &PathBuf| rundir::load(run).is_ok_and(|(record, _)| record.scenario_started.is_some());
+        while !self.runs().iter().any(works) {
+            assert!(Instant::now() < limit, "no workers in {:?}", self.runs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    fn assert_clean(&self, what: &str) {
+        let limit = Instant::now() + GONE_LIMIT;
+        while !processes_with(&self.marker).is_empty() {
+            assert!(Instant::now() < limit, "{what}: left {:?}", processes_with(&self.marker));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let temporary: Vec<_> = fs::read_dir(self.tmp()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(temporary.is_empty(), "{what}: left {temporary:?}");
+    }
+}
+
+fn signal(name: &str, child: &Child) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(sent.expect("run kill").success());
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let limit = Instant::now() + GONE_LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            return status;
+        }
+        assert!(Instant::now() < limit, "still running");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn interrupted_guest_is_asked_to_stop_and_still_reports() {
+    let Some(kernel) = emulation("left: polite", "7") else { return };
+    let place = Place::new("polite");
+    let _shared = share_machine();
+    let named = place.scratch.0.join("ktstr/runs/named");
+    let mut child = place.start(&kernel, &["--duration", "60s", "--run-dir", &named.display().to_string()]);
+    place.wait_for_work();
+    signal("INT", &child);
+    assert_eq!(wait(&mut child).code(), Some(130));
+    place.assert_clean("SIGINT");
+    let json = fs::read_to_string(named.join("verdict.json")).unwrap();
+    assert!(json.contains("\"outcome\": \"interrupted\""), "{json}");
+    // Its workers had time to report: nobody was killed.
+    assert!(json.contains("\"work_type\": \"SpinWait\""), "the guest did not report:\n{json}");
+}
+
+#[test]
+fn second_interrupt_ends_a_guest_that_does_not_listen() {
+    let Some(kernel) = emulation("left: impolite", "7") else { return };
+    let place = Place::new("impolite");
+    let _shared = share_machine();
+    let mut child = place.start(&kernel, &["--duration", "60s"]);
+    place.wait_for_work();
+    // A stopped VM answers to nobody.
+    let vm = processes_pids("-append", &place.marker);
+    assert_eq!(vm.len(), 1, "{vm:?}");
+    assert!(Command::new("kill").args(["-STOP", &vm[0]]).status().unwrap().success());
+    signal("INT", &child);
+    signal("TERM", &child);
+    assert_eq!(wait(&mut child).code(), Some(130));
+    place.assert_clean("two signals");
+    assert!(place.runs().is_empty(), "{:?}", place.runs());
+}
+
+/// Process ids of those whose command line has both texts.
+fn processes_pids(one: &str, other: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").expect("read /proc").flatten();
+    let matching = entries.filter(|entry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(one) && line.contains(other)
+    });
+    matching.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn killed_run_leaves_a_record_that_can_be_judged() {
+    let Some(kernel) = emulation("left: SIGKILL", "7") else { return };
+    let place = Place::new("killed");
+    let mut child = {
+        let _shared = share_machine();
+        let mut child = place.start(&kernel, &["--duration", "60s"]);
+        place.wait_for_work();
+        child.kill().expect("kill the binary");
+        child
+    };
+    wait(&mut child);
+    place.assert_clean("SIGKILL");
+    let [run] = place.runs().try_into().expect("one run directory");
+    let judged = run_in(&place.scratch, &["judge", &run.display().to_string()]).exits(128);
+    // As far as it came: the guest had said what it is, and no worker had reported.
+    judged.says("Linux 7").says("no worker reported").says("the VM ended without saying how");
+}
+
+#[test]
+fn killed_matrix_takes_its_runs_and_their_vms_along() {
+    let Some(kernel) = emulation("left: killed matrix", "7") else { return };
+    let place = Place::new("killedmatrix");
+    let _shared = share_machine();
+    let mut child = place.start(&kernel, &["--duration", "60s", "--repeat", "2"]);
+    let limit = Instant::now() + STAGE_LIMIT;
+    while processes_pids("-append", &place.marker).is_empty() {
+        assert!(Instant::now() < limit, "no VM started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().expect("kill the binary");
+    wait(&mut child);
+    place.assert_clean("SIGKILL of a matrix");
+}
+
+#[test]
+fn reader_that_closes_the_pipe_changes_nothing() {
+    let Some(kernel) = emulation("left: SIGPIPE", "7") else { return };
+    let place = Place::new("sigpipe");
+    // The reader of both outputs is gone at once; the console would fill its pipe.
+    let line = r#"{ "$@" --dmesg --duration 300ms; echo $? >"$TMPDIR/../code"; } 2>&1 | true"#;
+    let ran = place.shell(line, &kernel, &[]);
+    assert_eq!(fs::read_to_string(place.scratch.0.join("code")).unwrap(), "0\n", "{ran}");
+    place.assert_clean("SIGPIPE");
+    assert!(place.runs().is_empty());
+}
+
+#[test]
+fn closed_outputs_change_nothing() {
+    let Some(kernel) = emulation("left: closed outputs", "7") else { return };
+    let place = Place::new("closed");
+    let ran = place.shell(r#"exec "$@" --duration 300ms <&- >&- 2>&-"#, &kernel, &[]).exits(0);
+    place.assert_clean("closed outputs");
+    assert!(place.runs().is_empty(), "{ran}");
+}
+
+#[test]
+fn verdict_that_cannot_be_told_is_an_error() {
+    let Some(kernel) = emulation("left: full output", "7") else { return };
+    let place = Place::new("fulloutput");
+    place.shell(r#"exec "$@" --duration 300ms >/dev/full"#, &kernel, &[]).exits(128).says("standard output");
+    place.assert_clean("a full output");
+}
+
+#[test]
+fn full_disk_costs_the_stored_run_and_not_the_verdict() {
+    let Some(kernel) = emulation("left: full disk", "7") else { return };
+    let place = Place::new("fulldisk");
+    let disk = place.scratch.0.join("ktstr");
+    fs::create_dir(&disk).unwrap();
+    // A small file system of this test's own: 64 KiB in all, of which all is taken, or all but 16 KiB.
+    let mount = format!("mount -t tmpfs -o size=64k none {}", disk.display());
+    let probe = Command::new("unshare").args(["-m", "sh", "-c", &mount]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return not_run("left: full disk", "a mount namespace needs root");
+    }
+    let line = |taken: &str, then: &str| {
+        format!(
+            "exec unshare -m sh -c '{mount}; dd if=/dev/zero of=\"$0\"/fill bs=1k count={taken} 2>/dev/null; \"$@\"; code=$?; \
+             {then}; exit $code' '{}' \"$@\" --duration 300ms --keep",
+            disk.display()
+        )
+    };
+    let list = "echo left: $(ls -A \"$0\"/runs)";
+    place.shell(&line("64", list), &kernel, &[]).exits(128).says("errno 28").says("left:\n");
+    let judge = "\"$1\" judge -q \"$0\"/runs/*; echo judged $?";
+    let ran = place.shell(&line("48", judge), &kernel, &[]).exits(0).says("PASS").says("the stored run is incomplete");
+    // What is left of the record can be read, says that it was cut, and is no pass.
+    let ran = ran.says("was cut");
+    assert!(ran.stdout.contains("judged ") && !ran.stdout.contains("judged 0"), "{ran}");
+    place.assert_clean("a full disk");
+}
