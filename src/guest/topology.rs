@@ -18,10 +18,8 @@ const MOST_CACHES: u32 = 8;
 
 /// What was asked for must be what is there, or the numbers would be another machine's.
 pub fn check(plan: &Plan, seen: &Seen) -> Result<()> {
-    let asked = Seen::asked(&plan.topology, &plan.numa);
-    match seen.complaint(&asked) {
+    match seen.complaint(&Seen::asked(&plan.topology, &plan.numa)) {
         None => Ok(()),
-        Some(_) if seen.online == asked.online => Ok(()),
         Some(complaint) => Err(Error::cannot_judge(complaint)
             .hint("a word of --cmdline such as maxcpus= or numa=off, or the kernel's configuration, may be why")),
     }

@@ -41,8 +41,11 @@ impl Numa {
         if self.memory_bytes.is_empty() {
             let each = memory_bytes / u64::from(nodes) / NODE_ALIGN_BYTES * NODE_ALIGN_BYTES;
             self.memory_bytes = vec![each; nodes as usize];
-            // The kernel itself lies in node 0: the rest is welcome there.
-            self.memory_bytes[0] += memory_bytes - each * u64::from(nodes);
+            let rest = memory_bytes - each * u64::from(nodes);
+            let whole = rest / NODE_ALIGN_BYTES * NODE_ALIGN_BYTES;
+            // The kernel itself lies in node 0: the rest is welcome there, but every node has to begin on a large page.
+            self.memory_bytes[0] += whole;
+            self.memory_bytes[nodes as usize - 1] += rest - whole;
         }
         if self.memory_bytes.len() != nodes as usize {
             return Err(format!("memory is given for {} of {nodes} nodes", self.memory_bytes.len()));
@@ -113,7 +116,7 @@ mod tests {
     #[test]
     fn memory_is_shared_out_on_large_pages_and_none_is_lost() {
         let numa = Numa::default().settled(3, 257 * MIB).unwrap();
-        assert_eq!(numa.memory_bytes, [89 * MIB, 84 * MIB, 84 * MIB]);
+        assert_eq!(numa.memory_bytes, [88 * MIB, 84 * MIB, 85 * MIB]);
         assert_eq!(numa.distances, [[10, 20, 20], [20, 10, 20], [20, 20, 10]]);
         assert_eq!(Numa::from_bytes(&numa.to_bytes()).unwrap(), numa);
         assert_eq!(Numa::default().settled(1, 5).unwrap().memory_bytes, [5]);

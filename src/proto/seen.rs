@@ -102,8 +102,13 @@ impl Seen {
         differ("CPUs online", asked.online.to_string(), self.online.to_string());
         differ("CPUs possible", asked.possible.to_string(), self.possible.to_string());
         differ("cores", sets(&asked.cores, &self.cores), sets(&self.cores, &asked.cores));
-        differ("LLCs", sets(&asked.llcs, &self.llcs), sets(&self.llcs, &asked.llcs));
-        differ("CPUs without caches", asked.cacheless.to_string(), self.cacheless.to_string());
+        // A kernel that finds no caches on one CPU as it starts takes back what it showed of the others
+        // (cacheinfo_sysfs_init, drivers/base/cacheinfo.c): all or nothing, both are what was asked.
+        let all_hidden = !asked.cacheless.is_empty() && self.cacheless == self.online;
+        let (llcs, cacheless) =
+            if all_hidden { (&self.llcs, &self.cacheless) } else { (&asked.llcs, &asked.cacheless) };
+        differ("LLCs", sets(llcs, &self.llcs), sets(&self.llcs, llcs));
+        differ("CPUs without caches", cacheless.to_string(), self.cacheless.to_string());
         // A kernel without NUMA shows no node, which is right for a machine of one.
         if self.nodes.is_empty() && asked.nodes.len() == 1 {
             return found;
@@ -222,6 +227,16 @@ mod tests {
         assert_eq!(seen.complaint(&right), None);
         seen.nodes.clear();
         assert_eq!(seen.complaint(&right), None);
+    }
+
+    #[test]
+    fn kernel_that_hides_all_caches_for_one_is_no_difference() {
+        let right = asked("1n2l2c1t:nocache3", &[256]);
+        let mut seen = right.clone();
+        (seen.llcs, seen.cacheless) = (vec![], CpuSet::first(4));
+        assert_eq!(seen.complaint(&right), None);
+        seen.cacheless = CpuSet::first(3);
+        assert!(seen.complaint(&right).is_some());
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Words<'a> {
     /// GPA and bytes of the ring.
     pub ring: (u64, u64),
     pub force_serial: bool,
+    /// Some APIC ids are above 254, where KVM's I/O APIC cannot send interrupts.
+    pub wide_apic_ids: bool,
     /// The whole console instead of warnings only.
     pub verbose: bool,
     pub user: &'a str,
@@ -51,6 +53,7 @@ pub fn build(words: &Words<'_>) -> String {
         // The emulator's firmware knows nothing of the ring; its power-off and reset go through ACPI.
         AccelKind::Qemu => line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=t".into()]),
     }
+    line.extend(words.wide_apic_ids.then(|| "irqaffinity=0".into()));
     if words.force_serial {
         line.push(format!("{}=serial", channel::PARAM_CHANNEL));
     }
@@ -63,7 +66,14 @@ mod tests {
     use super::*;
 
     fn words(accel: AccelKind) -> Words<'static> {
-        Words { accel, ring: (0xe00_0000, 0x10_0000), force_serial: false, verbose: false, user: " panic=5 " }
+        Words {
+            accel,
+            ring: (0xe00_0000, 0x10_0000),
+            force_serial: false,
+            wide_apic_ids: false,
+            verbose: false,
+            user: " panic=5 ",
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! Invariant: from the moment the run directory exists, whatever happens is in the record.
 
 use super::accel::{self, Accel, AccelChoice, AccelKind};
-use super::cmdline;
 use super::disk::DiskSpec;
 use super::machine::{Machine, MachineSpec};
 use super::perf;
@@ -12,6 +11,7 @@ use super::rundir::{Place, RunDir, VMM_LOG};
 use super::suite::Cost;
 use super::unpacked::{self, Unpacked};
 use super::watch::{Limits, Watch};
+use super::{cmdline, qemu_shape};
 use crate::channel::host::HostSession;
 use crate::channel::ring::{REGION_BYTES, Ring};
 use crate::error::{Context, Error, Result};
@@ -26,6 +26,7 @@ use crate::sys::mmap::Mapping;
 use crate::sys::{sched, signal, time};
 use crate::units::{MIB, NS_PER_SEC, size};
 use crate::vmm::kernel::KernelImage;
+use crate::vmm::x86::apic::{ApicIds, LlcRule, XAPIC_ID_MAX};
 use crate::vmm::x86::layout::GuestLayout;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,9 @@ const MEMORY_PER_NODE_MIB: u64 = 32;
 const BOOT_KVM_NS: u64 = 60 * NS_PER_SEC;
 /// The same under emulation.
 const BOOT_QEMU_NS: u64 = 120 * NS_PER_SEC;
+/// For each CPU: the emulator took 0.6 s on a busy machine, KVM 0.1 s where it was emulated itself; room again.
+const BOOT_PER_CPU_KVM_NS: u64 = NS_PER_SEC / 4;
+const BOOT_PER_CPU_QEMU_NS: u64 = 2 * NS_PER_SEC;
 /// From the end of the scenario to the end of the VM: collecting (5 s), stopping the scheduler, the log, the restart.
 const WIND_DOWN_NS: u64 = 30 * NS_PER_SEC;
 /// The guest is asked to stop this long before the VM is killed.
@@ -130,6 +134,9 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
             None
         }
     };
+    if accel.kind == AccelKind::Qemu {
+        qemu_shape::check(&plan.topology)?;
+    }
     listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
     image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));
     let ring_place = (layout.ring_gpa, REGION_BYTES);
@@ -137,6 +144,8 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         accel: accel.kind,
         ring: ring_place,
         force_serial: job.force_serial,
+        // By the rule that spaces them widest.
+        wide_apic_ids: ApicIds::new(&plan.topology, LlcRule::ThreeBits).highest() > XAPIC_ID_MAX,
         verbose: job.verbose_kernel,
         user: &job.cmdline,
     };
@@ -182,7 +191,11 @@ fn run_vm(
     let memory_bytes = layout.memory_bytes;
     let ram = perf::guest_ram(memory_bytes, boot.perf.as_deref_mut())?;
     // The ring lies below the MMIO hole, where guest-physical address and file offset are the same.
-    let region = Mapping::shared_file(&ram, layout.ring_gpa, REGION_BYTES as usize).context(|| "map the ring")?;
+    let ring_at = match accel.kind {
+        AccelKind::Kvm => layout.ring_gpa,
+        AccelKind::Qemu => qemu_shape::file_offset(numa, &job.plan.topology, layout.ring_gpa),
+    };
+    let region = Mapping::shared_file(&ram, ring_at, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
     let log = run.file(VMM_LOG)?;
     let disk = job.disk.as_ref().map(DiskSpec::open).transpose()?;
@@ -286,7 +299,11 @@ pub fn cost(job: &Job, kind: AccelKind) -> Cost {
 }
 
 fn default_timeout(job: &Job, accel: AccelKind) -> u64 {
-    let boot = if accel == AccelKind::Kvm { BOOT_KVM_NS } else { BOOT_QEMU_NS };
+    let (boot, per_cpu) = match accel {
+        AccelKind::Kvm => (BOOT_KVM_NS, BOOT_PER_CPU_KVM_NS),
+        AccelKind::Qemu => (BOOT_QEMU_NS, BOOT_PER_CPU_QEMU_NS),
+    };
+    let boot = boot + per_cpu * u64::from(job.plan.topology.total_cpus());
     let sched = job.plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
     boot + sched + job.plan.planned_ns() + WIND_DOWN_NS
 }

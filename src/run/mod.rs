@@ -15,6 +15,7 @@ mod noise;
 mod perf;
 pub mod probe;
 mod qemu;
+mod qemu_shape;
 pub mod rundir;
 pub mod suite;
 mod symbols;

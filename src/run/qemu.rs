@@ -6,6 +6,7 @@
 use super::disk::Disk;
 use super::hmp;
 use super::machine::{FarLines, MachineEvent, MachineSpec};
+use super::qemu_shape::{self, Memory};
 use crate::channel::DOORBELL_PORT;
 use crate::error::{Context, Error, Result};
 use crate::proto::message::VmEnd;
@@ -48,29 +49,22 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     let file = |fd: i32| format!("/proc/self/fd/{fd}");
     let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd}");
     // One emulator thread: with several, kernels that patch their own text have crashed.
-    let emulated = ("tcg,thread=single", "max", "pc", ",usb=off,hpet=off");
+    let emulated = ("tcg,thread=single", qemu_shape::CPU, "pc", ",usb=off,hpet=off");
     let (accel, cpu, machine, options) = match std::env::var(MACHINE_VARIABLE).as_deref() {
         // Without SMM: inside of an emulated host its emulation leaves PID 1 without its I/O ports.
         Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off,smm=off"),
         Ok("microvm") => ("kvm", "host", "microvm", ""),
         _ => emulated,
     };
+    let memory = Memory { bytes: spec.memory_bytes, file: &file(number(spec.ram)), ring_gpa: spec.ring.0 };
+    let shape = qemu_shape::words(spec.topology, spec.numa, &memory);
     let words = [
         ("-accel", accel.to_owned()),
         // Its threads carry their vCPU in their names, by which the witness of host noise knows them.
         ("-name", "ktstr,debug-threads=on".to_owned()),
         ("-cpu", std::env::var("KTSTR_BENCH_CPU").unwrap_or(cpu.to_owned())),
-        ("-smp", spec.topology.total_cpus().to_string()),
         ("-m", memory_mib.to_string()),
-        ("-machine", format!("{machine},memory-backend=ram{options}")),
-        (
-            "-object",
-            format!(
-                "memory-backend-file,id=ram,size={},share=on,mem-path={}",
-                spec.memory_bytes,
-                file(number(spec.ram))
-            ),
-        ),
+        ("-machine", format!("{machine}{options}{}", shape.machine)),
         ("-kernel", spec.kernel.display().to_string()),
         ("-initrd", file(number(spec.initramfs))),
         ("-append", spec.cmdline.to_owned()),
@@ -85,7 +79,7 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     ];
     let flags = ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"];
     let disk = spec.disk.map(disk_words).into_iter().flatten();
-    let words = words.into_iter().chain(disk);
+    let words = shape.words.into_iter().chain(words).chain(disk);
     flags.iter().map(|flag| (*flag).to_owned()).chain(words.flat_map(|(k, v)| [k.to_owned(), v])).collect()
 }
 

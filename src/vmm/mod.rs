@@ -48,6 +48,7 @@ use std::time::Duration;
 use threads::Threads;
 use vcpu::{Recipe, Shared};
 use vm_memory::GuestMemoryMmap;
+use x86::apic::ApicIds;
 use x86::layout::{DISK_GPA, DISK_IRQ};
 
 /// An unfinished console line is sent after this time at the latest.
@@ -60,22 +61,24 @@ const COM2_CHUNK_BYTES: usize = 256;
 /// Runs one VM from its configuration to its end.
 fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let kvm = kvm::open()?;
+    let supported =
+        kvm.get_supported_cpuid(CPUID_ENTRIES_MAX).map_err(|cause| failed("read KVM's CPUID table", cause))?;
+    let apic = ApicIds::new(&config.topology, x86::cpuid::llc_rule(supported.as_slice()));
     let memory = memory::map_ram(adopt(config.ram_fd, "the memory file")?.into(), config.memory_bytes)?;
     let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
-    let entry_gpa = load_kernel(&memory, config)?;
+    let entry_gpa = load_kernel(&memory, config, &apic)?;
     load_initramfs(&memory, config)?;
     let vcpus = config.topology.total_cpus();
     let machine = Machine::new(&kvm, memory)?;
     perf_items.extend(config.perf.iter().flat_map(|perf| perf::disable_exits(&machine, perf)));
     machine.add_chips()?;
     machine.set_halt_poll(vcpus, sys::sched::online_cpus())?;
-    machine.allow_wide_apic_ids(x86::cpuid::apic_id(&config.topology, vcpus.saturating_sub(1)))?;
+    machine.allow_wide_apic_ids(apic.highest())?;
     let wake = Arc::new(File::from(fd::eventfd().context(|| "make the VM's wake-up event")?));
     let (bus, com2_input) = devices(config, &machine, &wake)?;
-    let supported =
-        kvm.get_supported_cpuid(CPUID_ENTRIES_MAX).map_err(|cause| failed("read KVM's CPUID table", cause))?;
     let recipe = Recipe {
         topology: &config.topology,
+        apic: &apic,
         supported: supported.as_slice(),
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         entry_gpa,
@@ -123,16 +126,16 @@ fn lay(
 }
 
 /// Brings in the kernel and what it finds beside it; gives its entry point.
-fn load_kernel(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<u64> {
+fn load_kernel(memory: &GuestMemoryMmap, config: &VmConfig, apic: &ApicIds) -> Result<u64> {
     if let Some(unpacked) = &config.unpacked {
         let mut file = File::from(adopt(unpacked.fd, "the unpacked kernel")?);
         lay(memory, config, unpacked.start_gpa, (&mut file, unpacked.offset), unpacked.bytes)?;
-        x86::boot::load_tables(memory, config, None)?;
+        x86::boot::load_tables(memory, config, apic, None)?;
         return Ok(unpacked.entry_gpa);
     }
     let (image, mut file) = KernelImage::open_file(Path::new(&config.kernel_path))?;
     let header = x86::boot::load_kernel(memory, &image, &mut file)?;
-    x86::boot::load_tables(memory, config, header)?;
+    x86::boot::load_tables(memory, config, apic, header)?;
     Ok(image.entry_gpa)
 }
 

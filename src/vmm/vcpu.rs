@@ -10,7 +10,8 @@ use super::kvm::{self, Machine, failed};
 use super::perf;
 use super::self_check::host_virtualizes;
 use super::stats;
-use super::x86::cpuid::{self, CpuShape, apic_id};
+use super::x86::apic::{ApicIds, XAPIC_ID_MAX};
+use super::x86::cpuid::{self, CpuShape};
 use super::x86::{layout, regs};
 use crate::error::{Error, Result};
 use crate::proto::message::VmEnd;
@@ -57,6 +58,7 @@ impl Shared {
 /// What all vCPUs are made of.
 pub struct Recipe<'a> {
     pub topology: &'a Topology,
+    pub apic: &'a ApicIds,
     /// KVM_GET_SUPPORTED_CPUID.
     pub supported: &'a [kvm_cpuid_entry2],
     pub tsc_deadline: bool,
@@ -68,7 +70,7 @@ pub struct Recipe<'a> {
 impl Recipe<'_> {
     /// Makes the vCPU of a CPU. CPU 0 stands at the kernel's entry; the others wait for the kernel to start them.
     pub fn create(&self, machine: &Machine, cpu: u32) -> Result<VcpuFd> {
-        let id = apic_id(self.topology, cpu);
+        let id = self.apic.id(cpu);
         let vcpu = machine.vm.create_vcpu(u64::from(id)).map_err(|cause| failed(format!("create vCPU {id}"), cause))?;
         let call = |attempt: &str| {
             let attempt = format!("{attempt} of vCPU {cpu}");
@@ -76,7 +78,8 @@ impl Recipe<'_> {
         };
         // KVM says 0 or fails where it does not know the frequency; then the guest measures it.
         let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz > 0);
-        let shape = CpuShape { topology: self.topology, cpu, tsc_khz, tsc_deadline: self.tsc_deadline };
+        let shape =
+            CpuShape { topology: self.topology, apic: self.apic, cpu, tsc_khz, tsc_deadline: self.tsc_deadline };
         let mut entries = cpuid::for_vcpu(self.supported, &shape);
         if self.realtime_hint {
             perf::hint_realtime(&mut entries);
@@ -91,9 +94,19 @@ impl Recipe<'_> {
         if let Some(refused) = msrs.get(done) {
             return Err(Error::host(format!("KVM refuses to set MSR {:#x} of vCPU {cpu}", refused.index)));
         }
+        // Firmware has to do it where ids are wide: a kernel that finds 8-bit APICs ignores the others.
+        let wide = self.apic.highest() > XAPIC_ID_MAX;
+        if cpu == 0 || wide {
+            let mut sregs = vcpu.get_sregs().map_err(call("read the special registers"))?;
+            if cpu == 0 {
+                sregs = regs::special(sregs);
+            }
+            if wide {
+                sregs.apic_base |= regs::APIC_BASE_X2APIC;
+            }
+            vcpu.set_sregs(&sregs).map_err(call("set the special registers"))?;
+        }
         if cpu == 0 {
-            let reset = vcpu.get_sregs().map_err(call("read the special registers"))?;
-            vcpu.set_sregs(&regs::special(reset)).map_err(call("set the special registers"))?;
             vcpu.set_regs(&regs::general(self.entry_gpa)).map_err(call("set the registers"))?;
         }
         Ok(vcpu)

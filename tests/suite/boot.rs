@@ -33,6 +33,7 @@ fn cells() -> Vec<Cell> {
     cells.push(run("serial".into(), "7/vmlinuz", "--topo 2 --channel serial"));
     cells.push(run("early panic".into(), "7/vmlinuz", "--cmdline 'rdinit=/no/such init=/no/such'"));
     cells.extend(crate::hang::cells());
+    cells.extend(crate::topology::cells());
     for index in 0..REPEATS {
         cells.push(run(format!("repeat {index}"), "7/vmlinux", "--topo 2 --sched builtin:fifo"));
     }

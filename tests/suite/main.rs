@@ -3,6 +3,7 @@
 //! Owns what a user sees; leaves the modules' own rules to the unit tests beside the code.
 //! Invariant: a test that cannot run on this machine says so in the list of tests not run; it never just passes.
 
+mod acpi;
 mod bisect;
 mod boot;
 mod cli;
@@ -13,4 +14,5 @@ mod image;
 mod lab;
 mod left;
 mod many;
+mod topology;
 mod util;

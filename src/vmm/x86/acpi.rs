@@ -1,16 +1,18 @@
-//! ACPI tables: RSDP, XSDT, FADT, FACS, DSDT and MADT of a PC without PCI.
+//! ACPI tables: RSDP, XSDT, FADT, FACS and DSDT of a PC without PCI, and the list of all.
 //!
 //! Owns their bytes (ACPI specification 6.5, sections in brackets); leaves where they go to layout.
 //! Invariant: pure; every table's check sum is right, and every processor of the topology is listed once.
 
-use super::layout::{ACPI_GPA, DISK_GPA, DISK_IRQ, EXTENDED_RAM_START, IOAPIC_GPA, LAPIC_GPA};
+use super::apic::ApicIds;
+use super::layout::{ACPI_GPA, DISK_GPA, DISK_IRQ, EXTENDED_RAM_START};
+use super::{madt, srat};
 use crate::error::{Error, Result};
+use crate::proto::numa::Numa;
 use crate::proto::topology::Topology;
 use crate::vmm::dev::power::{CONTROL_BYTES, CONTROL_PORT, EVENT_BYTES, EVENT_PORT, SCI_IRQ, SLEEP_TYPE_S5};
 use crate::vmm::dev::serial::{COM1, COM2};
 use crate::vmm::dev::virtio::mmio::WINDOW_BYTES;
 use crate::vmm::dev::{i8042, serial::PortMap};
-use crate::vmm::x86::cpuid::apic_id;
 
 const OEM_ID: &[u8; 6] = b"KTSTR ";
 const OEM_TABLE_ID: &[u8; 8] = b"KTSTRVM ";
@@ -69,26 +71,17 @@ const FACS_VERSION: u8 = 2;
 /// Generic address structure [5.2.3.2]: system I/O space.
 const GAS_SYSTEM_IO: u8 = 1;
 
-/// MADT [5.2.12]: dual 8259s present, entry types, enabled flag, LINT1, level-triggered and active high.
-const MADT_REVISION: u8 = 5;
-const MADT_PCAT_COMPAT: u32 = 1;
-const MADT_LOCAL_APIC: u8 = 0;
-const MADT_IO_APIC: u8 = 1;
-const MADT_OVERRIDE: u8 = 2;
-const MADT_LOCAL_APIC_NMI: u8 = 4;
-const MADT_LOCAL_X2APIC: u8 = 9;
-const MADT_LOCAL_X2APIC_NMI: u8 = 10;
-const MADT_ENABLED: u32 = 1;
-const LINT1: u8 = 1;
-const LEVEL_ACTIVE_HIGH: u8 = 0x0D;
-/// An 8-bit APIC id ends here; 255 is the broadcast.
-const XAPIC_ID_MAX: u32 = 254;
-/// KVM's I/O APIC gets the id 0 and the interrupts from 0 on. KVM's default routing is one to one, the timer's too,
-/// so that only the SCI needs an override.
-const IOAPIC_ID: u8 = 0;
+/// What the tables describe.
+pub struct Described<'a> {
+    pub topology: &'a Topology,
+    pub apic: &'a ApicIds,
+    pub numa: &'a Numa,
+    pub disk: bool,
+}
 
 /// All tables as one block of bytes, to be written at `ACPI_GPA`; the RSDP is at its start.
-pub fn tables(topology: &Topology, disk: bool) -> Result<Vec<u8>> {
+pub fn tables(machine: &Described<'_>) -> Result<Vec<u8>> {
+    let Described { topology, apic, numa, disk } = *machine;
     let mut block = Vec::new();
     let place = |block: &mut Vec<u8>, table: Vec<u8>| {
         block.resize(block.len().next_multiple_of(TABLE_ALIGNMENT), 0);
@@ -99,8 +92,15 @@ pub fn tables(topology: &Topology, disk: bool) -> Result<Vec<u8>> {
     let dsdt = place(&mut block, dsdt(disk));
     let facs = place(&mut block, facs());
     let fadt = place(&mut block, fadt(dsdt, facs));
-    let madt = place(&mut block, madt(topology));
-    let xsdt = place(&mut block, table(b"XSDT", 1, &[fadt, madt].map(u64::to_le_bytes).concat()));
+    let madt = place(&mut block, table(b"APIC", madt::REVISION, &madt::body(apic, topology.total_cpus())));
+    let mut listed = vec![fadt, madt];
+    // One node needs no table: a kernel takes all for one.
+    if numa.nodes(topology.numa_nodes) > 1 {
+        listed.push(place(&mut block, table(b"SRAT", srat::SRAT_REVISION, &srat::srat(topology, apic, numa))));
+        listed.push(place(&mut block, table(b"SLIT", srat::SLIT_REVISION, &srat::slit(numa))));
+    }
+    let addresses: Vec<u8> = listed.into_iter().flat_map(u64::to_le_bytes).collect();
+    let xsdt = place(&mut block, table(b"XSDT", 1, &addresses));
     let mut bytes = rsdp(xsdt);
     bytes.resize(bytes.len().next_multiple_of(TABLE_ALIGNMENT), 0);
     bytes.extend(block);
@@ -181,32 +181,6 @@ fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
     set(FADT_X_PM1A_EVENT_AT, &io_register(EVENT_PORT, EVENT_BYTES));
     set(FADT_X_PM1A_CONTROL_AT, &io_register(CONTROL_PORT, CONTROL_BYTES));
     table(b"FACP", FADT_REVISION, &bytes[HEADER_BYTES..])
-}
-
-fn madt(topology: &Topology) -> Vec<u8> {
-    let mut body = LAPIC_GPA.to_le_bytes().to_vec();
-    body.extend(MADT_PCAT_COMPAT.to_le_bytes());
-    let mut wide = false;
-    for cpu in 0..topology.total_cpus() {
-        let id = apic_id(topology, cpu);
-        if id <= XAPIC_ID_MAX && cpu <= XAPIC_ID_MAX {
-            body.extend([MADT_LOCAL_APIC, 8, cpu as u8, id as u8]);
-            body.extend(MADT_ENABLED.to_le_bytes());
-        } else {
-            wide = true;
-            body.extend([MADT_LOCAL_X2APIC, 16, 0, 0]);
-            body.extend([id, MADT_ENABLED, cpu].map(u32::to_le_bytes).concat());
-        }
-    }
-    body.extend([MADT_IO_APIC, 12, IOAPIC_ID, 0]);
-    body.extend(IOAPIC_GPA.to_le_bytes());
-    body.extend(0u32.to_le_bytes());
-    body.extend([MADT_OVERRIDE, 10, 0, SCI_IRQ, SCI_IRQ, 0, 0, 0, LEVEL_ACTIVE_HIGH, 0]);
-    body.extend([MADT_LOCAL_APIC_NMI, 6, 0xFF, 0, 0, LINT1]);
-    if wide {
-        body.extend([MADT_LOCAL_X2APIC_NMI, 12, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, LINT1, 0, 0, 0]);
-    }
-    table(b"APIC", MADT_REVISION, &body)
 }
 
 /// AML opcodes [20.2] and resource descriptor tags [6.4].
@@ -302,6 +276,7 @@ fn dsdt(disk: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vmm::x86::apic::LlcRule;
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte))
@@ -317,9 +292,33 @@ mod tests {
         &block[start..start + length]
     }
 
+    fn made(text: &str) -> Result<Vec<u8>> {
+        let topology: Topology = text.parse().unwrap();
+        let apic = ApicIds::new(&topology, LlcRule::CacheLeaf);
+        let numa = Numa::default().settled(topology.numa_nodes, 1 << 30).unwrap();
+        tables(&Described { topology: &topology, apic: &apic, numa: &numa, disk: true })
+    }
+
+    #[test]
+    fn nodes_bring_their_tables() {
+        let names = |text: &str| {
+            let block = made(text).unwrap();
+            let xsdt = at_gpa(&block, u64_at(&block, 24));
+            let tables = (HEADER_BYTES..xsdt.len()).step_by(8).map(|at| at_gpa(&block, u64_at(xsdt, at)));
+            tables
+                .map(|table| {
+                    assert_eq!(sum(table), 0);
+                    String::from_utf8_lossy(&table[..4]).into_owned()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names("2n2l2c1t"), ["FACP", "APIC", "SRAT", "SLIT"]);
+        assert_eq!(names("1n2l2c1t"), ["FACP", "APIC"]);
+    }
+
     #[test]
     fn every_table_is_reached_and_sums_to_zero() {
-        let block = tables(&Topology::flat(4), true).unwrap();
+        let block = made("4").unwrap();
         assert_eq!((sum(&block[..20]), sum(&block[..36])), (0, 0));
         let xsdt = at_gpa(&block, u64_at(&block, 24));
         assert_eq!(&xsdt[..4], b"XSDT");
@@ -335,27 +334,10 @@ mod tests {
     }
 
     #[test]
-    fn madt_lists_every_cpu_once_and_wide_ids_as_x2apic() {
-        for (cpus, narrow, wide) in [(1, 1, 0), (4, 4, 0), (255, 255, 0), (256, 255, 1), (1024, 255, 769)] {
-            let madt = madt(&Topology::flat(cpus));
-            let (mut at, mut ids, mut kinds) = (HEADER_BYTES + 8, Vec::new(), [0usize; 16]);
-            while at < madt.len() {
-                kinds[madt[at] as usize] += 1;
-                match madt[at] {
-                    MADT_LOCAL_APIC => ids.push(u32::from(madt[at + 3])),
-                    MADT_LOCAL_X2APIC => ids.push(u32::from_le_bytes(madt[at + 4..at + 8].try_into().unwrap())),
-                    _ => {}
-                }
-                at += madt[at + 1] as usize;
-            }
-            assert_eq!(ids, (0..cpus).collect::<Vec<_>>());
-            assert_eq!((kinds[0], kinds[9], kinds[1]), (narrow, wide, 1), "{cpus} CPUs");
-        }
-    }
-
-    #[test]
     fn most_cpus_kvm_allows_still_fit() {
-        assert!(tables(&Topology::flat(crate::proto::topology::MAX_CPUS), true).is_ok());
+        assert!(made(&crate::proto::topology::MAX_CPUS.to_string()).is_ok());
+        let error = made("2n2l2048c1t").unwrap_err().to_string();
+        assert!(error.contains("4096 CPUs do not fit"), "{error}");
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! Owns what lies where at the kernel's first instruction; leaves the addresses to layout and the registers to regs.
 //! Invariant: the memory map given to the guest is exactly its RAM, without what is reserved.
 
+use super::acpi::{self, Described};
+use super::apic::ApicIds;
 use super::layout::{
-    ACPI_GPA, BOOT_PARAMS_GPA, CMDLINE_GPA, EXTENDED_RAM_START, GDT_GPA, IDT_GPA, LOW_RAM_END, PAGE_BYTES,
-    PAGE_TABLES_GPA, ram_ranges,
+    ACPI_GPA, BOOT_PARAMS_GPA, CMDLINE_GPA, EXTENDED_RAM_START, GDT_GPA, IDT_GPA, LOW_RAM_END, MP_POINTER_GPA,
+    MPTABLE_GPA, PAGE_BYTES, PAGE_TABLES_GPA, ram_ranges,
 };
-use super::regs;
+use super::{mptable, regs};
 use crate::error::{Error, Result};
 use crate::vmm::config::VmConfig;
 use crate::vmm::kernel::{KernelImage, KernelKind};
@@ -74,7 +76,12 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &KernelImage, file: &mut Fil
 }
 
 /// Puts everything else into guest memory that the kernel finds there at its first instruction.
-pub fn load_tables(memory: &GuestMemoryMmap, config: &VmConfig, header: Option<setup_header>) -> Result<()> {
+pub fn load_tables(
+    memory: &GuestMemoryMmap,
+    config: &VmConfig,
+    apic: &ApicIds,
+    header: Option<setup_header>,
+) -> Result<()> {
     let params = zero_page(config, header)?;
     write(memory, BOOT_PARAMS_GPA, params)?;
     write_bytes(memory, CMDLINE_GPA, config.cmdline.as_bytes())?;
@@ -82,7 +89,17 @@ pub fn load_tables(memory: &GuestMemoryMmap, config: &VmConfig, header: Option<s
     write_bytes(memory, PAGE_TABLES_GPA, &words(&regs::page_tables()))?;
     write_bytes(memory, GDT_GPA, &words(&regs::gdt()))?;
     write_bytes(memory, IDT_GPA, &[0; 8])?;
-    write_bytes(memory, ACPI_GPA, &super::acpi::tables(&config.topology, config.disk.is_some())?)
+    match mptable::make(apic, config.topology.total_cpus()) {
+        Ok(made) => {
+            write_bytes(memory, MP_POINTER_GPA, &made.pointer)?;
+            write_bytes(memory, MPTABLE_GPA, &made.table)?;
+        }
+        // Only a kernel that is kept from ACPI needs it.
+        Err(error) if config.cmdline.split_whitespace().any(|word| word == "acpi=off") => return Err(error),
+        Err(_) => {}
+    }
+    let described = Described { topology: &config.topology, apic, numa: &config.numa, disk: config.disk.is_some() };
+    write_bytes(memory, ACPI_GPA, &acpi::tables(&described)?)
 }
 
 /// The boot_params of this VM, over the setup header that the kernel brought, where it brought one.

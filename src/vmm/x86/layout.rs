@@ -31,6 +31,11 @@ pub const CMDLINE_AREA_BYTES: u64 = 0x1_0000;
 pub const LOW_RAM_END: u64 = 0x9_FC00;
 /// ACPI tables; a kernel that is not told looks for the RSDP from here on (ACPI 6.5, 5.2.5.1).
 pub const ACPI_GPA: u64 = 0xE_0000;
+/// The MP table's pointer, where a kernel looks for it at the end of conventional memory; and the table, in the BIOS area
+/// (MultiProcessor Specification 1.4, 4).
+pub const MP_POINTER_GPA: u64 = LOW_RAM_END;
+pub const MPTABLE_GPA: u64 = 0xC_0000;
+pub const MPTABLE_AREA_BYTES: u64 = ACPI_GPA - MPTABLE_GPA;
 /// Extended memory begins here.
 pub const EXTENDED_RAM_START: u64 = 0x10_0000;
 
@@ -71,6 +76,24 @@ pub fn ram_ranges(memory_bytes: u64) -> Vec<RamRange> {
         ranges.push(RamRange { gpa: HIGH_RAM_START, bytes: memory_bytes - low, file_offset: low });
     }
     ranges
+}
+
+/// The RAM of each node: nodes lie one behind the other, and round the MMIO hole as all RAM does.
+pub fn node_ranges(node_bytes: &[u64]) -> Vec<(u32, RamRange)> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (node, bytes) in (0u32..).zip(node_bytes) {
+        let end = start + bytes;
+        for ram in ram_ranges(node_bytes.iter().sum()) {
+            let (from, to) = (start.max(ram.file_offset), end.min(ram.file_offset + ram.bytes));
+            if from < to {
+                let gpa = ram.gpa + (from - ram.file_offset);
+                found.push((node, RamRange { gpa, bytes: to - from, file_offset: from }));
+            }
+        }
+        start = end;
+    }
+    found
 }
 
 /// Where the parts that are not fixed lie.
@@ -151,6 +174,16 @@ mod tests {
         assert_eq!(four[0], RamRange { gpa: 0, bytes: 3 << 30, file_offset: 0 });
         assert_eq!(four[1], RamRange { gpa: 1 << 32, bytes: 1 << 30, file_offset: 3 << 30 });
         assert_eq!(ram_ranges(MMIO_HOLE_START).len(), 1);
+    }
+
+    #[test]
+    fn nodes_share_out_ram_without_loss() {
+        let nodes = node_ranges(&[2 << 30, 0, 2 << 30]);
+        let range = |gpa, bytes, file_offset| RamRange { gpa, bytes, file_offset };
+        assert_eq!(nodes[0], (0, range(0, 2 << 30, 0)));
+        assert_eq!(nodes[1], (2, range(2 << 30, 1 << 30, 2 << 30)));
+        assert_eq!(nodes[2], (2, range(HIGH_RAM_START, 1 << 30, 3 << 30)));
+        assert_eq!(nodes.len(), 3);
     }
 
     #[test]

@@ -4,8 +4,15 @@
 //! Invariant: nothing here owns a descriptor, so everything here is tested without KVM.
 
 pub mod acpi;
+pub mod apic;
 pub mod boot;
+mod caches;
 pub mod cpuid;
 pub mod layout;
+mod madt;
+mod mptable;
 pub mod paging;
 pub mod regs;
+mod srat;
+#[cfg(test)]
+mod tests_cpuid;

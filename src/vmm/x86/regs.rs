@@ -12,6 +12,8 @@ pub const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 pub const CR4_OSFXSR: u64 = 1 << 9;
 pub const CR4_OSXSAVE: u64 = 1 << 18;
+/// IA32_APIC_BASE: x2APIC mode (Intel SDM vol. 3, 12.12.1).
+pub const APIC_BASE_X2APIC: u64 = 1 << 10;
 /// IA32_EFER bits (Intel SDM vol. 3, 2.2.1).
 pub const EFER_LME: u64 = 1 << 8;
 pub const EFER_LMA: u64 = 1 << 10;

@@ -1,0 +1,291 @@
+//! The machine a guest sees, compared with the machine that was asked for.
+//!
+//! Owns shapes under emulation, and what happens when the guest's kernel shows another one; our own VMM's are in boot.rs.
+//! Invariant: what is expected is computed here from the numbers of the shape, not by the code under test.
+
+use crate::lab::{Cell, OLD_KERNEL};
+use crate::util::{Ran, Scratch, emulation, kernel, ktstr, kvm_works, not_run, run_in};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// `0-3`, or `2` alone.
+fn span(first: u64, count: u64) -> String {
+    if count == 1 { first.to_string() } else { format!("{first}-{}", first + count - 1) }
+}
+
+fn spans(count: u64, size: u64) -> Vec<String> {
+    (0..count).map(|index| span(index * size, size)).collect()
+}
+
+/// What a guest of nodes, LLCs, cores per LLC and threads must show, in the JSON's own form.
+pub fn assert_machine(machine: &Value, [nodes, llcs, cores, threads]: [u64; 4], context: &str) {
+    let cpus = llcs * cores * threads;
+    assert_eq!(machine["shape"], format!("{nodes}n{llcs}l{cores}c{threads}t"), "{context}");
+    assert_eq!(machine["online"], span(0, cpus), "{context}");
+    assert_eq!(machine["possible"], span(0, cpus), "{context}");
+    assert_eq!(machine["cores"], json!(spans(llcs * cores, threads)), "{context}");
+    assert_eq!(machine["llcs"], json!(spans(llcs, cores * threads)), "{context}");
+    let seen: Vec<&Value> = machine["nodes"].as_array().expect("nodes are an array").iter().collect();
+    assert_eq!(seen.len() as u64, nodes, "{context}");
+    for (index, node) in (0..nodes).zip(seen) {
+        assert_eq!(node["cpus"], span(index * (cpus / nodes), cpus / nodes), "{context}");
+        let distances: Vec<u64> = (0..nodes).map(|other| if other == index { 10 } else { 20 }).collect();
+        assert_eq!(node["distances"], json!(distances), "{context}");
+    }
+}
+
+fn run(kernel: &Path, args: &[&str]) -> Ran {
+    let kernel = kernel.display().to_string();
+    let mut all = vec!["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--duration", "100ms", "--workers", "1"];
+    all.extend(args);
+    run_in(&Scratch::new(), &all)
+}
+
+#[test]
+fn nodes_dies_and_threads_are_as_asked_under_emulation() {
+    for (name, topo, shape) in [("7", "2n4l1c2t", [2, 4, 1, 2]), ("6.12", "tiny-2llc", [1, 2, 2, 1])] {
+        let Some(kernel) = emulation("topology: under emulation", name) else { return };
+        let ran = run(&kernel, &["--topo", topo]).exits(0);
+        assert_machine(&ran.json()["guest"]["machine"], shape, &ran.to_string());
+    }
+}
+
+#[test]
+fn node_of_memory_alone_has_its_size_and_distance() {
+    let Some(kernel) = emulation("topology: memory without CPUs", "7") else { return };
+    let scratch = Scratch::new();
+    let matrix = scratch.file("matrix", "10 17 41\n17 10 33\n41 33 10\n").display().to_string();
+    let ran = run(&kernel, &["--topo", "2n2l1c1t", "--node-memory", "192M,64M,32M", "--distance", &matrix]).exits(0);
+    let json = ran.json();
+    let nodes = json["guest"]["machine"]["nodes"].as_array().expect("nodes are an array").clone();
+    let bytes: Vec<u64> = nodes.iter().map(|node| node["memory_bytes"].as_u64().expect("bytes") >> 20).collect();
+    assert!((186..=192).contains(&bytes[0]) && (58..=64).contains(&bytes[1]) && (26..=32).contains(&bytes[2]), "{ran}");
+    assert_eq!((&nodes[1]["cpus"], &nodes[2]["cpus"]), (&json!("1"), &json!("")), "{ran}");
+    assert_eq!(nodes[2]["distances"], json!([41, 33, 10]), "{ran}");
+}
+
+#[test]
+fn kernel_that_shows_another_machine_ends_the_run_with_both_shapes() {
+    let Some(kernel) = emulation("topology: a difference", "7") else { return };
+    let ran = run(&kernel, &["--topo", "2n2l1c1t", "--cmdline", "numa=off"]).exits(125);
+    let json = ran.json();
+    let headline = json["headline"].as_str().unwrap_or_default();
+    assert!(headline.contains("the guest is 1n2l1c1t and 2n2l1c1t was asked for"), "{ran}");
+    assert!(headline.contains("nodes 0 instead of 0-1"), "{ran}");
+    assert_eq!(json["groups"], json!([]), "workers ran on another machine:{ran}");
+}
+
+#[test]
+fn shapes_that_cannot_be_are_refused_before_anything_starts() {
+    let Some(kernel) = emulation("topology: refusals", "7") else { return };
+    let kernel = kernel.display().to_string();
+    let qemu = ["--accel", "qemu"];
+    for (args, why) in [
+        (&["--topo", "1n2l2+1c1t", qemu[0], qemu[1]][..], "--accel kvm can"),
+        (&["--topo", "max-cpu", qemu[0], qemu[1]], "APIC ids above 254"),
+        (&["--topo", "2n3l1c1t"], "cannot be divided"),
+        (&["--topo", "tiny-2lc"], "did you mean 'tiny-2llc'?"),
+        (&["--topo", "2n2l1c1t", "--node-memory", "64M"], "1 sizes for 2 nodes"),
+        (&["--memory", "1G", "--node-memory", "1G"], "both say"),
+        (&["--distance", "/no/such/file"], "/no/such/file"),
+        (&["--distance", "5"], "within 11 to 254"),
+    ] {
+        let mut all = vec!["--kernel", &kernel];
+        all.extend(args);
+        ktstr(&all).exits(128).says(why);
+    }
+    let list = ktstr(&["list", "topologies"]).exits(0).says("max-cpu").says("1n14l9c2t");
+    assert_eq!(list.stdout.lines().filter(|line| !line.starts_with(' ')).count(), 24, "{list}");
+}
+
+/// A test per preset: its name, and its nodes, LLCs, cores per LLC and threads per core.
+macro_rules! presets {
+    ($($test:ident: $name:literal, $shape:expr;)*) => {
+        const PRESETS: &[(&str, [u64; 4])] = &[$(($name, $shape)),*];
+        $(#[test] fn $test() { preset($name, $shape); })*
+    };
+}
+
+presets! {
+    tiny_1llc: "tiny-1llc", [1, 1, 4, 1];
+    tiny_2llc: "tiny-2llc", [1, 2, 2, 1];
+    odd_3llc: "odd-3llc", [1, 3, 3, 1];
+    odd_5llc: "odd-5llc", [1, 5, 3, 1];
+    odd_7llc: "odd-7llc", [1, 7, 2, 1];
+    smt_2llc: "smt-2llc", [1, 2, 2, 2];
+    smt_3llc: "smt-3llc", [1, 3, 2, 2];
+    smt_3llc_nosmt: "smt-3llc-nosmt", [1, 3, 2, 1];
+    medium_4llc: "medium-4llc", [1, 4, 4, 2];
+    medium_4llc_nosmt: "medium-4llc-nosmt", [1, 4, 4, 1];
+    medium_8llc: "medium-8llc", [1, 8, 4, 2];
+    medium_8llc_nosmt: "medium-8llc-nosmt", [1, 8, 4, 1];
+    large_4llc: "large-4llc", [1, 4, 16, 2];
+    large_4llc_nosmt: "large-4llc-nosmt", [1, 4, 16, 1];
+    large_8llc: "large-8llc", [1, 8, 8, 2];
+    large_8llc_nosmt: "large-8llc-nosmt", [1, 8, 8, 1];
+    near_max_llc: "near-max-llc", [1, 15, 8, 2];
+    near_max_llc_nosmt: "near-max-llc-nosmt", [1, 15, 8, 1];
+    max_cpu: "max-cpu", [1, 14, 9, 2];
+    max_cpu_nosmt: "max-cpu-nosmt", [1, 14, 9, 1];
+    numa2_4llc: "numa2-4llc", [2, 4, 4, 1];
+    numa2_8llc: "numa2-8llc", [2, 8, 8, 2];
+    numa4_8llc: "numa4-8llc", [4, 8, 4, 1];
+    numa4_12llc: "numa4-12llc", [4, 12, 8, 2];
+}
+
+/// In the emulated host, where the emulator spoils guests the more often the more vCPUs they have.
+const MOST_CPUS_IN_EMULATED_HOST: u64 = 9;
+/// Under plain emulation, where each CPU takes a fifth of a second to boot, and three times that on a busy machine.
+const MOST_CPUS_UNDER_EMULATION: u64 = 64;
+/// With this set, whatever the emulator can be given is tried, however long it takes.
+const LARGE: &str = "KTSTR_LARGE";
+
+fn cpus([_, llcs, cores, threads]: [u64; 4]) -> u64 {
+    llcs * cores * threads
+}
+
+fn on_our_vmm(shape: [u64; 4]) -> bool {
+    cpus(shape) <= MOST_CPUS_IN_EMULATED_HOST || kvm_works()
+}
+
+fn preset(name: &str, shape: [u64; 4]) {
+    if on_our_vmm(shape) {
+        let Some(result) = crate::boot::cell(&format!("preset {name}")) else { return };
+        assert_eq!(result.code, 0, "{name}:\n{}", result.text);
+        return assert_machine(&result.json()["guest"]["machine"], shape, &result.text);
+    }
+    let test = format!("topology: preset {name}");
+    if cpus(shape) > MOST_CPUS_UNDER_EMULATION && std::env::var_os(LARGE).is_none() {
+        return not_run(&test, &format!("{} CPUs take minutes to boot without KVM; {LARGE}=1 tries", cpus(shape)));
+    }
+    if name == "max-cpu" {
+        return not_run(&test, "its APIC ids need KVM");
+    }
+    let Some(kernel) = emulation(&test, "7") else { return };
+    let ran = run(&kernel, &["--topo", name, "--cgroups", "1"]).exits(0);
+    assert_machine(&ran.json()["guest"]["machine"], shape, &ran.to_string());
+}
+
+/// Machines that are not all alike: what makes them so, and what the guest must show.
+const ODD: &[(&str, &str)] = &[
+    ("LLCs of unequal size", "--topo 1n3l2+1+1c1t"),
+    ("nodes of unequal LLCs", "--topo 2n2+1l1c1t"),
+    ("possible CPUs", "--topo 3:spare2"),
+    ("a CPU without caches", "--topo 3:nocache2"),
+    ("APIC ids above 254", "--topo 3:sparse7"),
+    ("a node without CPUs", "--topo 3n1+0+1l1c1t"),
+    ("nodes on 6.12", "--topo 2n2l1c2t"),
+];
+
+/// What a kernel says where it takes offence at its firmware.
+const OFFENCE: &str = "firmware (bug|warn)|acpi[^a-z]*(error|warning|bios)|bios bug|apic id mismatch|not used|rejected";
+
+/// What our own VMM runs for this file.
+pub fn cells() -> Vec<Cell> {
+    let run = |kernel: &str| {
+        format!("--kernel /k/{kernel}/vmlinuz --accel kvm --json - --duration 100ms --workers 1 --cgroups 1")
+    };
+    let small = PRESETS.iter().filter(|(_, shape)| on_our_vmm(*shape));
+    let mut cells: Vec<Cell> = small
+        .map(|(name, _)| Cell { name: format!("preset {name}"), args: format!("{} --topo {name}", run("7")) })
+        .collect();
+    for (name, topo) in ODD {
+        let kernel = if name.ends_with("6.12") { "6.12" } else { "7" };
+        cells.push(Cell { name: (*name).into(), args: format!("{} {topo}", run(kernel)) });
+    }
+    if firmware_kernels().contains(&OLD_KERNEL) {
+        let args = format!("{} --topo 3 --cmdline acpi=off", run(OLD_KERNEL));
+        cells.push(Cell { name: "MP table".into(), args });
+        let args = format!("{} --topo 3:sparse7 --cmdline acpi=off", run(OLD_KERNEL));
+        cells.push(Cell { name: "MP table of wide ids".into(), args });
+    }
+    for kernel in firmware_kernels() {
+        let shape = "--topo 2n2l1c1t --node-memory 128M,128M,64M --distance 31";
+        // Each record of the kernel's log stands in the stored record.
+        let look = format!("c=$?; grep -a -i -E '{OFFENCE}' /tmp/firmware-run/record; [ $c = 0 ]");
+        let args = format!("{} {shape} --run-dir /tmp/firmware-run; {look}", run(kernel));
+        cells.push(Cell { name: format!("firmware on {kernel}"), args });
+    }
+    cells
+}
+
+#[test]
+fn kernel_without_acpi_finds_its_cpus_in_the_mp_table() {
+    if !firmware_kernels().contains(&OLD_KERNEL) {
+        // The cloud kernels cannot read MP tables (CONFIG_X86_MPPARSE).
+        return not_run("topology: MP table", "the kernel '6.1' is not in the cache (scripts/fetch-kernels 6.1)");
+    }
+    let Some(machine) = odd_machine("MP table") else { return };
+    assert_eq!((&machine["online"], &machine["possible"]), (&json!("0-2"), &json!("0-2")));
+    let Some(refused) = crate::boot::cell("MP table of wide ids") else { return };
+    assert_eq!(refused.code, 128, "{}", refused.text);
+    assert!(
+        refused.text.contains("acpi=off leaves the MP table, which cannot describe this machine"),
+        "{}",
+        refused.text
+    );
+}
+
+fn firmware_kernels() -> Vec<&'static str> {
+    let old = kernel(OLD_KERNEL, "vmlinuz").map(|_| OLD_KERNEL);
+    ["7", "6.12"].into_iter().chain(old).collect()
+}
+
+fn odd_machine(name: &str) -> Option<Value> {
+    let result = crate::boot::cell(name)?;
+    assert_eq!(result.code, 0, "{name}:\n{}", result.text);
+    Some(result.json()["guest"]["machine"].clone())
+}
+
+#[test]
+fn llcs_of_unequal_size_boot() {
+    let Some(machine) = odd_machine("LLCs of unequal size") else { return };
+    assert_eq!(machine["llcs"], json!(["0-1", "2", "3"]));
+    let Some(machine) = odd_machine("nodes of unequal LLCs") else { return };
+    assert_eq!((&machine["llcs"], &machine["nodes"][0]["cpus"]), (&json!(["0", "1", "2"]), &json!("0-1")));
+}
+
+#[test]
+fn possible_cpus_above_the_online_ones_boot() {
+    let Some(machine) = odd_machine("possible CPUs") else { return };
+    assert_eq!((&machine["online"], &machine["possible"]), (&json!("0-2"), &json!("0-4")));
+}
+
+#[test]
+fn cpu_without_caches_boots() {
+    let Some(machine) = odd_machine("a CPU without caches") else { return };
+    // Kernels hide the caches of all CPUs then, or of that one.
+    let hidden = machine["cacheless"].as_str().unwrap_or_default();
+    assert!(["2", "0-2"].contains(&hidden), "{machine}");
+}
+
+#[test]
+fn apic_ids_above_254_boot() {
+    let Some(machine) = odd_machine("APIC ids above 254") else { return };
+    assert_eq!((&machine["online"], &machine["llcs"]), (&json!("0-2"), &json!(["0-2"])));
+}
+
+#[test]
+fn node_without_cpus_keeps_its_place() {
+    let Some(machine) = odd_machine("a node without CPUs") else { return };
+    let cpus: Vec<&Value> = machine["nodes"].as_array().expect("nodes").iter().map(|node| &node["cpus"]).collect();
+    assert_eq!(cpus, ["0", "", "1"]);
+    let Some(machine) = odd_machine("nodes on 6.12") else { return };
+    assert_machine(&machine, [2, 2, 1, 2], "6.12");
+}
+
+#[test]
+fn kernels_take_no_offence_at_our_firmware() {
+    if !firmware_kernels().contains(&OLD_KERNEL) {
+        not_run("topology: firmware on 6.1", "the kernel '6.1' is not in the cache (scripts/fetch-kernels 6.1)");
+    }
+    for kernel in firmware_kernels() {
+        let Some(result) = crate::boot::cell(&format!("firmware on {kernel}")) else { return };
+        assert_eq!(result.code, 0, "{}", result.text);
+        let machine = &result.json()["guest"]["machine"];
+        assert_eq!(machine["nodes"][2]["distances"], json!([31, 31, 10]), "{}", result.text);
+        // What grep found stands behind the JSON.
+        let after = result.text.rsplit_once("\n}").map_or("", |(_, after)| after).trim();
+        assert!(after.is_empty(), "the kernel {kernel} complains:\n{after}");
+    }
+}
