@@ -151,7 +151,10 @@ pub enum JsonTarget {
 /// `ktstr run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunArgs {
+    /// Empty with `host`.
     pub kernel: PathBuf,
+    /// On this machine itself, without a VM.
+    pub host: bool,
     pub guest: GuestArgs,
     pub memory: Memory,
     /// Bytes of each NUMA node; empty: shared out.

@@ -3,13 +3,14 @@
 //! Owns what is shown while it runs and afterwards, and what becomes of the run directory; leaves the run to run/.
 //! Invariant: the exit code is the verdict's, unless the verdict could not be told.
 
-use super::args::{ChannelChoice, ColorChoice, JsonTarget, Memory, RunArgs};
+use super::args::{ChannelChoice, ColorChoice, GuestArgs, JsonTarget, Memory, RunArgs};
 use super::screen::Screen;
 use super::{machine, out, plan};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log::Event;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
+use crate::run::host::{self, HostJob};
 use crate::run::job::{self, Job};
 use crate::run::rundir::{Place, RunDir, SUMMARY, VERDICT};
 use crate::run::suite::Told;
@@ -22,6 +23,9 @@ use std::path::{Path, PathBuf};
 
 /// Runs, tells, and gives the exit code. `exec_ns` is CLOCK_MONOTONIC at exec.
 pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
+    if args.host {
+        return on_this_machine(args, argv, exec_ns);
+    }
     let job = job(args, argv, exec_ns)?;
     // Found out before the run, not after it.
     let mut json_file = match &args.json {
@@ -41,6 +45,23 @@ pub fn counted(bad_on: Option<&BadOn>, record: &Record, verdict: Verdict) -> Ver
         Some(bad_on) => bad_on.apply(record, verdict),
         None => verdict,
     }
+}
+
+/// The same without a VM.
+fn on_this_machine(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
+    let guest = GuestArgs { topology: host::topology(), ..args.guest.clone() };
+    let (mut plan, _) = plan::make(&guest)?;
+    plan.limits = args.limits;
+    let job = HostJob { plan, run_place: place(args.run_dir.as_deref()), argv, exec_ns };
+    let mut json_file = match &args.json {
+        Some(JsonTarget::File(path)) => Some(create(path)?),
+        _ => None,
+    };
+    let mut screen = Screen::default();
+    let run = host::run(&job, &mut |event| show(&mut screen, args, event))?;
+    screen.finish();
+    let verdict = counted(args.bad_on.as_ref(), run.record(), judge_stored(run.record()));
+    tell(args, run, &verdict, json_file.as_mut())
 }
 
 /// Creates a file for a result, before anything is started for it.

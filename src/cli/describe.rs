@@ -54,7 +54,11 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
 }
 
 pub(super) fn run(given: &Given) -> Result<RunArgs> {
-    let kernel = given.one("kernel").ok_or_else(|| {
+    let host = given.has("host");
+    if host {
+        refuse_what_needs_a_vm(given)?;
+    }
+    let kernel = given.one("kernel").or(host.then_some(OsStr::new(""))).ok_or_else(|| {
         Error::usage("no kernel is given").hint("ktstr --kernel bzImage; 'ktstr --help' shows more examples")
     })?;
     let guest = guest(given)?;
@@ -69,6 +73,7 @@ pub(super) fn run(given: &Given) -> Result<RunArgs> {
     }
     Ok(RunArgs {
         kernel: kernel.into(),
+        host,
         memory: memory(&text(given, "memory")?)?,
         node_memory: node_memory(given, guest.topology.numa_nodes)?,
         distance: given.one("distance").map(machine::distance).transpose()?,
@@ -97,6 +102,19 @@ pub(super) fn run(given: &Given) -> Result<RunArgs> {
         cell_result: given.one("cell-result").map(|fd| descriptor(&fd.to_string_lossy())).transpose()?,
         guest,
     })
+}
+
+/// With --host there is nothing to boot, so what describes a VM or what runs in it contradicts it.
+fn refuse_what_needs_a_vm(given: &Given) -> Result<()> {
+    let of_vm = |flag: &&flags::Flag| {
+        matches!(flag.group, flags::Group::Subject | flags::Group::Machine) && flag.long != "host"
+            || ["timeout", "boot-failure", "dmesg"].contains(&flag.long)
+    };
+    match given.flags.iter().map(|(flag, _)| *flag).find(of_vm) {
+        None => Ok(()),
+        Some(flag) => Err(Error::usage(format!("--host and {} contradict each other: there is no VM", flag.dashed()))
+            .hint("it runs under whatever schedules this machine now")),
+    }
 }
 
 fn judge(given: &Given) -> Result<JudgeArgs> {
@@ -417,7 +435,7 @@ mod tests {
                 continue;
             }
             let value = match flag.long {
-                "kernel" => continue,
+                "kernel" | "host" => continue,
                 "cell-result" => "9",
                 "bad-on" => "stall",
                 "workers" | "cgroups" | "topo" => "3",
@@ -459,6 +477,16 @@ mod tests {
         assert!(refused(&["-k", "K", "--", "x"]).contains("no scheduler"));
         assert!(refused(&["-k", "K", "-s", "builtin:fifo", "--", "x"]).contains("'fifo' takes no arguments"));
         assert!(refused(&["-k", "K", "-s", "a", "--sched-args", "'x"]).contains("unclosed"));
+    }
+
+    #[test]
+    fn run_on_this_machine_needs_no_kernel_and_takes_nothing_of_a_vm() {
+        let Command::Run(args) = parsed(&["run", "--host", "-w", "pipe*2"]) else { panic!() };
+        assert!(args.host && args.kernel.as_os_str().is_empty());
+        for words in [["--kernel", "K"], ["--sched", "a"], ["--topo", "4"], ["--memory", "1G"], ["--timeout", "1m"]] {
+            let error = refused(&[&["--host"], &words[..]].concat());
+            assert!(error.contains("contradict each other: there is no VM"), "{words:?}: {error}");
+        }
     }
 
     #[test]

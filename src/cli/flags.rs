@@ -275,6 +275,12 @@ pub const FLAGS: &[Flag] = &[
         ..SUBJECT
     },
     Flag {
+        long: "host",
+        commands: RUN,
+        help: "no VM: run on this machine's own kernel and scheduler, in cgroups that go with the run",
+        ..SUBJECT
+    },
+    Flag {
         long: "sched",
         short: Some('s'),
         arity: Arity::Value("PATH|builtin:NAME"),

@@ -214,7 +214,7 @@ impl Agent {
             duration_ns: plan.duration_ns,
             settle_ns: plan.settle_ns,
             seed: plan.seed.wrapping_add(u64::from(index)),
-            scratch_disk: plan.disk_bytes.map(|_| SCRATCH_DISK.into()),
+            scratch_disk: plan.disk_is_scratch.then(|| SCRATCH_DISK.into()),
         };
         let stolen_before_ns = stolen_ns();
         let finished = scenario::execute(scenario, &settings, self);

@@ -10,10 +10,11 @@ use crate::klog::{Class, Severity, one_line};
 use crate::proto::message::VmEnd;
 use crate::proto::perf::PerfItem;
 use crate::proto::record::Record;
-use crate::proto::work::SampleKind;
 use crate::units::{approx, duration, size};
 use crate::verdict::table::Side;
-use crate::verdict::{Check, EMULATOR, GroupStats, Measure, NOTHING_WRONG, Outcome, Status, Verdict, group_stats};
+use crate::verdict::{
+    Check, EMULATOR, GroupStats, METAL, Measure, NOTHING_WRONG, Outcome, Status, Verdict, group_stats,
+};
 
 /// Columns of the page.
 const WIDTH: usize = 100;
@@ -56,6 +57,7 @@ pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
     if !groups.is_empty() {
         lines.push(String::new());
         lines.extend(group_table(&groups));
+        lines.extend(latency_rows(&groups));
     }
     lines.push(String::new());
     lines.extend(check_table(&verdict.checks, style));
@@ -85,6 +87,7 @@ fn head(record: &Record) -> Vec<String> {
     };
     let how = match record.host.as_ref().map(|host| host.accel.as_str()) {
         Some(EMULATOR) => "emulated: QEMU TCG".to_owned(),
+        Some(METAL) => "this machine, no VM".to_owned(),
         Some(accel) => accel.to_uppercase(),
         None => "host unknown".into(),
     };
@@ -113,15 +116,11 @@ fn head(record: &Record) -> Vec<String> {
 }
 
 fn group_table(groups: &[GroupStats]) -> Vec<String> {
-    let wakes = groups.iter().any(|group| group.hist(SampleKind::Wake).is_some());
-    let mut header = vec!["group", "work", "n", "units/s", "CPU %", "max delay", "max gap", "migr"];
-    if wakes {
-        header.extend(["wake p50", "p99", "samples"]);
-    }
+    let header = ["group", "work", "n", "units/s", "CPU %", "max delay", "max gap", "migr"];
     let mut align = vec![Align::Right; header.len()];
     align[..2].fill(Align::Left);
-    let mut rows = vec![header.into_iter().map(String::from).collect::<Vec<_>>()];
-    rows.extend(groups.iter().take(GROUPS_SHOWN).map(|group| group_row(group, wakes)));
+    let mut rows = vec![header.map(String::from).to_vec()];
+    rows.extend(groups.iter().take(GROUPS_SHOWN).map(group_row));
     let mut lines = layout(&align, &rows);
     if groups.len() > GROUPS_SHOWN {
         lines.push(format!("... and {} more groups", groups.len() - GROUPS_SHOWN));
@@ -129,14 +128,32 @@ fn group_table(groups: &[GroupStats]) -> Vec<String> {
     lines
 }
 
-fn group_row(group: &GroupStats, wakes: bool) -> Vec<String> {
+/// Every kind of latency of every group, each with its count. Wake-ups, oversleep, blocking and the rest are never one number.
+/// The labels stand in the rows: a headline would cost the screen a line.
+fn latency_rows(groups: &[GroupStats]) -> Vec<String> {
+    const PARTS: [(&str, u32); 4] = [("p50", 5000), ("p90", 9000), ("p99", 9900), ("p99.9", 9990)];
+    let mut rows = Vec::new();
+    for group in groups.iter().take(GROUPS_SHOWN) {
+        for (kind, hist) in group.samples.iter().filter(|(_, hist)| hist.count() > 0) {
+            let mut row = vec![fit(&group.group, NAME_WIDTH), fit(&group.work_type, NAME_WIDTH), kind.name().into()];
+            let time = |name: &str, ns: Option<u64>| format!("{name} {}", ns.map_or_else(|| "-".into(), approx));
+            row.extend(PARTS.map(|(name, part)| time(name, hist.percentile_ns(part))));
+            row.extend([time("max", hist.max_ns()), format!("n {}", short_count(hist.count() as f64))]);
+            rows.push(row);
+        }
+    }
+    let columns = rows.first().map_or(0, Vec::len);
+    layout(&vec![Align::Left; columns], &rows)
+}
+
+fn group_row(group: &GroupStats) -> Vec<String> {
     let time = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), approx);
     let workers = if group.completed == group.workers {
         group.workers.to_string()
     } else {
         format!("{}/{}", group.completed, group.workers)
     };
-    let mut row = vec![
+    vec![
         fit(&group.group, NAME_WIDTH),
         fit(&group.work_type, NAME_WIDTH),
         workers,
@@ -145,14 +162,7 @@ fn group_row(group: &GroupStats, wakes: bool) -> Vec<String> {
         time(group.max_run_delay_ns),
         approx(group.max_gap_ns),
         short_count(group.migrations as f64),
-    ];
-    if wakes {
-        let hist = group.hist(SampleKind::Wake);
-        row.push(time(hist.and_then(|hist| hist.percentile_ns(5000))));
-        row.push(time(hist.and_then(|hist| hist.percentile_ns(9900))));
-        row.push(hist.map_or_else(|| "-".to_owned(), |hist| short_count(hist.count() as f64)));
-    }
-    row
+    ]
 }
 
 /// The checks to show: of several groups' passes of one name, only the worst.
@@ -250,6 +260,11 @@ fn painted(line: &str, status: Status, style: Style) -> String {
 fn notes(record: &Record, verdict: &Verdict) -> Vec<String> {
     let mut list: Vec<String> = noise::noisy_line(record).into_iter().collect();
     list.extend(record.host_notes.iter().chain(&record.notes).cloned());
+    for (_, report) in &record.reports {
+        let notice = report.notice.as_ref().map(|text| format!("{}: {text}", report.work_type));
+        // Workers that do the same say the same.
+        list.extend(notice.filter(|text| !list.contains(text)));
+    }
     let missing = record.hello.iter().flat_map(|hello| &hello.missing);
     list.extend(missing.map(|what| format!("the guest lacks {what}")));
     let told = |severity| matches!(severity, Severity::Note | Severity::HostNoise);

@@ -256,8 +256,19 @@ fn worker(group: &str, report: &WorkerReport) -> Json {
         ("migrations", report.migration_count.into()),
         ("cpus_used", report.cpus_used.to_string().into()),
         ("latency", samples(report.samples.iter().map(|samples| (samples.kind, &samples.hist)))),
+        ("numa_pages", numa_pages(report)),
+        ("numa_pages_migrated", report.vmstat_numa_pages_migrated.into()),
         ("refusals", Json::array(&refusals)),
+        ("notice", report.notice.clone().into()),
     ])
+}
+
+/// Pages by node; null where nobody looked.
+fn numa_pages(report: &WorkerReport) -> Json {
+    report
+        .numa_pages
+        .as_ref()
+        .map_or(Json::Null, |pages| Json::object(pages.iter().map(|(node, count)| (node.to_string(), (*count).into()))))
 }
 
 fn kernel_log(record: &Record, verdict: &Verdict) -> Json {

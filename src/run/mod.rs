@@ -7,6 +7,7 @@ pub mod accel;
 pub mod cmdline;
 pub mod disk;
 mod hmp;
+pub mod host;
 mod host_cpus;
 pub mod job;
 mod kvm;

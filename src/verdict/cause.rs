@@ -20,7 +20,7 @@ use super::outcome::Outcome;
 use super::scheduler::start_failure;
 use super::stage::{pid1_ran, reached, stopped_at};
 use super::table::is_on;
-use super::workers::emulated;
+use super::workers::{emulated, on_metal};
 use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
@@ -154,6 +154,7 @@ fn harness_failure(record: &Record) -> Option<Cause> {
     }
     match &record.vm_end {
         Some(VmEnd::MachineError { text }) => Some((Outcome::Error, text.clone())),
+        None if on_metal(record) => None,
         None => Some((Outcome::Error, "the VM ended without saying how".into())),
         Some(_) => None,
     }

@@ -6,7 +6,7 @@
 use super::check::{Check, Measure, Status};
 use super::noise;
 use super::table::is_on;
-use super::workers::{disturbed, missing_reports};
+use super::workers::{disturbed, missing_reports, on_metal};
 use crate::klog::{Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::VmEnd;
@@ -20,6 +20,9 @@ pub fn kernel_log_clean(record: &Record, log: &KernelLog, limits: &Assert) -> Ch
     let check = |status, reason: String| Check::new(NAME, status, reason).value(measured);
     if !is_on(limits, CheckId::KernelLogClean) {
         return check(Status::NotApplied, "switched off".into());
+    }
+    if on_metal(record) {
+        return check(Status::NotApplied, "the log of this machine is not this run's alone".into());
     }
     let excuses: Option<Vec<String>> = bad.iter().map(|finding| excuse(record, log, finding)).collect();
     if let (Some(first), Some(Some(why))) = (bad.first(), excuses.as_ref().map(|list| list.first())) {
@@ -72,6 +75,7 @@ pub fn telemetry_complete(record: &Record) -> Check {
     let measured = Measure::Count(gaps.len() as u64);
     let status = if gaps.is_empty() { Status::Pass } else { Status::Inconclusive };
     let reason = match gaps.split_first() {
+        None if on_metal(record) => "every report".to_owned(),
         None => "every report, the whole kernel log, an orderly end".to_owned(),
         Some((first, [])) => first.clone(),
         Some((first, more)) => format!("{first}; and {} more: {}", more.len(), more.join("; ")),
@@ -101,6 +105,10 @@ fn gaps(record: &Record) -> Vec<String> {
             "no run delay from worker {} of {group} (CONFIG_SCHED_INFO, sched_schedstats)",
             report.worker_idx
         ));
+    }
+    if on_metal(record) {
+        // There is neither a log of its own nor a VM.
+        return gaps;
     }
     gaps.extend(log_gaps(record));
     gaps.extend(record.channel_damage.first().map(|text| format!("the channel was damaged: {text}")));

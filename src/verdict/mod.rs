@@ -43,4 +43,4 @@ pub use judge::{Verdict, judge, judge_stored, stored_layers};
 pub use outcome::Outcome;
 pub use stage::{reached, stopped_at};
 pub use stats::{GroupStats, group_stats};
-pub use workers::EMULATOR;
+pub use workers::{EMULATOR, METAL};

@@ -15,6 +15,14 @@ use crate::units::{NS_PER_SEC, approx};
 /// The name of the emulating accelerator in `HostInfo::accel`.
 pub const EMULATOR: &str = "qemu";
 
+/// What stands there where there was no VM.
+pub const METAL: &str = "host";
+
+/// Whether it ran on a machine's own kernel.
+pub fn on_metal(record: &Record) -> bool {
+    record.host.as_ref().is_some_and(|host| host.accel == METAL)
+}
+
 /// Whether the guest's CPUs were emulated in software.
 pub fn emulated(record: &Record) -> bool {
     record.host.as_ref().is_some_and(|host| host.accel == EMULATOR)

@@ -10,6 +10,7 @@ mod cli;
 mod faults;
 mod guest;
 mod hang;
+mod host;
 mod image;
 mod lab;
 mod left;

@@ -1,0 +1,50 @@
+//! Runs without a VM, on the machine that the tests run on.
+//!
+//! Owns what only a real cgroup2 mount shows; leaves finding a place for cgroups to the unit tests of run/host.
+//! Invariant: after a run no cgroup of it is left.
+
+use crate::util::*;
+use std::path::PathBuf;
+
+/// A cgroup2 mount that this process may make cgroups in.
+fn cgroup2() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let targets = mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    targets.filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).find(|dir| {
+        let probe = dir.join(format!("ktstr-suite-probe-{}", std::process::id()));
+        std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
+    })
+}
+
+const TEST: &str = "host: a run on this machine";
+
+#[test]
+fn run_on_this_machine_gives_a_verdict_and_leaves_no_cgroup() {
+    let Some(mount) = cgroup2() else { return not_run(TEST, "no writable cgroup2 mount") };
+    let text = "ping-pong*1; bursty(burst=1ms,sleep=2ms)*1 nice=5";
+    let ran = ktstr(&["run", "--host", "--work", text, "--duration", "300ms", "--seed", "7", "--json", "-"]);
+    // A busy machine may not be fair; what matters here is that everything was measured.
+    let result = ran.json();
+    let workers = result["workers"].as_array().unwrap_or_else(|| panic!("no workers:{ran}"));
+    assert_eq!(workers.len(), 6, "{ran}");
+    for worker in workers {
+        assert_eq!(worker["completed"], true, "{ran}");
+        let kinds: Vec<&String> = worker["latency"].as_object().expect("latency").keys().collect();
+        let want: &[&str] = if worker["work_type"] == "Bursty" { &["timer"] } else { &["wake", "block"] };
+        assert_eq!(kinds, want, "{ran}");
+    }
+    assert!(ran.stderr.contains("this machine, no VM") && ran.stderr.contains("seed 7"), "{ran}");
+    let left = std::fs::read_dir(mount).unwrap().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("ktstr-host-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn class_that_the_kernel_refuses_fails_a_run_on_this_machine() {
+    if cgroup2().is_none() || std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return not_run("host: a refused class", "no writable cgroup2 mount, or one CPU");
+    }
+    let text = "bursty*1 policy=deadline:1ms:5ms:10ms affinity=single";
+    let ran = ktstr(&["run", "--host", "--work", text, "--cgroups", "1", "--duration", "300ms"]).exits(1);
+    ran.says("settings_applied").says("scheduling policy refused");
+}
