@@ -4,6 +4,7 @@
 #   make demo          from nothing to a verdict: tools, binary, a Debian kernel, one run
 #   make test          all tests; kernels and the emulated host are fetched once into the cache
 #   make bench         how fast guests boot, against QEMU; PARTS="boot vcpus parallel", ROUNDS=3
+#   make soak          200 VM runs in a row (SOAK_RUNS=N): no wrong verdict, nothing left, nothing that grows
 #   make prepush       what CI runs: fmt, clippy, build, check-binary, test
 #   make check-binary  assert that the binary is static and small
 #   make install       copy it to $(DESTDIR)$(PREFIX)/bin
@@ -12,7 +13,7 @@
 PREFIX ?= /usr/local
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: build demo test bench prepush fmt clippy check-binary install clean clean-cache help
+.PHONY: build demo test soak bench prepush fmt clippy check-binary install clean clean-cache help
 
 build:
 	@scripts/build
@@ -26,6 +27,9 @@ test:
 bench: build
 	@scripts/emulated-host -p
 	@$(CARGO) bench -q --locked --bench boot
+
+soak: build
+	@KTSTR_BIN=$(CURDIR)/ktstr scripts/soak
 
 prepush: fmt clippy build check-binary test
 
