@@ -5,7 +5,7 @@
 
 use super::ring::Ring;
 use super::serial::{Line, LineDecoder};
-use super::{COM2_DEVICE, DOORBELL_DATA, DOORBELL_PORT, PARAM_CHANNEL, PARAM_RING};
+use super::{COM2_DEVICE, DOORBELL_DATA, DOORBELL_PORT, DOORBELL_VARIABLE, PARAM_CHANNEL, PARAM_RING};
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame::{self, Frame, MAX_PAYLOAD_BYTES};
@@ -33,6 +33,14 @@ enum Transport {
     Serial { line: File, input: LineDecoder },
 }
 
+/// Access to the doorbell, where there is one and it may be rung.
+pub fn doorbell() -> std::io::Result<Port> {
+    if std::env::var_os(DOORBELL_VARIABLE).is_some_and(|value| value == "off") {
+        return Err(std::io::Error::other("switched off"));
+    }
+    Port::open(DOORBELL_PORT)
+}
+
 /// One end of one run's channel.
 #[derive(Debug)]
 pub struct GuestSession {
@@ -46,7 +54,7 @@ impl GuestSession {
     /// Opens the channel that the kernel command line names.
     pub fn open(cmdline: &str) -> Result<Self> {
         let mut notes = Vec::new();
-        let door = Port::open(DOORBELL_PORT).map_err(|error| notes.push(format!("no doorbell: {error}"))).ok();
+        let door = doorbell().map_err(|error| notes.push(format!("no doorbell: {error}"))).ok();
         if parameter(cmdline, PARAM_CHANNEL) != Some("serial") {
             match open_ring(cmdline) {
                 Ok(ring) => return Ok(Self { transport: Transport::Ring(ring), door, notes }),

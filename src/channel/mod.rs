@@ -12,6 +12,9 @@ pub mod serial;
 pub const PARAM_RING: &str = "ktstr.ring";
 /// Kernel parameter that forces the fallback: `ktstr.channel=serial`.
 pub const PARAM_CHANNEL: &str = "ktstr.channel";
+/// Environment variable of PID 1, which the kernel makes of a word of its command line that it does not know: `off` where
+/// the doorbell must not be rung. Under `-M pc` inside of an emulated host the port's write faults although it is allowed.
+pub const DOORBELL_VARIABLE: &str = "ktstr_doorbell";
 /// The fallback's device in the guest: COM2.
 pub const COM2_DEVICE: &str = "/dev/ttyS1";
 /// The doorbell: the Bochs debug port, which QEMU offers as `isa-debugcon` under the same number.

@@ -5,15 +5,14 @@
 
 use super::agent::Agent;
 use super::{END_PATH, PLAN_PATH, mounts, power, topology};
-use crate::channel::guest::GuestSession;
-use crate::channel::{DOORBELL_PID1, DOORBELL_PORT};
+use crate::channel::DOORBELL_PID1;
+use crate::channel::guest::{GuestSession, doorbell};
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::message::Msg;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedPolicy};
 use crate::sys::mount::{self, Limit};
-use crate::sys::port::Port;
 use crate::sys::{process, sched, time};
 use std::fs;
 use std::path::Path;
@@ -28,7 +27,7 @@ const MOST_FILES: u64 = 1 << 20;
 pub fn main() -> ! {
     let pid1_uptime_ns = time::boottime_ns();
     // Where there is no doorbell the host notices PID 1 by its first message.
-    if let Ok(door) = Port::open(DOORBELL_PORT) {
+    if let Ok(door) = doorbell() {
         door.write(DOORBELL_PID1);
     }
     power::install_panic_hook();

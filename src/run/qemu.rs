@@ -51,8 +51,7 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     // One emulator thread: with several, kernels that patch their own text have crashed.
     let emulated = ("tcg,thread=single", qemu_shape::CPU, "pc", ",usb=off,hpet=off");
     let (accel, cpu, machine, options) = match std::env::var(MACHINE_VARIABLE).as_deref() {
-        // Without SMM: inside of an emulated host its emulation leaves PID 1 without its I/O ports.
-        Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off,smm=off"),
+        Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off"),
         Ok("microvm") => ("kvm", "host", "microvm", ""),
         _ => emulated,
     };
@@ -62,7 +61,7 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
         ("-accel", accel.to_owned()),
         // Its threads carry their vCPU in their names, by which the witness of host noise knows them.
         ("-name", "ktstr,debug-threads=on".to_owned()),
-        ("-cpu", std::env::var("KTSTR_BENCH_CPU").unwrap_or(cpu.to_owned())),
+        ("-cpu", cpu.to_owned()),
         ("-m", memory_mib.to_string()),
         ("-machine", format!("{machine}{options}{}", shape.machine)),
         ("-kernel", spec.kernel.display().to_string()),

@@ -69,7 +69,12 @@ pub fn find(cache: &Path, kernel: &KernelImage) -> Result<Option<Unpacked>> {
         File::create(&seen).context(|| format!("create {}", seen.display()))?;
         return Ok(None);
     }
-    make(kernel, &path)?;
+    if let Err(error) = make(kernel, &path) {
+        // Told once for each kernel: without the program that unpacks it, it boots all the same.
+        let told = fs::metadata(&seen).is_ok_and(|data| data.len() > 0);
+        let noted = fs::write(&seen, error.to_string());
+        return if told && noted.is_ok() { Ok(None) } else { Err(error) };
+    }
     evict(cache)?;
     open(&path)
 }
@@ -269,6 +274,23 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
         assert!(open(&path).unwrap().is_none());
         assert!(content(&find(&cache, &image).unwrap().unwrap()).starts_with(b"build"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn why_a_kernel_stays_packed_is_told_once() {
+        let directory = scratch("told");
+        let (kernel, cache) = (directory.join("vmlinux"), directory.join("cache"));
+        fs::write(&kernel, vmlinux(b"build")).unwrap();
+        let image = KernelImage::open(&kernel).unwrap();
+        assert!(find(&cache, &image).unwrap().is_none());
+        // What is in the place of the finished file cannot be replaced by it.
+        fs::create_dir(cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()))).unwrap();
+        assert!(make(&image, &cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()))).is_err());
+        let packed = KernelImage { kind: KernelKind::BzImage, ..image };
+        fs::remove_dir(cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()))).unwrap();
+        assert!(find(&cache, &packed).unwrap_err().to_string().contains("not known"));
+        assert!(find(&cache, &packed).unwrap().is_none());
         fs::remove_dir_all(directory).unwrap();
     }
 

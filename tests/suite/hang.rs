@@ -72,7 +72,7 @@ pub fn cells() -> Vec<Cell> {
     let octal: String = program().iter().map(|byte| format!("\\{byte:03o}")).collect();
     let hang = format!(
         "--version >/dev/null; printf '{octal}' >/tmp/spin; chmod 755 /tmp/spin; \
-         ktstr --kernel /k/7/vmlinuz --accel kvm --json - --timeout 40s --duration 1s --topo 2 \
+         ktstr --kernel /k/7/vmlinuz --accel kvm --json - --timeout 30s --duration 1s --topo 2 \
          --include /tmp/spin:/spin --cmdline rdinit=/spin"
     );
     // Once the scheduler is enabled, the whole VM gets one CPU, and that is for others.
@@ -98,7 +98,9 @@ pub fn cells() -> Vec<Cell> {
          cat /tmp/look; grep -o 'PV spinlocks disabled with KVM_HINTS_REALTIME' /tmp/perf/record; \
          echo 0 >/proc/sys/vm/nr_hugepages"
     );
-    let plain = "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --duration 2s --work bursty".to_owned();
+    let plain =
+        "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --duration 2s --work 'bursty(burst=1ms,sleep=5ms)'"
+            .to_owned();
     let busy = plain.replace("--topo 1", "--topo 1 --perf");
     let freeze = "__freeze".to_owned();
     // PID 1 is the program that powers off, or restarts.
@@ -188,7 +190,7 @@ fn guest_that_halts_without_exits_makes_fewer() {
     if !measures(&without.json()).get("hlt-exits-off").is_some_and(|(in_effect, _)| *in_effect) {
         return crate::util::not_run("hang: exits of a halted guest", "this KVM does not turn them off");
     }
-    assert!(halts(with) > 100, "{}", with.text);
+    assert!(halts(with) > 0, "{}", with.text);
     assert_eq!(halts(without), 0, "{}", without.text);
 }
 
