@@ -5,6 +5,7 @@
 #   make test          all tests; kernels and the emulated host are fetched once into the cache
 #   make bench         how fast guests boot, against QEMU; PARTS="boot vcpus parallel", ROUNDS=3
 #   make soak          200 VM runs in a row (SOAK_RUNS=N): no wrong verdict, nothing left, nothing that grows
+#   make selftest      play the whole matrix of faults (docs/faults.md); about a quarter of an hour
 #   make prepush       what CI runs: fmt, clippy, build, check-binary, test
 #   make check-binary  assert that the binary is static and small
 #   make install       copy it to $(DESTDIR)$(PREFIX)/bin
@@ -13,7 +14,7 @@
 PREFIX ?= /usr/local
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: build demo test soak bench prepush fmt clippy check-binary install clean clean-cache help
+.PHONY: build demo test soak bench selftest prepush fmt clippy check-binary install clean clean-cache help
 
 build:
 	@scripts/build
@@ -30,6 +31,9 @@ bench: build
 
 soak: build
 	@KTSTR_BIN=$(CURDIR)/ktstr scripts/soak
+
+selftest: build
+	@scripts/selftest
 
 prepush: fmt clippy build check-binary test
 

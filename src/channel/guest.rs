@@ -5,7 +5,7 @@
 
 use super::ring::Ring;
 use super::serial::{Line, LineDecoder};
-use super::{COM2_DEVICE, DOORBELL_DATA, DOORBELL_PORT, DOORBELL_VARIABLE, PARAM_CHANNEL, PARAM_RING};
+use super::{COM2_DEVICE, DOORBELL_ALIVE, DOORBELL_DATA, DOORBELL_PORT, DOORBELL_VARIABLE, PARAM_CHANNEL, PARAM_RING};
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame::{self, Frame, MAX_PAYLOAD_BYTES};
@@ -26,6 +26,15 @@ const RETRY_NS: u64 = 1_000_000;
 
 /// Next sequence number; in a static, so that a panic hook that opens the channel again goes on where it was.
 static SEQUENCE: AtomicU32 = AtomicU32::new(0);
+
+/// What can be damaged on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Bytes that are no frame.
+    Garbage,
+    /// A count that cannot be.
+    Head,
+}
 
 #[derive(Debug)]
 enum Transport {
@@ -111,6 +120,30 @@ impl GuestSession {
                 knock(&self.door);
                 Ok(())
             }
+        }
+    }
+
+    /// Damages the channel on purpose, to see that the host finds out.
+    pub fn damage(&mut self, how: Damage) -> Result<()> {
+        match (&mut self.transport, how) {
+            (Transport::Ring(ring), Damage::Head) => ring.break_head(),
+            (Transport::Ring(ring), Damage::Garbage) => {
+                ring.guest_push(&[0xff; 64])?;
+            }
+            // A serial line has no head; what looks like the beginning of a frame and is none is damage there.
+            (Transport::Serial { line, .. }, _) => {
+                let text = "KTF1:garbage\n".repeat(64);
+                line.write_all(text.as_bytes()).context(|| format!("write to {COM2_DEVICE}"))?;
+            }
+        }
+        knock(&self.door);
+        Ok(())
+    }
+
+    /// Tells the host that PID 1 still runs.
+    pub fn sign_of_life(&self) {
+        if let Some(door) = &self.door {
+            door.write(DOORBELL_ALIVE);
         }
     }
 

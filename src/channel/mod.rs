@@ -21,5 +21,7 @@ pub const COM2_DEVICE: &str = "/dev/ttyS1";
 pub const DOORBELL_PORT: u16 = 0xe9;
 /// Written to the doorbell: PID 1 has begun.
 pub const DOORBELL_PID1: u8 = b'P';
+/// Written to the doorbell: PID 1 is alive.
+pub const DOORBELL_ALIVE: u8 = b'A';
 /// Written to the doorbell: there is something in the ring.
 pub const DOORBELL_DATA: u8 = b'R';

@@ -110,6 +110,12 @@ impl Ring {
     pub fn host_push(&self, frame: &[u8]) -> Result<bool> {
         self.host_lane().push(frame)
     }
+    /// Guest side: breaks the ring's rules on purpose, to see that the host finds out.
+    pub fn break_head(&self) {
+        let words = self.memory.words();
+        let tail = words[WORD_GUEST_TAIL].load(Ordering::Acquire);
+        words[WORD_GUEST_HEAD].store(tail.wrapping_add(1 << 40), Ordering::Release);
+    }
     /// Guest side: takes all that the host has written.
     pub fn guest_take(&self) -> Result<Vec<u8>> {
         self.host_lane().take()

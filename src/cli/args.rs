@@ -4,6 +4,7 @@
 //! Invariant: every value here has passed all checks that need no look at the machine.
 
 use super::flags::Cmd;
+use crate::proto::guards::Guards;
 use crate::proto::limits::{Assert, Base, Layers};
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
@@ -25,6 +26,7 @@ pub enum Command {
     },
     Image(Box<ImageArgs>),
     Judge(Box<JudgeArgs>),
+    Selftest(Box<SelftestArgs>),
     List(ListWhat),
     Completions(Shell),
     Help(HelpOn),
@@ -104,6 +106,7 @@ pub struct GuestArgs {
     pub disk: Option<DiskSpec>,
     /// Where the kernel's modules are; none: to be looked for.
     pub modules: Option<PathBuf>,
+    pub guards: Guards,
 }
 
 impl GuestArgs {
@@ -258,4 +261,17 @@ pub struct ImageArgs {
     pub action: ImageAction,
     pub kernel: Option<PathBuf>,
     pub guest: GuestArgs,
+}
+
+/// `ktstr selftest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelftestArgs {
+    pub kernel: PathBuf,
+    /// As `--accel` takes it.
+    pub accel: &'static str,
+    /// Only faults with this in their name.
+    pub filter: Option<String>,
+    pub list: bool,
+    pub short: bool,
+    pub json: Option<JsonTarget>,
 }

@@ -9,7 +9,7 @@ use super::args::{
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{disk, limits, machine, matrix, split, topics};
+use super::{cmd_selftest, disk, guards, limits, machine, matrix, split, topics};
 use crate::error::{Error, Result};
 use crate::units;
 use crate::workload;
@@ -35,6 +35,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
         Cmd::Run => Command::Run(Box::new(run(given)?)),
         Cmd::Image => Command::Image(Box::new(image(given)?)),
         Cmd::Judge => Command::Judge(Box::new(judge(given)?)),
+        Cmd::Selftest => Command::Selftest(Box::new(cmd_selftest::arguments(given)?)),
         Cmd::Doctor => Command::Doctor { json: given.has("json") },
         Cmd::List => Command::List(match choice("WHAT", operand(given), flags::LISTS)? {
             "works" => ListWhat::Works,
@@ -206,6 +207,7 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         ))
         .hint("lower --workers or --cgroups"));
     }
+    let guards = guards::guards(given, sched.as_ref())?;
     Ok(GuestArgs {
         sched,
         sched_args,
@@ -219,6 +221,7 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         topology,
         disk: given.one("disk").map(disk::parse).transpose()?,
         modules: given.one("modules").map(PathBuf::from),
+        guards,
     })
 }
 
@@ -438,6 +441,10 @@ mod tests {
                 "kernel" | "host" => continue,
                 "cell-result" => "9",
                 "bad-on" => "stall",
+                "watchdog" => "2s",
+                "provoke" => "panic",
+                "max-event" => "x=1",
+                "max-rejected" => "0",
                 "workers" | "cgroups" | "topo" => "3",
                 "duration" => "3s",
                 "timeout" => "1h",

@@ -4,7 +4,7 @@
 //! and layout to `help`, `man` and `completions`.
 //! Invariant: a flag that is not in this table does not exist, and no other file spells a help line.
 
-use super::limits;
+use super::{cmd_selftest, guards, limits};
 
 /// A command: the first word of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Cmd {
     /// The two ends of a bisection, before it begins.
     BisectCheck,
     BisectHelp,
+    /// Plays faults, and shows that they are named.
+    Selftest,
     Doctor,
     Image,
     List,
@@ -67,6 +69,16 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Boots the kernel in a VM, starts the scheduler under test in it, waits until the kernel says that it is \
                 enabled, lets groups of workers work, stops everything and judges what was measured. The word 'run' may \
                 be left out. What stands after -- is passed to the scheduler.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Selftest,
+        name: "selftest",
+        operand: Operand::Optional("NAME"),
+        help: "play faults in guests and show that each is named correctly",
+        about: "Boots a guest for each fault of the matrix (docs/faults.md), brings the fault about, and compares outcome, exit \
+                code, stage and reason with what they have to be. With NAME: only faults with that in their name. Exit code 0 \
+                where all were named correctly, 1 where one was not.",
         hidden: false,
     },
     CommandSpec {
@@ -232,6 +244,7 @@ const JUDGED: &[Cmd] = &[Cmd::Run, Cmd::Judge];
 const PUBLIC: &[Cmd] = &[
     Cmd::Run,
     Cmd::Judge,
+    Cmd::Selftest,
     Cmd::BisectCheck,
     Cmd::BisectHelp,
     Cmd::Doctor,
@@ -654,7 +667,7 @@ impl Flag {
 
 /// Every flag there is: the table, and the flags of the checks.
 pub fn all() -> impl Iterator<Item = &'static Flag> {
-    FLAGS.iter().chain(&limits::FLAGS)
+    FLAGS.iter().chain(&guards::FLAGS).chain(&cmd_selftest::FLAGS).chain(&limits::FLAGS)
 }
 
 /// The command of this name, hidden ones too.
@@ -716,7 +729,7 @@ pub fn shown_flags(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
 mod tests {
     use super::*;
 
-    const ALL: [Cmd; 12] = [
+    const ALL: [Cmd; 13] = [
         Cmd::Run,
         Cmd::Judge,
         Cmd::BisectCheck,
@@ -729,6 +742,7 @@ mod tests {
         Cmd::Vm,
         Cmd::Freeze,
         Cmd::Probe,
+        Cmd::Selftest,
     ];
 
     #[test]

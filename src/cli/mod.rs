@@ -12,11 +12,13 @@ pub mod cmd_image;
 pub mod cmd_judge;
 pub mod cmd_list;
 pub mod cmd_run;
+pub mod cmd_selftest;
 pub mod cmd_suite;
 pub mod completions;
 mod describe;
 mod disk;
 pub mod flags;
+mod guards;
 pub mod help;
 mod limits;
 mod machine;
@@ -54,6 +56,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::Run(args) => cmd_run::cmd_run(&args, argv, exec_ns),
         Command::Judge(args) => cmd_judge::cmd_judge(&args),
         Command::BisectCheck(args) => cmd_bisect_check::cmd_bisect_check(&args, argv, exec_ns),
+        Command::Selftest(args) => cmd_selftest::cmd_selftest(&args),
         Command::Suite(args) => cmd_suite::cmd_suite(&args, argv, exec_ns),
         Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),

@@ -4,6 +4,7 @@
 //! Invariant: what the workload engine would refuse is refused here, before anything is started.
 
 use super::args::{GuestArgs, SchedChoice};
+use super::guards;
 use crate::error::{Context, Error, Result};
 use crate::image;
 use crate::image::modules::{self, Modules};
@@ -52,8 +53,8 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
     resolver.check(&steady).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
     let (sched, program) = match &args.sched {
         None => (None, None),
-        Some(SchedChoice::Builtin(name)) => (Some(builtin(name, &args.sched_args)?), None),
-        Some(SchedChoice::External(path)) => (Some(external(path, &args.sched_args)?), Some(path.clone())),
+        Some(SchedChoice::Builtin(name)) => (Some(builtin(name, args)?), None),
+        Some(SchedChoice::External(path)) => (Some(external(path, args)?), Some(path.clone())),
     };
     let plan = Plan {
         protocol: PROTOCOL,
@@ -72,6 +73,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         limits: Layers::default(),
         disk_bytes: None,
         disk_is_scratch: false,
+        guards: args.guards.clone(),
     };
     Ok((plan, program))
 }
@@ -103,7 +105,7 @@ fn sched_spec(name: String, argv: Vec<String>) -> SchedSpec {
     SchedSpec { name, argv, enable_timeout_ns: ENABLE_TIMEOUT_NS, stop_timeout_ns: STOP_TIMEOUT_NS }
 }
 
-fn builtin(name: &str, arguments: &[String]) -> Result<SchedSpec> {
+fn builtin(name: &str, args: &GuestArgs) -> Result<SchedSpec> {
     if probe::find(name).is_none() {
         let known = || probe::PROBES.iter().map(|probe| probe.name);
         let hint = match crate::units::nearest(name, known()) {
@@ -114,15 +116,23 @@ fn builtin(name: &str, arguments: &[String]) -> Result<SchedSpec> {
         };
         return Err(Error::usage(format!("there is no built-in scheduler '{name}'")).hint(hint));
     }
-    if let Some(first) = arguments.first() {
+    if let Some(first) = args.sched_args.first() {
         return Err(Error::usage(format!("built-in schedulers take no arguments, yet --sched-args gives '{first}'")));
     }
-    Ok(sched_spec(format!("builtin:{name}"), probe::argv(GUEST_SELF, name)))
+    Ok(sched_spec(format!("builtin:{name}"), probe::argv(GUEST_SELF, name, args.guards.watchdog_ms)))
 }
 
-fn external(path: &Path, arguments: &[String]) -> Result<SchedSpec> {
+fn external(path: &Path, args: &GuestArgs) -> Result<SchedSpec> {
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let argv = std::iter::once(image::sched_guest_path(path)?).chain(arguments.iter().cloned()).collect();
+    let (arguments, told) = guards::with_watchdog(args);
+    if args.guards.watchdog_ms.is_some() && !told {
+        return Err(Error::usage(format!("--watchdog: nothing tells {name} of it: a scheduler sets its own timeout"))
+            .hint(format!(
+                "where it has an option for that, give it as --sched-args='OPTION {}'",
+                guards::WATCHDOG_MS
+            )));
+    }
+    let argv = std::iter::once(image::sched_guest_path(path)?).chain(arguments).collect();
     Ok(sched_spec(name, argv))
 }
 

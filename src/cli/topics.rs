@@ -151,8 +151,9 @@ The exit code is that of the first of these that applies:
                     linker finds them and are packed with it; one that is
                     missing is an error before anything boots.
 --sched builtin:X   a scheduler inside ktstr, loaded without clang and libbpf;
-                    'ktstr list schedulers' lists them. They show that a kernel
-                    and ktstr's own checks work.
+                    'ktstr list schedulers' lists them. Some keep the rules;
+                    the others each break one, and show that ktstr's own
+                    checks find it.
 no --sched          the kernel's own scheduler.
 
 The kernel needs CONFIG_SCHED_CLASS_EXT, CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and
@@ -164,6 +165,26 @@ the kernel, or is given with --kernel-config FILE.
 
 A scheduler passes when it was enabled, stayed the same instance to the end,
 and let every worker run; see the checks in the result.
+",
+    },
+    Topic {
+        name: "faults",
+        help: "the faults that can be brought about, and how to see that they are named",
+        text: "\
+ktstr selftest --kernel FILE plays a matrix of faults, each in a guest of its
+own, and shows that outcome, exit code, stage and reason are the right ones.
+--list lists them, a word after it selects by name, --short plays a few.
+
+The built-in schedulers that break a rule are the faults of schedulers: see
+'ktstr list schedulers'. The others are brought about by the guest itself, for
+tests of ktstr, 700 ms after its workers began: --provoke FAULT.
+
+  panic reboot power-off oom-kill kernel-flood                  the kernel
+  sched-off sched-kill sched-stop sched-term cpu-offline        the scheduler
+  worker-kill worker-stop kill-all memory-hog rt-hog rt-starve  the workload
+  pid1-exit pid1-abort pid1-panic pid1-silent spin-all no-bye   PID 1
+  ring-garbage ring-head channel-flood                          the channel
+  sched-dump second-sched backtrace fake-log console-flood      harmless
 ",
     },
     Topic {
@@ -277,6 +298,14 @@ mod tests {
             assert!(EXIT_CODES.iter().any(|(code, _)| *code == kind.exit_code()), "{kind:?}");
         }
         assert!(EXIT_CODES.is_sorted_by_key(|(code, _)| *code));
+    }
+
+    #[test]
+    fn every_provocation_is_explained() {
+        let topic = TOPICS.iter().find(|topic| topic.name == "faults").unwrap();
+        for row in crate::proto::guards::PROVOCATIONS {
+            assert!(topic.text.split_whitespace().any(|word| word == row.name), "{}", row.name);
+        }
     }
 
     #[test]

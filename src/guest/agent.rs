@@ -5,11 +5,14 @@
 
 use super::CGROUP_ROOT;
 use super::disk;
+use super::dump::Dump;
 use super::kmsg::Kmsg;
 use super::outside::Outside;
+use super::provoke;
 use crate::cgroup::guard;
 use crate::channel::guest::GuestSession;
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::guards::Provocation;
 use crate::proto::message::{Msg, SchedFailure};
 use crate::proto::plan::{Plan, SchedSpec};
 use crate::proto::scenario::ScenarioSpec;
@@ -29,6 +32,9 @@ const SCRATCH_DISK: &str = "/dev/vda";
 const TURN_MS: u64 = 20;
 /// Between two looks at the scheduler, so that its death is noticed long before a second has passed.
 const LIVENESS_EVERY_NS: u64 = 100 * NS_PER_MS;
+/// How long the kernel and the scheduler's process may take until it is clear what became of them: a loss is told within
+/// a second.
+const SETTLED_NS: u64 = 600 * NS_PER_MS;
 /// After the scheduler went away its last words and the kernel's lines about it are still to come.
 const LAST_WORDS_NS: u64 = 200 * NS_PER_MS;
 
@@ -45,11 +51,14 @@ pub struct Agent {
     /// Processes that ended and were reaped, until the scenario is told.
     ended: Vec<(i32, End)>,
     next_liveness_ns: u64,
+    /// Faults to bring about, and when; none before the workers began.
+    provoke: Vec<Provocation>,
+    provoke_ns: Option<u64>,
 }
 
 impl Agent {
     pub fn new(session: GuestSession) -> Self {
-        let mut outside = Outside { session, kmsg: None, stop_asked: false, unsent: None };
+        let mut outside = Outside { session, kmsg: None, dump: None, stop_asked: false, sign_ns: 0, unsent: None };
         match Kmsg::open() {
             Ok(kmsg) => outside.kmsg = Some(kmsg),
             Err(error) => outside.say(Msg::Note { text: error.to_string() }),
@@ -63,11 +72,14 @@ impl Agent {
             lost: None,
             ended: Vec::new(),
             next_liveness_ns: 0,
+            provoke: Vec::new(),
+            provoke_ns: None,
         }
     }
 
     /// Does what the plan says, and tells whatever it cannot do.
     pub fn carry_out(&mut self, plan: &Plan) {
+        self.provoke = plan.guards.provoke.clone();
         self.outside.look();
         if let Err(error) = self.load_modules(plan) {
             return self.refuse("modules", &error);
@@ -171,6 +183,12 @@ impl Agent {
             self.outside.say(Msg::SchedFailed { why: SchedFailure::KernelLacksSchedExt, text });
             return false;
         }
+        if self.outside.dump.is_none() {
+            match Dump::open() {
+                Ok(dump) => self.outside.dump = Some(dump),
+                Err(error) => self.outside.say(Msg::Note { text: format!("no dump of the scheduler: {error}") }),
+            }
+        }
         match Scheduler::start(spec, Path::new("/")) {
             Ok(scheduler) => (self.scheduler, self.had_scheduler) = (Some(scheduler), true),
             Err(error) => {
@@ -253,9 +271,32 @@ impl Agent {
             return None;
         }
         self.next_liveness_ns = now + LIVENESS_EVERY_NS;
-        let lost = self.scheduler.as_mut()?.check()?;
-        self.outside.say(Msg::SchedDied { after_ns: lost.after_ns, end: lost.end, state: lost.state });
-        Some(lost.text)
+        let first = self.scheduler.as_mut()?.check()?;
+        // The kernel is still about to end it, or its process: a moment later it can be said what became of it.
+        let settle_until = time::monotonic_ns() + SETTLED_NS;
+        let mut settled = first.clone();
+        while time::monotonic_ns() < settle_until && !(settled.is_settled() && settled.end.is_some()) {
+            self.pass(TURN_MS * NS_PER_MS);
+            settled = self.scheduler.as_mut().and_then(Scheduler::check).unwrap_or(settled);
+        }
+        self.pass(LAST_WORDS_NS);
+        let (after_ns, text) = (first.after_ns, settled.text);
+        self.outside.say(Msg::SchedDied { after_ns, end: settled.end, state: settled.state, text: text.clone() });
+        Some(format!("the scheduler went away: {text}"))
+    }
+
+    /// Brings about what was asked for, when it is due.
+    fn provoke(&mut self) {
+        if self.provoke_ns.is_none_or(|due_ns| time::monotonic_ns() < due_ns) {
+            return;
+        }
+        for which in std::mem::take(&mut self.provoke) {
+            self.outside.say(Msg::Note { text: format!("provoked: {}", which.name()) });
+            let targets = provoke::targets(self.scheduler.as_ref().map(Scheduler::pid));
+            if let Err(error) = provoke::carry_out(which, &targets, &mut self.outside.session) {
+                self.refuse("provoke", &error);
+            }
+        }
     }
 
     fn stop_scheduler(&mut self) {
@@ -314,11 +355,9 @@ impl Agent {
 impl Around for Agent {
     fn turn(&mut self, until_ns: u64) {
         self.turn_until(until_ns);
+        self.provoke();
         if self.lost.is_none() {
             self.lost = self.scheduler_lost();
-            if self.lost.is_some() {
-                self.pass(LAST_WORDS_NS);
-            }
         }
     }
     fn ended(&mut self) -> Vec<(i32, End)> {
@@ -329,6 +368,9 @@ impl Around for Agent {
         self.lost.clone().or_else(|| self.outside.stop_asked.then(stop))
     }
     fn say(&mut self, message: Msg) {
+        if matches!(message, Msg::ScenarioStart { .. }) {
+            self.provoke_ns = Some(time::monotonic_ns() + provoke::AFTER_START_NS);
+        }
         self.outside.say(message);
     }
     fn scheduler(&mut self, op: &SchedOp) -> Result<()> {

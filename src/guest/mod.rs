@@ -5,11 +5,13 @@
 
 pub mod agent;
 mod disk;
+mod dump;
 pub mod init;
 pub mod kmsg;
 pub mod mounts;
 mod outside;
 pub mod power;
+mod provoke;
 mod topology;
 
 use std::path::Path;

@@ -3,6 +3,7 @@
 //! Owns sending, obeying commands, and forwarding the log; leaves what is said when to the agent.
 //! Invariant: it goes on while a scheduler or a scenario is being waited for; what cannot be sent is remembered.
 
+use super::dump::Dump;
 use super::kmsg::Kmsg;
 use super::power;
 use crate::channel::guest::GuestSession;
@@ -13,6 +14,12 @@ use crate::units::NS_PER_MS;
 
 /// A log that is still growing after this long has no end.
 const LOG_END_NS: u64 = 2_000 * NS_PER_MS;
+/// Between two signs of life: the host waits for many of them before it gives up.
+const SIGN_EVERY_NS: u64 = 500 * NS_PER_MS;
+/// A log is at its end where so many looks in a row, this far apart, find nothing new: a kernel that prints for ever pauses
+/// between two lines, too.
+const QUIET_LOOKS: u32 = 4;
+const QUIET_PAUSE_NS: u64 = 5 * NS_PER_MS;
 /// One message of a scheduler's output: far below the largest frame.
 const OUTPUT_PIECE_BYTES: usize = 32 * 1024;
 
@@ -20,7 +27,11 @@ const OUTPUT_PIECE_BYTES: usize = 32 * 1024;
 pub(super) struct Outside {
     pub session: GuestSession,
     pub kmsg: Option<Kmsg>,
+    /// Where a scheduler is under test.
+    pub dump: Option<Dump>,
     pub stop_asked: bool,
+    /// When the host is to be given a sign of life again.
+    pub sign_ns: u64,
     /// Messages that could not be sent; the host sees the gap, this is for the console.
     pub unsent: Option<Error>,
 }
@@ -34,8 +45,15 @@ impl Outside {
 
     /// Sends on what the kernel has logged, and looks for commands.
     pub fn look(&mut self) {
+        let now = time::monotonic_ns();
+        if now >= self.sign_ns {
+            self.session.sign_of_life();
+            self.sign_ns = now + SIGN_EVERY_NS;
+        }
         let fresh = self.kmsg.as_mut().map(Kmsg::take).unwrap_or_default();
         fresh.into_iter().for_each(|message| self.say(message));
+        let dumped = self.dump.as_mut().map(Dump::take).unwrap_or_default();
+        pieces(&dumped).for_each(|text| self.say(Msg::SchedDump { text }));
         match self.session.receive() {
             Ok(commands) => commands.into_iter().for_each(|command| self.obey(command)),
             Err(error) => {
@@ -47,15 +65,19 @@ impl Outside {
     /// Sends on the log until it is quiet, within a limit. Returns its totals and whether its end was reached.
     pub fn rest_of_the_log(&mut self) -> Option<(u64, u64, bool)> {
         let deadline = time::monotonic_ns() + LOG_END_NS;
+        let mut quiet_looks = 0;
         loop {
             let before = self.kmsg.as_ref()?.totals().0;
             self.look();
             let kmsg = self.kmsg.as_ref()?;
             let (records, lost) = kmsg.totals();
-            let quiet = records == before;
+            quiet_looks = if records == before { quiet_looks + 1 } else { 0 };
+            let quiet = quiet_looks == QUIET_LOOKS;
             if quiet || time::monotonic_ns() > deadline {
                 return Some((records, lost, quiet && !kmsg.is_broken()));
             }
+            // A signal only shortens the pause.
+            drop(time::sleep_ns(QUIET_PAUSE_NS));
         }
     }
 
@@ -74,14 +96,34 @@ impl Outside {
     }
 
     pub fn scheduler_said(&mut self, text: String) {
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            let mut end = rest.len().min(OUTPUT_PIECE_BYTES);
-            while !rest.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.say(Msg::SchedOutput { text: rest[..end].to_owned() });
-            rest = &rest[end..];
+        pieces(&text).for_each(|text| self.say(Msg::SchedOutput { text }));
+    }
+}
+
+/// A text in parts that each fit into a message, cut on character borders.
+fn pieces(text: &str) -> impl Iterator<Item = String> + '_ {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let mut end = rest.len().min(OUTPUT_PIECE_BYTES);
+        while !rest.is_char_boundary(end) {
+            end -= 1;
         }
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        (!piece.is_empty()).then(|| piece.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_on_character_borders_and_none_is_lost() {
+        let text = "aé".repeat(OUTPUT_PIECE_BYTES);
+        let parts: Vec<String> = pieces(&text).collect();
+        assert!(parts.len() > 2 && parts.iter().all(|part| part.len() <= OUTPUT_PIECE_BYTES));
+        assert_eq!(parts.concat(), text);
+        assert_eq!(pieces("").count(), 0);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::line::{body, console_line, has_time, one_line};
 use super::sched_ext::{Exits, Fed, SchedExit};
-use super::table::{Pattern, lookup};
+use super::table::{Pattern, contains, lookup};
 use super::{Class, Finding, Severity, Source};
 use crate::proto::record::KlogLine;
 
@@ -33,6 +33,24 @@ pub struct KernelLog {
     /// Whether the kernel printed anything at all.
     pub spoke: bool,
 }
+
+impl KernelLog {
+    /// What is allowed becomes a note. `*` in a pattern stands for any text; a pattern may begin and end anywhere in the
+    /// title or a line of the finding.
+    pub fn allow(&mut self, patterns: &[String]) {
+        for finding in &mut self.findings {
+            let named = |pattern: &String| {
+                std::iter::once(&finding.title).chain(&finding.lines).any(|text| contains(text, pattern))
+            };
+            if finding.severity == Severity::Fail && patterns.iter().any(named) {
+                (finding.severity, finding.meaning) = (Severity::Note, ALLOWED);
+            }
+        }
+    }
+}
+
+/// Why a finding does not count.
+const ALLOWED: &str = "allowed by --allow-log";
 
 /// Judges the kernel's lines: those it logged, and of the console those that came after them.
 pub fn classify(klog: &[KlogLine], console: &str) -> KernelLog {

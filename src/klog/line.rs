@@ -13,9 +13,15 @@ const TIME_DIGITS: usize = 6;
 /// What subsystems put in front of the messages judged here (their `pr_fmt`).
 const SUBSYSTEMS: [&str; 4] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "workqueue: "];
 
+/// ED with parameter 2 (ECMA-48 section 8.3.39).
+const CLEAR_SCREEN: &str = "\x1b[2J";
+
 /// Splits a console line into its kernel time and the text after it. A line without a time is returned whole.
 pub fn console_line(raw: &str) -> (Option<u64>, &str) {
     let line = raw.trim_end_matches(['\r', '\n']);
+    // What firmware printed last stands before the kernel's first line, and ends with clearing the screen.
+    let behind = line.rsplit_once(CLEAR_SCREEN).map(|(_, kernel)| kernel).filter(|kernel| split_time(kernel).is_some());
+    let line = behind.unwrap_or(line);
     let unleveled = strip_level(line);
     match split_time(unleveled) {
         Some((time_us, rest)) => (Some(time_us), rest),
@@ -103,6 +109,10 @@ mod tests {
         assert_eq!(console_line("<4>[   12.000001] hi"), (Some(12_000_001), "hi"));
         assert_eq!(console_line("[    1.000000][   T12] hi"), (Some(1_000_000), "[   T12] hi"));
         assert_eq!(console_line("plain"), (None, "plain"));
+        assert_eq!(
+            console_line("Booting from ROM..\x1bc\x1b[2J[    2.330523] sysrq: x"),
+            (Some(2_330_523), "sysrq: x")
+        );
         for odd in ["[1.2] x", "[x.123456] y", "[", "[]", "[1.123456", "<9999>x", "[99999999999999999999.123456] x"] {
             assert_eq!(console_line(odd), (None, odd));
         }

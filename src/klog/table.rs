@@ -157,6 +157,11 @@ pub fn lookup(body: &str) -> Option<&'static Pattern> {
     PATTERNS.iter().find(|pattern| matches(pattern.text, body))
 }
 
+/// Whether `pattern` matches somewhere in `text`.
+pub(super) fn contains(text: &str, pattern: &str) -> bool {
+    matches(&format!("*{pattern}"), text)
+}
+
 /// Whether `text` begins with `pattern`, where `*` stands for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');

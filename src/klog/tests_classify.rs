@@ -21,6 +21,26 @@ fn titles(log: &KernelLog) -> Vec<(Class, &str)> {
 }
 
 #[test]
+fn allowed_findings_are_notes_and_others_are_not_touched() {
+    let lines = ["WARNING: CPU: 0 PID: 1 at kernel/sched/core.c:1 f+0x1/0x2", "BUG: scheduling while atomic: x/1/0x2"];
+    let record: Vec<KlogLine> = lines
+        .iter()
+        .enumerate()
+        .map(|(at, text)| KlogLine {
+            priority: 4,
+            sequence: at as u64,
+            time_us: 9_000_000 * at as u64,
+            text: (*text).into(),
+        })
+        .collect();
+    let mut log = classify(&record, "");
+    assert_eq!(log.findings.len(), 2);
+    log.allow(&["at kernel/sched/*.c:*f+".into(), "nothing of this".into()]);
+    assert_eq!((log.findings[0].severity, log.findings[0].meaning), (Severity::Note, "allowed by --allow-log"));
+    assert_eq!(log.findings[1].severity, Severity::Fail);
+}
+
+#[test]
 fn warning_block_is_one_finding_with_its_place_and_message() {
     let found = classify(
         &log(&[

@@ -126,6 +126,9 @@ wire_enum! {
         MachineError = 5 { text: String },
         /// The host ended it early because the verdict was clear.
         Cut = 6 { reason: String },
+        /// PID 1 gave no sign of life for so long, and was killed; how busy the VM's process was meanwhile, where that is
+        /// known: 100 is one whole CPU.
+        Silent = 7 { for_ns: u64, busy_percent: Option<u32> },
     }
 }
 
@@ -220,7 +223,7 @@ wire_enum! {
         /// It could not be brought to that.
         SchedFailed = 6 { why: SchedFailure, text: String },
         /// It went away while the scenario ran.
-        SchedDied = 7 { after_ns: u64, end: Option<ProcessEnd>, state: String },
+        SchedDied = 7 { after_ns: u64, end: Option<ProcessEnd>, state: String, text: String },
         /// It was stopped after the scenario.
         SchedStopped = 8 { last: SchedFinal },
         /// Workers are started now.
@@ -261,6 +264,8 @@ wire_enum! {
         Payload = 23 { report: PayloadReport },
         /// The scheduler under test was stopped by the scenario itself, and must not be running until it is started again.
         SchedDetached = 24 { last: SchedFinal },
+        /// A dump of the scheduler's state, as the kernel gave it to its tracepoint.
+        SchedDump = 50 { text: String },
         /// The machine as the kernel shows it to PID 1.
         Machine = 40 { seen: Seen },
 

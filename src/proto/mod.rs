@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod cpuset;
 pub mod frame;
+pub mod guards;
 pub mod hist;
 pub mod limits;
 pub mod message;

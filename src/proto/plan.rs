@@ -3,6 +3,7 @@
 //! Owns the plan's fields; leaves making one to cli/ and scenario/, and carrying it out to guest/.
 //! Invariant: host and guest are the same binary, so a plan of another build is refused, not guessed at.
 
+use super::guards::Guards;
 use super::limits::Layers;
 use super::numa::Numa;
 use super::scenario::ScenarioSpec;
@@ -11,7 +12,7 @@ use super::topology::Topology;
 use crate::wire_struct;
 
 /// Version of the plan and of the messages; grows with every change of either.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// Names the build: the commit, or the version where there is none. Host and guest compare it.
 pub const BUILD: &str = env!("KTSTR_BUILD");
 
@@ -61,6 +62,7 @@ wire_struct! {
         pub disk_bytes: Option<u64>,
         /// Its contents are nobody's: work types may write it.
         pub disk_is_scratch: bool,
+        pub guards: Guards,
     }
 }
 
@@ -103,6 +105,7 @@ mod tests {
             limits: Layers::default(),
             disk_bytes: Some(1 << 20),
             disk_is_scratch: true,
+            guards: Guards::default(),
         };
         let bytes = plan.to_bytes();
         assert_eq!(Plan::from_bytes(&bytes).unwrap(), plan);

@@ -59,6 +59,8 @@ pub struct Died {
     pub after_ns: u64,
     pub end: Option<ProcessEnd>,
     pub state: String,
+    /// How it was lost, in words.
+    pub text: String,
 }
 
 /// The scenario's end.
@@ -94,6 +96,8 @@ pub struct Record {
     /// (forwarded, overwritten before they were read); none: the log was not read to its end.
     pub klog_end: Option<(u64, u64)>,
     pub sched_output: String,
+    /// What the kernel told of the scheduler's state, on request or when it ended it.
+    pub sched_dump: String,
     pub sched_enabled: Option<Enabled>,
     pub sched_failed: Option<(SchedFailure, String)>,
     pub sched_died: Option<Died>,
@@ -154,7 +158,10 @@ impl Record {
                 self.sched_enabled = Some(Enabled { ops, enable_seq, took_ns, pid, switch_all });
             }
             Msg::SchedFailed { why, text } => self.sched_failed = Some((why, text)),
-            Msg::SchedDied { after_ns, end, state } => self.sched_died = Some(Died { after_ns, end, state }),
+            Msg::SchedDied { after_ns, end, state, text } => {
+                self.sched_died = Some(Died { after_ns, end, state, text });
+            }
+            Msg::SchedDump { text } => push_tail(&mut self.sched_dump, &text),
             Msg::SchedStopped { last } => self.sched_final = Some(last),
             Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
             Msg::Spawned { group, workers } => self.spawned.push((group, workers)),

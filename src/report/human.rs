@@ -327,6 +327,10 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
         section(&mut lines, "why the scheduler did not start:", told);
     }
     section(&mut lines, "scheduler's last output:", &record.sched_output);
+    if !record.sched_dump.is_empty() {
+        let count = record.sched_dump.lines().count() as u64;
+        lines.push(format!("the kernel's dump of the scheduler: {} (sched_ext_dump.txt)", counted(count, "line")));
+    }
     let registers: Vec<String> = record.registers.iter().map(|dump| dump.headline()).collect();
     section(&mut lines, "the vCPUs when it was killed (registers.txt has all):", &registers.join("\n"));
     if record.klog_end.is_none() && record.vm_end != Some(VmEnd::Interrupted) {

@@ -150,6 +150,7 @@ fn scheduler(record: &Record, verdict: &Verdict) -> Json {
         ("died_after_ns", record.sched_died.as_ref().map(|died| died.after_ns).into()),
         ("exits", Json::array(verdict.sched_exits.iter().map(sched_exit))),
         ("output", (&record.sched_output).into()),
+        ("dump", (&record.sched_dump).into()),
     ])
 }
 

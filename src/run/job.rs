@@ -8,6 +8,7 @@ use super::disk::DiskSpec;
 use super::machine::{Machine, MachineSpec};
 use super::perf;
 use super::rundir::{Place, RunDir, VMM_LOG};
+use super::silence::Silence;
 use super::suite::Cost;
 use super::unpacked::{self, Unpacked};
 use super::watch::{Limits, Watch};
@@ -220,7 +221,9 @@ fn run_vm(
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
     let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(job, accel.kind));
     let limits = Limits { soft_ns: hard_ns.saturating_sub(SOFT_STOP_NS), hard_ns };
+    let silence = Silence::new(machine.pid(), accel.kind == AccelKind::Qemu);
     let mut watch = Watch {
+        silence,
         machine: &mut machine,
         session: &mut session,
         run,

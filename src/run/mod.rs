@@ -6,6 +6,7 @@
 pub mod accel;
 pub mod cmdline;
 pub mod disk;
+pub mod faults;
 mod hmp;
 pub mod host;
 mod host_cpus;
@@ -18,6 +19,7 @@ pub mod probe;
 mod qemu;
 mod qemu_shape;
 pub mod rundir;
+mod silence;
 pub mod suite;
 mod symbols;
 mod unpacked;

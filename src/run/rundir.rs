@@ -28,7 +28,9 @@ pub const VERDICT: &str = "verdict.json";
 pub const SUMMARY: &str = "summary.txt";
 /// Where the vCPUs stood when the VM was killed.
 pub const REGISTERS: &str = "registers.txt";
-const OUR_FILES: [&str; 6] = [RECORD, CONSOLE, VMM_LOG, VERDICT, SUMMARY, REGISTERS];
+pub const SCHED_LOG: &str = "scheduler.log";
+pub const SCHED_DUMP: &str = "sched_ext_dump.txt";
+const OUR_FILES: [&str; 8] = [RECORD, CONSOLE, VMM_LOG, VERDICT, SUMMARY, REGISTERS, SCHED_LOG, SCHED_DUMP];
 
 /// Where a run's directory is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,10 @@
 use super::machine::{Machine, MachineEvent, read_all};
 use super::noise::Witness;
 use super::rundir::{REGISTERS, RunDir};
+use super::silence::Silence;
 use super::symbols::Symbols;
-use crate::channel::DOORBELL_PID1;
 use crate::channel::host::HostSession;
+use crate::channel::{DOORBELL_ALIVE, DOORBELL_PID1};
 use crate::error::{Context, Result};
 use crate::log::{Event, Listener};
 use crate::proto::message::{Msg, Stage, VmEnd};
@@ -56,6 +57,8 @@ pub struct Watch<'a, 'b> {
     pub exec_ns: u64,
     /// The guest has said more than the record takes.
     pub over_budget: bool,
+    /// Signs of life.
+    pub silence: Silence,
     /// Performance mode: what was refused before the start, and then what the VM tells; empty where it was not asked for.
     pub perf: Vec<PerfItem>,
 }
@@ -142,6 +145,11 @@ impl Watch<'_, '_> {
                 let waited = units::duration(AFTER_BYE_NS);
                 break VmEnd::Cut { reason: format!("the guest had finished but did not restart within {waited}") };
             }
+            if bye_ns.is_none()
+                && let Some(end) = self.silence.end(now)
+            {
+                break end;
+            }
             if now > limits.hard_ns {
                 break VmEnd::TimedOut;
             }
@@ -152,7 +160,8 @@ impl Watch<'_, '_> {
         };
         // A guest that stopped because it was told to has not done what it was to do.
         let end = if interrupted_ns.is_some() { VmEnd::Interrupted } else { end };
-        if end == VmEnd::TimedOut || bye_ns.is_some() && matches!(end, VmEnd::Cut { .. }) {
+        if matches!(end, VmEnd::TimedOut | VmEnd::Silent { .. }) || bye_ns.is_some() && matches!(end, VmEnd::Cut { .. })
+        {
             self.take_registers()?;
         }
         self.machine.sample_memory();
@@ -237,6 +246,9 @@ impl Watch<'_, '_> {
         read_all(&self.machine.lines.doorbell, &mut door)?;
         if door.contains(&DOORBELL_PID1) {
             self.mark(Stage::Pid1);
+        }
+        if door.contains(&DOORBELL_ALIVE) {
+            self.silence.heard(time::monotonic_ns());
         }
         let mut com2 = Vec::new();
         read_all(&self.machine.lines.com2, &mut com2)?;

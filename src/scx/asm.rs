@@ -8,7 +8,7 @@ use crate::sys::bpf::INSN_BYTES;
 /// One encoded instruction, little-endian (RFC 9669, section 4).
 pub type Insn = [u8; INSN_BYTES];
 
-/// A register (RFC 9669, section 2): r0 returns, r1 - r5 pass arguments, r6 - r9 survive calls.
+/// A register (RFC 9669, section 2): r0 returns, r1 - r5 pass arguments, r6 - r9 survive calls, r10 is the end of the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reg {
@@ -22,6 +22,7 @@ pub enum Reg {
     R7,
     R8,
     R9,
+    R10,
 }
 
 /// The width of a memory access: the size bits of a load or store opcode.
@@ -53,6 +54,12 @@ const MOV64_IMM: u8 = 0xb7;
 const MOV64_REG: u8 = 0xbf;
 const LD_IMM64: u8 = 0x18;
 const LDX_MEM: u8 = 0x61;
+const ST_MEM: u8 = 0x62;
+const STX_MEM: u8 = 0x63;
+const ADD64_IMM: u8 = 0x07;
+const SUB64_REG: u8 = 0x1f;
+const OR64_REG: u8 = 0x4f;
+const AND64_IMM: u8 = 0x57;
 const JMP_IMM: u8 = 0x05;
 const JMP_REG: u8 = 0x0d;
 const CALL: u8 = 0x85;
@@ -121,6 +128,30 @@ impl Asm {
     pub fn load(&mut self, width: Width, dst: Reg, base: Reg, offset: i16) -> &mut Self {
         self.push(LDX_MEM | width as u8, (dst as u8, base as u8), offset, 0)
     }
+    /// `*(base + offset) = src`.
+    pub fn store(&mut self, width: Width, base: Reg, offset: i16, src: Reg) -> &mut Self {
+        self.push(STX_MEM | width as u8, (base as u8, src as u8), offset, 0)
+    }
+    /// `*(base + offset) = value`.
+    pub fn store_imm(&mut self, width: Width, base: Reg, offset: i16, value: i32) -> &mut Self {
+        self.push(ST_MEM | width as u8, (base as u8, 0), offset, value)
+    }
+    /// `dst += value`.
+    pub fn add_imm(&mut self, dst: Reg, value: i32) -> &mut Self {
+        self.push(ADD64_IMM, (dst as u8, 0), 0, value)
+    }
+    /// `dst -= src`.
+    pub fn sub(&mut self, dst: Reg, src: Reg) -> &mut Self {
+        self.push(SUB64_REG, (dst as u8, src as u8), 0, 0)
+    }
+    /// `dst |= src`.
+    pub fn or(&mut self, dst: Reg, src: Reg) -> &mut Self {
+        self.push(OR64_REG, (dst as u8, src as u8), 0, 0)
+    }
+    /// `dst &= value`.
+    pub fn and_imm(&mut self, dst: Reg, value: i32) -> &mut Self {
+        self.push(AND64_IMM, (dst as u8, 0), 0, value)
+    }
     /// Atomically: where `*base` equals r0 it becomes `new`; r0 becomes what it was (64 bits).
     pub fn compare_exchange(&mut self, base: Reg, new: Reg) -> &mut Self {
         self.push(STX_ATOMIC_DOUBLE, (base as u8, new as u8), 0, CMPXCHG)
@@ -134,6 +165,15 @@ impl Asm {
     pub fn jump_reg(&mut self, when: When, left: Reg, right: Reg, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JMP_REG | when as u8, (left as u8, right as u8), 0, 0)
+    }
+    /// Jumps.
+    pub fn jump(&mut self, to: Label) -> &mut Self {
+        self.jumps.push((self.code.len(), to));
+        self.push(JMP_IMM, (0, 0), 0, 0)
+    }
+    /// Calls a helper by its number (enum bpf_func_id, include/uapi/linux/bpf.h).
+    pub fn call_helper(&mut self, number: i32) -> &mut Self {
+        self.push(CALL, (0, 0), 0, number)
     }
     /// Calls a function of the kernel by its BTF id.
     pub fn call_kfunc(&mut self, btf_id: u32) -> &mut Self {
@@ -186,6 +226,24 @@ mod tests {
             [[0x18, 0x02, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0x80]]
         );
         assert_eq!(one(|a| _ = a.map_value(R1, 7)), [[0x18, 0x21, 0, 0, 7, 0, 0, 0], [0; 8]]);
+    }
+
+    #[test]
+    fn stores_and_arithmetic_have_their_golden_encoding() {
+        assert_eq!(one(|a| _ = a.store(Width::Double, R10, -8, R1)), [[0x7b, 0x1a, 0xf8, 0xff, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.store_imm(Width::Byte, R7, 5, 1)), [[0x72, 0x07, 5, 0, 1, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.add_imm(R1, -64)), [[0x07, 0x01, 0, 0, 0xc0, 0xff, 0xff, 0xff]]);
+        assert_eq!(one(|a| _ = a.sub(R8, R0)), [[0x1f, 0x08, 0, 0, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.or(R2, R0)), [[0x4f, 0x02, 0, 0, 0, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.and_imm(R1, 1)), [[0x57, 0x01, 0, 0, 1, 0, 0, 0]]);
+        assert_eq!(one(|a| _ = a.call_helper(5)), [[0x85, 0, 0, 0, 5, 0, 0, 0]]);
+        assert_eq!(
+            one(|a| {
+                let end = a.label();
+                a.jump(end).bind(end).exit();
+            })[0],
+            [0x05, 0, 0, 0, 0, 0, 0, 0]
+        );
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Scheduler {
     before: Snapshot,
     /// When it was enabled, and what it looked like then.
     pub(super) enabled: Option<(u64, Snapshot)>,
+    /// The last look at it while it was what was enabled: its counters go with it.
+    pub(super) last_alive: Option<Snapshot>,
 }
 
 impl Scheduler {
@@ -94,6 +96,7 @@ impl Scheduler {
             started_ns,
             before,
             enabled: None,
+            last_alive: None,
         })
     }
 
@@ -433,7 +436,7 @@ mod tests {
         let root = fake_root("probe");
         let mut spec = spec(&root, "");
         let end = |code: u8| Some(ProcessEnd::Exited { code: code.into() });
-        spec.argv = probe::argv("/init", "drop");
+        spec.argv = probe::argv("/init", "drop", None);
         let unsupported = why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false);
         assert_eq!(unsupported.0, SchedFailure::KernelLacksSchedExt);
         assert_eq!(why_ended(&spec, end(probe::exit::BUSY), "", false).0, SchedFailure::ExitedEarly);

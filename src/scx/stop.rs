@@ -21,6 +21,7 @@ impl Scheduler {
     pub fn stop(&mut self, idle: &mut dyn FnMut(String)) -> SchedFinal {
         self.reap();
         let last = Snapshot::read(&self.dir);
+        let counted = if last.events.is_empty() { self.last_alive.take() } else { None };
         let first = self.enabled.take().map(|(_, first)| first).unwrap_or_default();
         // Nobody to signal (ESRCH) is what is wanted: the wait finds out.
         signal_group(self.pid, libc::SIGINT);
@@ -34,7 +35,7 @@ impl Scheduler {
             }
         }
         SchedFinal {
-            events: last.events_since(&first),
+            events: counted.as_ref().unwrap_or(&last).events_since(&first),
             state: last.state,
             ops: last.ops,
             enable_seq: last.enable_seq,

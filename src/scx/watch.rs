@@ -4,7 +4,7 @@
 //! Invariant: a look reads a few small files and never waits.
 
 use super::start::Scheduler;
-use super::state::{ENABLED, Snapshot};
+use super::state::{DISABLED, ENABLED, Snapshot};
 use crate::proto::message::ProcessEnd;
 use crate::sys::time;
 
@@ -21,6 +21,13 @@ pub struct Lost {
     pub text: String,
 }
 
+impl Lost {
+    /// Whether the kernel is done: nothing is loaded, or something else is.
+    pub fn is_settled(&self) -> bool {
+        [ENABLED, DISABLED, ""].contains(&self.state.as_str())
+    }
+}
+
 impl Scheduler {
     /// What the kernel says now.
     pub fn snapshot(&self) -> Snapshot {
@@ -33,11 +40,15 @@ impl Scheduler {
         let (enabled_ns, first) = self.enabled.as_ref()?;
         let now = Snapshot::read(&self.dir);
         let change = difference(first, &now)
-            .or_else(|| self.gone.then(|| format!("its process ended ({})", describe_end(self.end))))?;
+            .or_else(|| self.gone.then(|| format!("its process ended ({})", describe_end(self.end))));
+        let Some(change) = change else {
+            self.last_alive = Some(now);
+            return None;
+        };
         Some(Lost {
             after_ns: time::monotonic_ns().saturating_sub(*enabled_ns),
             end: self.end,
-            text: format!("the scheduler '{}' was lost: {change}", self.spec.name),
+            text: change,
             state: now.state,
         })
     }

@@ -36,6 +36,12 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Dies of SIGABRT, or where that is ignored, as by PID 1, of an instruction that no process survives.
+pub fn abort_now() -> ! {
+    // SAFETY: abort never returns and touches no memory of ours.
+    unsafe { libc::abort() }
+}
+
 /// Waits for one process; with `block` false returns `None` where it still runs.
 pub fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, End)>> {
     let mut status = 0;

@@ -25,7 +25,7 @@ use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
-use crate::units::{MIB, size};
+use crate::units::{MIB, approx, size};
 
 /// Below this a distribution's kernel and its initramfs may not even unpack: with 96 MiB Debian's 7.x cloud kernel
 /// panics in an initcall, with 48 MiB it resets without a word.
@@ -184,11 +184,31 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
             }
             Some((Outcome::Fail, format!("the guest stopped answering and was killed at the deadline ({stage})")))
         }
+        (Some(VmEnd::Silent { for_ns, busy_percent }), stage) => {
+            let stage = stage.unwrap_or("after the guest said goodbye");
+            let silent = format!("no sign of life from PID 1 for {}{} ({stage})", approx(*for_ns), busy(*busy_percent));
+            if let Some(why) = noise::explains_silence(record) {
+                return Some((Outcome::Inconclusive, format!("{silent}, and {why}")));
+            }
+            Some((Outcome::Fail, format!("the guest stopped answering: {silent}")))
+        }
         (Some(VmEnd::Reset | VmEnd::Poweroff), Some(stage)) => {
             let last = last_console_line(&record.console).map_or_else(String::new, |line| format!(": {line}"));
             Some((Outcome::Fail, format!("the guest went down before it had finished ({stage}){last}")))
         }
         _ => None,
+    }
+}
+
+/// Below this share of one CPU a guest waits, above it works: PID 1's own looks take a percent.
+const IDLE_PERCENT: u32 = 20;
+
+/// What the VM's CPU time tells of a guest that fell silent.
+fn busy(percent: Option<u32>) -> &'static str {
+    match percent {
+        None => "",
+        Some(..IDLE_PERCENT) => ", while its CPUs were idle: PID 1 waits for something",
+        Some(_) => ", while its CPUs were busy: PID 1 waits, or is kept from running",
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the passing record; leaves each fault to its test.
 //! Invariant: `passing` and `passing_with_scheduler` are judged Pass, so that a test's fault is the only one.
 
+use crate::proto::guards::Guards;
 use crate::proto::hist::Hist;
 use crate::proto::limits::Layers;
 use crate::proto::message::{HostInfo, ProcessEnd, SchedFinal, Stage, VmEnd, VmStats};
@@ -86,6 +87,7 @@ pub fn passing() -> Record {
         limits: Layers::default(),
         disk_bytes: None,
         disk_is_scratch: false,
+        guards: Guards::default(),
     };
     let reports = ["g0", "g1"].into_iter().flat_map(|name| (0..2).map(move |index| (name.to_owned(), worker(index))));
     Record {

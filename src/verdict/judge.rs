@@ -10,7 +10,7 @@ use super::log_checks::{kernel_log_clean, telemetry_complete};
 use super::outcome::Outcome;
 use super::scene::Scene;
 use super::stage::{reached, stopped_at};
-use super::{monitor, scheduler, table, workers};
+use super::{counters, monitor, scheduler, table, workers};
 use crate::klog::sched_ext::SchedExit;
 use crate::klog::{self, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId, Layers};
@@ -66,7 +66,10 @@ pub fn judge_stored(record: &Record) -> Verdict {
 
 /// Judges a record.
 pub fn judge(record: &Record, limits: &Assert) -> Verdict {
-    let log = klog::classify(&record.klog, &record.console);
+    let mut log = klog::classify(&record.klog, &record.console);
+    if let Some(plan) = &record.plan {
+        log.allow(&plan.guards.allow_log);
+    }
     let noise = log
         .findings
         .iter()
@@ -75,6 +78,7 @@ pub fn judge(record: &Record, limits: &Assert) -> Verdict {
     let mut checks = vec![scheduler_alive(record, &log, limits), kernel_log_clean(record, &log, limits)];
     checks.extend(workers::checks(&scene, limits));
     checks.extend(monitor::checks(record, limits));
+    checks.extend(counters::checks(record));
     insist(&mut checks, limits);
     checks.push(telemetry_complete(record));
     let (outcome, headline) = cause::find(record, &log, &checks, limits);

@@ -11,6 +11,7 @@ use crate::klog::{Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
+use crate::units::approx;
 
 /// The kernel log holds nothing that fails a run.
 pub fn kernel_log_clean(record: &Record, log: &KernelLog, limits: &Assert) -> Check {
@@ -130,6 +131,7 @@ pub fn vm_end_text(end: &VmEnd) -> String {
         VmEnd::Poweroff => "it powered off".into(),
         VmEnd::TripleFault => "triple fault".into(),
         VmEnd::TimedOut => "it was killed at the deadline".into(),
+        VmEnd::Silent { for_ns, .. } => format!("it was killed after {} without a sign of life", approx(*for_ns)),
         VmEnd::Interrupted => "interrupted".into(),
         VmEnd::MachineError { text } => format!("machine error: {text}"),
         VmEnd::Cut { reason } => format!("ended early: {reason}"),

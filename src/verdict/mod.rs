@@ -6,6 +6,7 @@
 pub mod bad_on;
 mod cause;
 mod check;
+mod counters;
 mod decide;
 mod fairness;
 #[cfg(test)]

@@ -111,11 +111,8 @@ fn clean(end: ProcessEnd) -> bool {
 fn death(died: &Died, exit: Option<&SchedExit>) -> String {
     let end = died.end.map_or_else(|| "its process still there".to_owned(), |end| end.describe());
     let kernel = exit.map_or_else(String::new, |exit| format!(", {}", exit.describe()));
-    format!(
-        "the scheduler went away {} into the scenario: {end}, state '{}'{kernel}",
-        approx(died.after_ns),
-        died.state
-    )
+    let (after, text) = (approx(died.after_ns), &died.text);
+    format!("the scheduler went away {after} into the scenario: {text}; {end}{kernel}")
 }
 
 /// Why it did not start, in one sentence.
@@ -129,8 +126,28 @@ pub fn start_failure(why: SchedFailure, text: &str) -> String {
         SchedFailure::OutOfTime => "the run's time was over before the scheduler was enabled",
         SchedFailure::DisabledEarly => "the kernel disabled the scheduler before the scenario began",
     };
-    match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
+    let told = match why {
+        SchedFailure::VerifierRejected => verifier_reason(text),
+        _ => text.lines().next(),
+    };
+    match told.map(str::trim).filter(|line| !line.is_empty()) {
         Some(line) => format!("{what}: {line}"),
         None => what.to_owned(),
     }
+}
+
+/// The line of a verifier's log that says why: the last before its statistics and its end mark.
+fn verifier_reason(text: &str) -> Option<&str> {
+    let noise = |line: &&str| {
+        let line = line.trim();
+        let instruction = line.split_once(':').is_some_and(|(at, _)| at.bytes().all(|byte| byte.is_ascii_digit()));
+        !instruction
+            && !line.is_empty()
+            && !["processed ", "--", "peak_states", "verification time", "stack depth"]
+                .iter()
+                .any(|mark| line.starts_with(mark))
+    };
+    let Some((_, log)) = text.split_once("BEGIN PROG LOAD LOG") else { return text.lines().next() };
+    let log = log.split_once("END PROG LOAD LOG").map_or(log, |(log, _)| log);
+    log.lines().rev().map(|line| line.trim_start_matches("libbpf: ")).find(noise).or_else(|| text.lines().next())
 }

@@ -30,6 +30,8 @@ pub fn pid1_ran(record: &Record) -> bool {
 pub fn stopped_at(record: &Record, kernel_spoke: bool) -> Option<&'static str> {
     let sched_planned = record.plan.as_ref().is_some_and(|plan| plan.sched.is_some());
     match reached(record) {
+        // It may well have said goodbye after that.
+        _ if record.sched_failed.is_some() => Some("scheduler not enabled"),
         Some(Stage::Bye | Stage::VmEnd | Stage::TornDown) => None,
         Some(Stage::ScenarioEnd) => Some("scenario ended but the guest did not finish"),
         Some(Stage::ScenarioStart) => Some("scenario started but no result"),

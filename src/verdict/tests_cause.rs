@@ -149,6 +149,9 @@ fn panic_after_pid_1_fails_from_the_console_alone() {
 fn silence_after_pid_1_fails_with_its_stage() {
     for (end, words) in [
         (VmEnd::TimedOut, "stopped answering and was killed at the deadline (scenario started but no result)"),
+        (VmEnd::Silent { for_ns: 21_000_000_000, busy_percent: Some(150) }, "for 21.0 s, while its CPUs were busy"),
+        (VmEnd::Silent { for_ns: 21_000_000_000, busy_percent: Some(3) }, "its CPUs were idle: PID 1 waits"),
+        (VmEnd::Silent { for_ns: 21_000_000_000, busy_percent: None }, "no sign of life from PID 1 for 21.0 s (scen"),
         (VmEnd::Reset, "went down before it had finished"),
         (VmEnd::TripleFault, "triple fault"),
     ] {

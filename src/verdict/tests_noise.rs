@@ -79,7 +79,7 @@ fn waits_of_a_tenth_of_the_scenario_void_every_time() {
 fn watchdog_stall_is_void_where_the_host_took_half_of_it() {
     let mut record = long_run();
     add_log(&mut record, &STALL);
-    record.sched_died = Some(Died { after_ns: NS_PER_SEC, end: None, state: "disabled".into() });
+    record.sched_died = Some(Died { after_ns: NS_PER_SEC, end: None, state: "disabled".into(), text: "x".into() });
     let verdict = judged(&record);
     assert_eq!(verdict.outcome, Outcome::Fail);
     assert!(verdict.headline.contains("runnable task stall"), "{}", verdict.headline);

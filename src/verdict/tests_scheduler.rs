@@ -81,7 +81,8 @@ fn unknown_end_is_inconclusive() {
 fn watchdog_stall_is_the_headline_with_its_victim() {
     let (verdict, status, _) = run(|record| {
         add_log(record, &STALL);
-        record.sched_died = Some(Died { after_ns: 1_500_000_000, end: None, state: "disabled".into() });
+        record.sched_died =
+            Some(Died { after_ns: 1_500_000_000, end: None, state: "disabled".into(), text: "x".into() });
         record.sched_final = None;
         record.reports[0].1.work_units = 0;
     });
@@ -95,12 +96,12 @@ fn watchdog_stall_is_the_headline_with_its_victim() {
 fn process_that_crashed_fails_although_the_kernel_log_is_clean() {
     let (verdict, status, _) = run(|record| {
         let end = Some(ProcessEnd::Signaled { signal: 11 });
-        record.sched_died = Some(Died { after_ns: 1_200_000_000, end, state: "disabled".into() });
+        record.sched_died = Some(Died { after_ns: 1_200_000_000, end, state: "disabled".into(), text: "x".into() });
         record.sched_final = None;
         record.crash = Some("a later panic of PID 1".into());
     });
     assert_eq!((verdict.outcome, status), (Outcome::Fail, Status::Fail));
-    assert!(verdict.headline.contains("went away 1.20 s into the scenario: signal 11"), "{}", verdict.headline);
+    assert!(verdict.headline.contains("went away 1.20 s into the scenario: x; signal 11"), "{}", verdict.headline);
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn scheduler_ended_by_its_surroundings_is_inconclusive() {
         let (verdict, status, told) = run(|record| {
             record.klog.pop();
             add_log(record, &[&line]);
-            record.sched_died = Some(Died { after_ns: 1, end: None, state: "disabled".into() });
+            record.sched_died = Some(Died { after_ns: 1, end: None, state: "disabled".into(), text: "x".into() });
         });
         assert_eq!((verdict.outcome, status), (Outcome::Inconclusive, Status::Inconclusive), "{}", verdict.headline);
         assert!(told.contains(reason), "{told}");
@@ -151,4 +152,20 @@ fn each_failed_start_has_its_outcome() {
         assert!(verdict.headline.ends_with(": CONFIG_SCHED_CLASS_EXT is not set"), "{}", verdict.headline);
         assert_ne!(status, Status::Pass);
     }
+}
+
+#[test]
+fn refused_program_is_told_with_the_verifier_s_reason() {
+    let log = "it printed last:\n  -- BEGIN PROG LOAD LOG --\n  0: R1=ctx() R10=fp0\n  0: (79) r0 = *(u64 *)(r1 +4096)\n  \
+        invalid bpf_context access off=4096 size=8\n  processed 1 insns (limit 1000000)\n  -- END PROG LOAD LOG --";
+    let (verdict, ..) = run(|record| {
+        record.sched_failed = Some((SchedFailure::VerifierRejected, log.into()));
+        record.sched_enabled = None;
+    });
+    assert!(
+        verdict.headline.ends_with("refused the scheduler: invalid bpf_context access off=4096 size=8"),
+        "{}",
+        verdict.headline
+    );
+    assert_eq!(verdict.stopped, Some("scheduler not enabled"));
 }

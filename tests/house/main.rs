@@ -159,3 +159,18 @@ fn readme_names_every_exit_code_and_the_test_command() {
     }
     assert!(readme.contains("make test"));
 }
+
+#[test]
+fn fault_matrix_in_the_documents_is_the_one_that_is_played() {
+    let path = root().join("docs/faults.md");
+    let text = ktstr::run::faults::markdown();
+    if std::env::var_os("KTSTR_WRITE_DOCS").is_some() {
+        std::fs::create_dir_all(root().join("docs")).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        there == text,
+        "docs/faults.md is out of date: KTSTR_WRITE_DOCS=1 cargo test --test house fault_matrix writes it"
+    );
+}

@@ -1,6 +1,6 @@
 //! Faults injected from outside: what breaks must be named, with the right exit code, and nothing may be left behind.
 
-use crate::util::{Scratch, binary, emulation, processes_with, run_in, share_machine};
+use crate::util::{Scratch, binary, emulation, finish, processes_with, run_in, share_machine};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -151,4 +151,28 @@ fn killed_parent_takes_its_vm_along() {
         assert!(Instant::now() < limit, "the VM outlives its parent: {:?}", processes_with(marker));
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn selftest_names_a_few_faults_of_every_kind() {
+    let Some(kernel) = emulation("faults: selftest", "7") else { return };
+    let scratch = Scratch::new();
+    let kernel = kernel.display().to_string();
+    let args = ["selftest", "--short", "--kernel", &kernel, "--accel", "qemu", "--json", "-"];
+    let mut command = Command::new(binary());
+    command.args(args).env("XDG_STATE_HOME", &scratch.0);
+    let _shared = share_machine();
+    // A dozen guests, each of them up to a minute on a busy machine.
+    let ran = finish(command, Duration::from_secs(900)).exits(0);
+    let faults = ran.json();
+    let faults = faults["faults"].as_array().expect("faults are an array");
+    assert!(faults.len() >= 8 && faults.iter().all(|fault| fault["correct"] == true), "{ran}");
+    let left = std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(left, 0, "selftest left files");
+}
+
+#[test]
+fn selftest_lists_the_matrix() {
+    let ran = run_in(&Scratch::new(), &["selftest", "--list"]).exits(0).says("kernel-panic").says("ring-garbage");
+    assert!(ran.stdout.lines().count() >= 40, "{ran}");
 }

@@ -3,7 +3,7 @@
 //! Owns finding them, and words for what is missing; leaves loading to `load` and programs to `programs`.
 //! Invariant: no layout of the kernel is assumed: every offset, size, index and id comes from its BTF.
 
-use crate::scx::btf::{Btf, Kind, Member};
+use crate::scx::btf::{Btf, Kind};
 use std::collections::BTreeMap;
 
 /// The operations table of sched_ext (kernel/sched/ext_internal.h).
@@ -11,6 +11,8 @@ const OPS: &str = "sched_ext_ops";
 /// What the kernel wraps it in for a struct_ops map: "bpf_struct_ops_" and its name (kernel/bpf/bpf_struct_ops.c).
 const OPS_VALUE: &str = "bpf_struct_ops_sched_ext_ops";
 const TASK: &str = "task_struct";
+/// Its member of type struct sched_ext_entity.
+const TASK_ENTITY: &str = "scx";
 /// Functions of the kernel that a probe may call begin so.
 const KFUNC_PREFIX: &[u8] = b"scx_bpf_";
 
@@ -65,8 +67,16 @@ impl Kernel {
             let slot = Slot { index: index as u32, offset_bytes, size_bytes: size_bytes as usize };
             slots.insert(member.name, slot);
         }
-        let offset = |member: Member| (member.name, member.offset_bytes);
-        let task = btf.members(task_id)?.into_iter().map(offset).collect();
+        let mut task = BTreeMap::new();
+        for member in btf.members(task_id)? {
+            // What sched_ext keeps in a task: its members too, as `scx.NAME`.
+            if member.name == TASK_ENTITY {
+                for inner in btf.members(member.type_id)? {
+                    task.insert(format!("{TASK_ENTITY}.{}", inner.name), member.offset_bytes + inner.offset_bytes);
+                }
+            }
+            task.insert(member.name, member.offset_bytes);
+        }
         Ok(Self { ops_id, value_id, value_bytes, slots, task, kfuncs })
     }
 
@@ -107,8 +117,18 @@ pub(super) mod tests {
             value_id: 11,
             value_bytes: 128,
             slots: slots.into_iter().chain(last).map(named).collect(),
-            task: [("pid".to_string(), 2808), ("comm".to_string(), 3344), ("far".to_string(), 40_000)].into(),
-            kfuncs: [("scx_bpf_dispatch".to_string(), 77)].into(),
+            task: [("pid", 2808), ("comm", 3344), ("policy", 400), ("scx.disallow", 900), ("far", 40_000)]
+                .map(|(name, offset)| (name.to_string(), offset))
+                .into(),
+            kfuncs: [
+                ("scx_bpf_dispatch", 77),
+                ("scx_bpf_error_bstr", 78),
+                ("scx_bpf_exit_bstr", 79),
+                ("scx_bpf_task_cpu", 80),
+                ("scx_bpf_nr_cpu_ids", 81),
+            ]
+            .map(|(name, id)| (name.to_string(), id))
+            .into(),
         }
     }
 

@@ -54,8 +54,8 @@ impl Loaded {
     }
 }
 
-/// Loads and attaches. The kernel has then tried to enable the scheduler; its state says whether that went well.
-pub fn load(probe: &Probe, btf_path: &Path) -> Result<Loaded, Refusal> {
+/// Loads and attaches, with this stall timeout. The kernel has then tried to enable the scheduler; its state says whether that went well.
+pub fn load(probe: &Probe, timeout_ms: Option<u32>, btf_path: &Path) -> Result<Loaded, Refusal> {
     let bytes = std::fs::read(btf_path).map_err(|cause| match cause.kind() {
         io::ErrorKind::NotFound => Refusal::Unsupported(format!(
             "there is no {}; the kernel needs CONFIG_DEBUG_INFO_BTF=y",
@@ -90,7 +90,7 @@ pub fn load(probe: &Probe, btf_path: &Path) -> Result<Loaded, Refusal> {
         programs.insert(program.operation, loaded);
     }
 
-    let value = table(probe, &kernel, &programs).map_err(lacks)?;
+    let value = table(probe, timeout_ms, &kernel, &programs).map_err(lacks)?;
     let some_btf = bpf::load_btf(&one_int()).context(|| "load BTF")?;
     let map = bpf::struct_ops_map("ktstr_ops", some_btf.as_fd(), kernel.value_id, kernel.value_bytes)
         .context(|| "create the struct_ops map of sched_ext_ops")?;
@@ -103,7 +103,12 @@ pub fn load(probe: &Probe, btf_path: &Path) -> Result<Loaded, Refusal> {
 }
 
 /// The value of the struct_ops map: programs by descriptor, numbers and the name, each where this kernel has it.
-fn table(probe: &Probe, kernel: &Kernel, programs: &BTreeMap<&str, OwnedFd>) -> Result<Vec<u8>, String> {
+fn table(
+    probe: &Probe,
+    timeout_ms: Option<u32>,
+    kernel: &Kernel,
+    programs: &BTreeMap<&str, OwnedFd>,
+) -> Result<Vec<u8>, String> {
     let mut value = vec![0u8; kernel.value_bytes as usize];
     let mut put = |member: &str, bytes: &[u8]| -> Result<(), String> {
         let slot = kernel.slot(member)?;
@@ -118,7 +123,7 @@ fn table(probe: &Probe, kernel: &Kernel, programs: &BTreeMap<&str, OwnedFd>) -> 
     for (operation, program) in programs {
         put(operation, &(program.as_raw_fd() as u64).to_le_bytes())?;
     }
-    if let Some(timeout_ms) = probe.timeout_ms {
+    if let Some(timeout_ms) = timeout_ms {
         put("timeout_ms", &timeout_ms.to_le_bytes())?;
     }
     if probe.flags != 0 {
@@ -139,7 +144,7 @@ mod tests {
         let file = crate::sys::fd::memfd("test", 0).unwrap();
         let number = file.as_raw_fd();
         let programs = [("enqueue", OwnedFd::from(file))].into();
-        let value = table(find("drop").unwrap(), &sample(), &programs).unwrap();
+        let value = table(find("drop").unwrap(), Some(1000), &sample(), &programs).unwrap();
         assert_eq!(value.len(), 128);
         assert_eq!(value[72..80], (number as u64).to_le_bytes());
         assert_eq!(value[88..92], 1000u32.to_le_bytes());
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn missing_btf_names_the_kernel_option() {
-        let Err(Refusal::Unsupported(text)) = load(&PROBES[0], Path::new("/nowhere/vmlinux")) else {
+        let Err(Refusal::Unsupported(text)) = load(&PROBES[0], None, Path::new("/nowhere/vmlinux")) else {
             panic!("not refused")
         };
         assert!(text.contains("CONFIG_DEBUG_INFO_BTF=y"), "{text}");
@@ -158,7 +163,7 @@ mod tests {
     fn btf_without_sched_ext_names_the_kernel_option() {
         let path = std::env::temp_dir().join(format!("ktstr-btf-{}", std::process::id()));
         std::fs::write(&path, one_int()).unwrap();
-        let refusal = load(&PROBES[0], &path).unwrap_err();
+        let refusal = load(&PROBES[0], None, &path).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         let Refusal::Unsupported(text) = refusal else { panic!("{refusal:?}") };
         assert!(text.contains("CONFIG_SCHED_CLASS_EXT=y"), "{text}");

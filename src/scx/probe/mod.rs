@@ -1,93 +1,36 @@
 //! The built-in probe schedulers: small sched_ext schedulers whose behaviour is known, to try checks against.
 //!
-//! Owns their table, and the life of the hidden process that holds one; leaves programs to `programs`, loading to `load`.
+//! Owns the life of the hidden process that holds one; leaves the list of them to `table`, programs to `programs` and
+//! `faulty`, loading to `load`.
 //! Invariant: the scheduler is in the kernel exactly as long as this process holds its link.
 
+mod faulty;
 pub mod kernel;
 pub mod load;
 pub mod programs;
+mod table;
+
+pub use table::{PROBES, Probe, Program, Quirk, find};
 
 use super::state::{ENABLED, Snapshot, sched_ext_dir};
 use crate::error::{Context, Error, Result};
-use crate::sys::{poll, signal};
+use crate::proto::plan::SchedPolicy;
+use crate::sys::{poll, process, sched, signal, time};
+use crate::units::{NS_PER_MS, NS_PER_SEC};
 use load::{Loaded, Refusal};
-use programs::Build;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// One operation of a probe.
-#[derive(Debug)]
-pub struct Program {
-    /// The member of sched_ext_ops that it fills.
-    pub operation: &'static str,
-    pub sleepable: bool,
-    pub build: Build,
-}
-
-/// One probe scheduler.
-#[derive(Debug)]
-pub struct Probe {
-    /// What users call it: `builtin:NAME`.
-    pub name: &'static str,
-    /// What it does, in one line.
-    pub about: &'static str,
-    pub programs: &'static [Program],
-    /// sched_ext_ops.timeout_ms; none: the kernel's own 30 s.
-    pub timeout_ms: Option<u32>,
-    /// sched_ext_ops.flags.
-    pub flags: u64,
-    /// What the word means that its programs share with us, where they use it; it is told when it is no longer 0.
-    pub state_means: Option<&'static str>,
-}
-
-const fn program(operation: &'static str, build: Build) -> Program {
-    Program { operation, sleepable: false, build }
-}
-
-/// Every probe scheduler.
-pub const PROBES: &[Probe] = &[
-    Probe {
-        name: "noop",
-        about: "has a name and nothing else: every operation is the kernel's default",
-        programs: &[],
-        timeout_ms: None,
-        flags: 0,
-        state_means: None,
-    },
-    Probe {
-        name: "fifo",
-        about: "puts every task on the global queue in order of arrival",
-        programs: &[program("enqueue", programs::enqueue_fifo)],
-        timeout_ms: None,
-        flags: 0,
-        state_means: None,
-    },
-    Probe {
-        name: "drop",
-        about: "loses one worker, so that the kernel's watchdog ends it within 2 s",
-        programs: &[
-            program("select_cpu", programs::select_previous_cpu),
-            program("enqueue", programs::enqueue_all_but_one),
-        ],
-        // The watchdog fires after 1.0 to 1.5 times this.
-        timeout_ms: Some(1000),
-        flags: 0,
-        state_means: Some("lost the task with pid"),
-    },
-];
-
-/// The probe of this name.
-pub fn find(name: &str) -> Option<&'static Probe> {
-    PROBES.iter().find(|probe| probe.name == name)
-}
-
-/// The hidden command that runs a probe: `ktstr __probe NAME`.
+/// The hidden command that runs a probe: `ktstr __probe NAME[@TIMEOUT_MS]`.
 pub const COMMAND: &str = "__probe";
+/// Between a probe's name and the stall timeout that takes the place of its own.
+const TIMEOUT_MARK: char = '@';
 
-/// The command line of a probe's process, where `program` is this binary.
-pub fn argv(program: &str, probe: &str) -> Vec<String> {
-    [program, COMMAND, probe].map(String::from).to_vec()
+/// The command line of a probe's process, where `program` is this binary; with another stall timeout where one is given.
+pub fn argv(program: &str, probe: &str, timeout_ms: Option<u32>) -> Vec<String> {
+    let timeout = timeout_ms.map_or_else(String::new, |ms| format!("{TIMEOUT_MARK}{ms}"));
+    vec![program.into(), COMMAND.into(), format!("{probe}{timeout}")]
 }
 
 /// What the kernel calls it: sched_ext_ops.name, `root/ops` and the kernel log.
@@ -112,10 +55,16 @@ pub mod exit {
     pub const BUSY: u8 = 5;
     /// Anything else.
     pub const FAILED: u8 = 6;
+    /// What the probe `early-exit` ends with.
+    pub const EARLY: u8 = 7;
 }
 
 /// How often the process looks whether the kernel has disabled its scheduler.
 const LOOK_EVERY_MS: u64 = 100;
+/// How long after it attached the process of a probe does what it is odd for: workers are then at work.
+const QUIRK_AFTER_NS: u64 = 2 * NS_PER_SEC;
+/// The lowest real-time priority: above every normal task, below all that observes.
+const SPIN_PRIORITY: u32 = 1;
 /// What asks the process to unload and end.
 const STOP_SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
@@ -135,36 +84,102 @@ pub fn main(name: &str) -> u8 {
     }
 }
 
-fn run(name: &str, root: &Path) -> Result<(u8, String)> {
-    let Some(probe) = find(name) else {
+/// The probe and the stall timeout of `NAME[@TIMEOUT_MS]`.
+fn named(word: &str) -> Option<(&'static Probe, Option<u32>)> {
+    let (name, timeout) = word.split_once(TIMEOUT_MARK).map_or((word, None), |(name, ms)| (name, Some(ms)));
+    let timeout = timeout.map(str::parse).transpose().ok()?;
+    find(name).map(|probe| (probe, timeout.or(probe.timeout_ms)))
+}
+
+fn run(word: &str, root: &Path) -> Result<(u8, String)> {
+    let Some((probe, timeout_ms)) = named(word) else {
         let known: Vec<&str> = PROBES.iter().map(|probe| probe.name).collect();
-        return Ok((exit::USAGE, format!("there is no probe scheduler '{name}' (known: {})", known.join(", "))));
+        return Ok((exit::USAGE, format!("there is no probe scheduler '{word}' (known: {})", known.join(", "))));
     };
     // Blocked before loading, so that an early signal still meets an orderly end.
     signal::block(&STOP_SIGNALS, true).context(|| "block SIGINT and SIGTERM")?;
     let signals = signal::signalfd(&STOP_SIGNALS).context(|| "make a descriptor for signals")?;
-    let loaded = match load::load(probe, &root.join("sys/kernel/btf/vmlinux")) {
+    match probe.quirk {
+        Quirk::LeavesAtOnce => return Ok((exit::EARLY, "leaves before it attaches, as its name says".into())),
+        Quirk::NeverAttaches => {
+            say(&format!("{} does not attach", ops_name(probe.name)))?;
+            while signal::take(&signals).context(|| "read a signal")?.is_none() {
+                poll::readable(&[signals.as_fd()], LOOK_EVERY_MS).context(|| "wait for a signal")?;
+            }
+            return Ok((exit::STOPPED, String::new()));
+        }
+        Quirk::AsksForExt => sched::set_policy(0, &SchedPolicy::Ext, 0, false).context(|| "become a SCHED_EXT task")?,
+        _ => {}
+    }
+    let load = || load::load(probe, timeout_ms, &root.join("sys/kernel/btf/vmlinux"));
+    let loaded = match load() {
         Ok(loaded) => loaded,
         Err(refusal) => return Ok(explain(probe, refusal)),
     };
-    let ops = ops_name(name);
-    say(&format!("{ops} attached"))?;
+    say(&format!("{} attached", ops_name(probe.name)))?;
+    match hold(probe, loaded, root, &signals)? {
+        Held::Ended(code, text) => Ok((code, text)),
+        Held::Detached => match load() {
+            Ok(loaded) => match hold(&Probe { quirk: Quirk::None, ..*probe }, loaded, root, &signals)? {
+                Held::Ended(code, text) => Ok((code, text)),
+                Held::Detached => Ok((exit::STOPPED, String::new())),
+            },
+            Err(refusal) => Ok(explain(probe, refusal)),
+        },
+    }
+}
+
+/// Why the process no longer holds its scheduler.
+enum Held {
+    Ended(u8, String),
+    /// It let go of it by itself.
+    Detached,
+}
+
+/// Holds the scheduler until somebody or something ends it.
+fn hold(probe: &Probe, loaded: Loaded, root: &Path, signals: &OwnedFd) -> Result<Held> {
+    let ops = ops_name(probe.name);
+    let started_ns = time::monotonic_ns();
+    if probe.quirk == Quirk::Spins {
+        let policy = SchedPolicy::Fifo { priority: SPIN_PRIORITY };
+        sched::set_policy(0, &policy, 0, true).context(|| "become a SCHED_FIFO task")?;
+    }
     let mut told = false;
     loop {
         if !told && tell_state(probe, &loaded)? {
             told = true;
         }
-        poll::readable(&[signals.as_fd()], LOOK_EVERY_MS).context(|| "wait for a signal")?;
+        if probe.quirk == Quirk::Spins {
+            let until = time::monotonic_ns() + LOOK_EVERY_MS * NS_PER_MS;
+            while time::monotonic_ns() < until {
+                std::hint::spin_loop();
+            }
+        } else {
+            poll::readable(&[signals.as_fd()], LOOK_EVERY_MS).context(|| "wait for a signal")?;
+        }
         // The kernel's word comes before the signal: who loses a scheduler asks this process to end soon after.
-        let asked = signal::take(&signals).context(|| "read a signal")?.is_some();
+        let asked = signal::take(signals).context(|| "read a signal")?.is_some();
         let now = Snapshot::read(&sched_ext_dir(root));
         if now.state != ENABLED || now.ops.as_deref() != Some(&ops) {
-            return Ok((exit::DISABLED, format!("the kernel disabled {ops} (state {}): see its log", now.state)));
+            let text = format!("the kernel disabled {ops} (state {}): see its log", now.state);
+            return Ok(Held::Ended(exit::DISABLED, text));
         }
-        if asked {
+        if asked && probe.quirk != Quirk::IgnoresSignals {
             drop(loaded);
             say(&format!("{ops} detached"))?;
-            return Ok((exit::STOPPED, String::new()));
+            return Ok(Held::Ended(exit::STOPPED, String::new()));
+        }
+        if time::monotonic_ns().saturating_sub(started_ns) < QUIRK_AFTER_NS {
+            continue;
+        }
+        match probe.quirk {
+            Quirk::Crashes => process::kill(process::id(), libc::SIGSEGV).context(|| "end by SIGSEGV")?,
+            Quirk::Reattaches => {
+                drop(loaded);
+                say(&format!("{ops} detaches, to attach again"))?;
+                return Ok(Held::Detached);
+            }
+            _ => {}
         }
     }
 }
@@ -203,24 +218,22 @@ fn explain(probe: &Probe, refusal: Refusal) -> (u8, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::bpf::is_object_name;
 
     #[test]
-    fn every_probe_has_a_name_that_the_kernel_takes() {
-        for probe in PROBES {
-            assert!(is_object_name(&ops_name(probe.name)), "{}", probe.name);
-            assert!(!probe.about.is_empty());
-            assert_eq!(PROBES.iter().filter(|other| other.name == probe.name).count(), 1, "{}", probe.name);
-            assert!(probe.timeout_ms.unwrap_or(0) <= 30_000, "the kernel refuses more");
-        }
-        assert_eq!(ops_name("init-fail"), "ktstr_init_fail");
+    fn stall_timeout_may_follow_the_name() {
+        let of = |word: &str| named(word).map(|(probe, timeout)| (probe.name, timeout));
+        assert_eq!(of("drop"), Some(("drop", Some(1000))));
+        assert_eq!(of("drop@2500"), Some(("drop", Some(2500))));
+        assert_eq!(of("fifo"), Some(("fifo", None)));
+        assert_eq!((of("fifo@x"), of("nothing@5")), (None, None));
+        assert_eq!(argv("/init", "fifo", Some(7)), ["/init", "__probe", "fifo@7"]);
     }
 
     #[test]
     fn unknown_probe_is_a_usage_error_that_lists_the_known() {
         let (code, text) = run("nothing", Path::new("/")).unwrap();
         assert_eq!(code, exit::USAGE);
-        assert!(text.contains("noop, fifo, drop"), "{text}");
+        assert!(text.contains("noop, fifo, slow"), "{text}");
     }
 
     #[test]

@@ -1,36 +1,42 @@
-//! The BPF programs of the probe schedulers.
+//! The BPF programs of the probe schedulers that keep the kernel's rules, and the parts that all programs share.
 //!
-//! Owns the instructions; leaves which probe has which program to the table in the parent, and loading to `load`.
+//! Owns the instructions; leaves programs that break rules to `faulty`, which probe has which program to `table`, and
+//! loading to `load`.
 //! Invariant: a program follows the calling convention of its operation: r1 is the context, an array of 64-bit arguments.
 
 use super::kernel::Kernel;
 use crate::scx::asm::{Asm, Insn, Label, Reg::*, When, Width};
 
 /// SCX_DSQ_FLAG_BUILTIN | 1: the global dispatch queue (include/linux/sched/ext.h, enum scx_dsq_id_flags).
-const DSQ_GLOBAL: u64 = 1 << 63 | 1;
+pub(super) const DSQ_GLOBAL: u64 = 1 << 63 | 1;
 /// SCX_SLICE_DFL, in nanoseconds (include/linux/sched/ext.h): the slice the kernel itself gives.
-const SLICE_NS: u64 = 20_000_000;
+pub(super) const SLICE_NS: u64 = 20_000_000;
 /// The function that puts a task on a dispatch queue: its names since 6.13, since 6.19, and in 6.12.
 /// All three take task, queue, slice and flags.
-const INSERT: [&str; 3] = ["scx_bpf_dsq_insert", "scx_bpf_dsq_insert___v2", "scx_bpf_dispatch"];
+pub(super) const INSERT: [&str; 3] = ["scx_bpf_dsq_insert", "scx_bpf_dsq_insert___v2", "scx_bpf_dispatch"];
 
 /// Offsets of arguments in the context.
-const ARG_0: i16 = 0;
-const ARG_1: i16 = 8;
+pub(super) const ARG_0: i16 = 0;
+pub(super) const ARG_1: i16 = 8;
 
 /// A program, as far as it depends on the kernel and on the word that probe and program share.
 pub type Build = fn(&Kernel, state_map: i32) -> Result<Vec<Insn>, String>;
 
 /// `p` is in r7 and the context in r6: puts the task on the global queue, and returns.
-fn insert_global(asm: &mut Asm, kernel: &Kernel) -> Result<(), String> {
+pub(super) fn insert_global(asm: &mut Asm, kernel: &Kernel) -> Result<(), String> {
+    insert_for(asm, kernel, DSQ_GLOBAL, SLICE_NS)
+}
+
+/// The same for any queue and slice.
+pub(super) fn insert_for(asm: &mut Asm, kernel: &Kernel, queue: u64, slice_ns: u64) -> Result<(), String> {
     let insert = kernel.kfunc(&INSERT)?;
-    asm.mov(R1, R7).load_imm64(R2, DSQ_GLOBAL).load_imm64(R3, SLICE_NS).load(Width::Double, R4, R6, ARG_1);
+    asm.mov(R1, R7).load_imm64(R2, queue).load_imm64(R3, slice_ns).load(Width::Double, R4, R6, ARG_1);
     asm.call_kfunc(insert).mov_imm(R0, 0).exit();
     Ok(())
 }
 
 /// Keeps context and task where calls leave them alone.
-fn take_task(asm: &mut Asm) {
+pub(super) fn take_task(asm: &mut Asm) {
     asm.mov(R6, R1).load(Width::Double, R7, R6, ARG_0);
 }
 
@@ -50,7 +56,7 @@ pub fn select_previous_cpu(_kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn
 }
 
 /// Goes to `other` unless the task in r7 is a worker of ours: `kw` and a digit (a bare `kw` would also match kworker).
-fn unless_worker(asm: &mut Asm, kernel: &Kernel, other: Label) -> Result<(), String> {
+pub(super) fn unless_worker(asm: &mut Asm, kernel: &Kernel, other: Label) -> Result<(), String> {
     let comm = kernel.task_offset("comm")?;
     asm.load(Width::Byte, R1, R7, comm).jump_imm(When::NotEqual, R1, i32::from(b'k'), other);
     asm.load(Width::Byte, R1, R7, comm + 1).jump_imm(When::NotEqual, R1, i32::from(b'w'), other);
@@ -72,6 +78,33 @@ pub fn enqueue_all_but_one(kernel: &Kernel, state_map: i32) -> Result<Vec<Insn>,
     asm.bind(keep);
     insert_global(&mut asm, kernel)?;
     asm.bind(lose).mov_imm(R0, 0).exit();
+    asm.finish()
+}
+
+/// The slice that `slow` gives: whoever wakes up waits for so long behind each task before it.
+const LONG_SLICE_NS: u64 = 500_000_000;
+/// The slice of the workers that `unfair` does not favour: a twentieth of the others'.
+const SHORT_SLICE_NS: u64 = SLICE_NS / 20;
+
+/// enqueue(p, flags): the global queue, and a slice so long that everybody else waits.
+pub fn enqueue_slow(kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn>, String> {
+    let mut asm = Asm::new();
+    take_task(&mut asm);
+    insert_for(&mut asm, kernel, DSQ_GLOBAL, LONG_SLICE_NS)?;
+    asm.finish()
+}
+
+/// enqueue(p, flags): the global queue; workers with an odd pid get a twentieth of the slice.
+pub fn enqueue_unfair(kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn>, String> {
+    let mut asm = Asm::new();
+    let (whole, odd) = (asm.label(), asm.label());
+    take_task(&mut asm);
+    unless_worker(&mut asm, kernel, whole)?;
+    asm.load(Width::Word, R1, R7, kernel.task_offset("pid")?).and_imm(R1, 1).jump_imm(When::NotEqual, R1, 0, odd);
+    asm.bind(whole);
+    insert_global(&mut asm, kernel)?;
+    asm.bind(odd);
+    insert_for(&mut asm, kernel, DSQ_GLOBAL, SHORT_SLICE_NS)?;
     asm.finish()
 }
 
@@ -102,6 +135,17 @@ mod tests {
         // The map's descriptor is in the code.
         assert!(code.contains(&[0x18, 0x21, 0, 0, 5, 0, 0, 0]));
         assert_eq!(*code.last().unwrap(), EXIT);
+    }
+
+    #[test]
+    fn unfair_and_slow_differ_from_fifo_in_the_slice_alone() {
+        let slices = |code: &[Insn]| {
+            let slice = |insn: &Insn| i32::from_le_bytes([insn[4], insn[5], insn[6], insn[7]]);
+            code.iter().filter(|insn| insn[..2] == [0x18, 0x03]).map(slice).collect::<Vec<_>>()
+        };
+        assert_eq!(slices(&enqueue_fifo(&sample(), 5).unwrap()), [20_000_000]);
+        assert_eq!(slices(&enqueue_slow(&sample(), 5).unwrap()), [500_000_000]);
+        assert_eq!(slices(&enqueue_unfair(&sample(), 5).unwrap()), [20_000_000, 1_000_000]);
     }
 
     #[test]

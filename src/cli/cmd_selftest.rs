@@ -1,0 +1,220 @@
+//! `ktstr selftest`: plays the faults of the matrix and shows that each is named correctly.
+//!
+//! Owns what is shown, the temporary directory, and the exit code; leaves the faults and playing them to run/faults.
+//! Invariant: exit code 0 means that every fault that was played was named as the matrix says, and that one was played.
+
+use super::args::{JsonTarget, SelftestArgs};
+use super::describe::{self, bad, chosen};
+use super::flags::{Arity, Cmd, Complete, FLAG, Flag, Group};
+use super::parse::Given;
+use super::{cmd_run, out};
+use crate::error::{Context, Error, Result};
+use crate::report::Json;
+use crate::run::faults::{self, Fault, Layer, Played, Setting};
+use crate::run::rundir::Place;
+use crate::units::approx;
+use std::fs;
+use std::path::PathBuf;
+
+/// Width of a fault's name: the longest in the matrix.
+const NAME: usize = 22;
+
+pub const FLAGS: [Flag; 5] = [
+    Flag {
+        long: "kernel",
+        short: Some('k'),
+        arity: Arity::Value("FILE"),
+        complete: Complete::File,
+        group: Group::Subject,
+        commands: &[Cmd::Selftest],
+        help: "the kernel to boot; it needs sched_ext",
+        ..FLAG
+    },
+    Flag {
+        long: "accel",
+        arity: Arity::Value("NAME"),
+        default: "auto",
+        choices: &["auto", "kvm", "qemu"],
+        group: Group::Machine,
+        commands: &[Cmd::Selftest],
+        help: "what runs the guests: KVM, QEMU's emulation, or KVM where it works and else QEMU",
+        ..FLAG
+    },
+    Flag { long: "list", commands: &[Cmd::Selftest], help: "list the faults and play none", ..FLAG },
+    Flag { long: "short", commands: &[Cmd::Selftest], help: "only a few of them, of every kind", ..FLAG },
+    Flag {
+        long: "json",
+        arity: Arity::Value("FILE|-"),
+        complete: Complete::File,
+        group: Group::Result,
+        commands: &[Cmd::Selftest],
+        help: "write the table as JSON; with - to standard output, and the table to standard error",
+        ..FLAG
+    },
+];
+
+/// What the flags say.
+pub(super) fn arguments(given: &Given) -> Result<SelftestArgs> {
+    let filter = given.operand.as_deref().map(|word| word.to_string_lossy().into_owned());
+    let (list, kernel) = (given.has("list"), given.one("kernel").map(PathBuf::from));
+    if !list && kernel.is_none() {
+        return Err(Error::usage("no kernel is given").hint("ktstr selftest --kernel bzImage"));
+    }
+    let chosen_accel = chosen(given, "accel")?;
+    let args = SelftestArgs {
+        kernel: kernel.unwrap_or_default(),
+        accel: chosen_accel,
+        filter,
+        list,
+        short: given.has("short"),
+        json: describe::json(given),
+    };
+    if selected(&args).is_empty() {
+        let name = args.filter.unwrap_or_default();
+        return Err(
+            bad("list", format!("no fault's name has '{name}' in it")).hint("'ktstr selftest --list' lists them")
+        );
+    }
+    Ok(args)
+}
+
+fn selected(args: &SelftestArgs) -> Vec<Fault> {
+    let named = |fault: &Fault| args.filter.as_ref().is_none_or(|word| fault.name.contains(word.as_str()));
+    faults::faults().into_iter().filter(|fault| named(fault) && (fault.short || !args.short)).collect()
+}
+
+pub fn cmd_selftest(args: &SelftestArgs) -> Result<u8> {
+    let faults = selected(args);
+    if args.list {
+        return out::print(&listing(&faults)).map(|()| 0);
+    }
+    let Place::FreshIn(parent) = cmd_run::place(None) else {
+        return Err(Error::internal("there is no place for runs"));
+    };
+    let dir = parent.join(format!("selftest-{}", crate::sys::process::id()));
+    fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
+    let played = play_all(args, &faults, &Setting { kernel: args.kernel.clone(), accel: args.accel, dir: dir.clone() });
+    let played = match played {
+        Ok(played) => played,
+        Err(error) => {
+            fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?;
+            return Err(error);
+        }
+    };
+    let wrong = played.iter().filter(|played| !played.wrong.is_empty()).count();
+    let mut text = format!("{} faults played, {} named correctly, {wrong} not\n", played.len(), played.len() - wrong);
+    match wrong {
+        0 => fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?,
+        _ => text.push_str(&format!("the runs are in {}\n", dir.display())),
+    }
+    show(args, &text)?;
+    match &args.json {
+        Some(JsonTarget::Stdout) => out::print(&json(&played, &faults))?,
+        Some(JsonTarget::File(path)) => {
+            fs::write(path, json(&played, &faults)).context(|| format!("write {}", path.display()))?;
+        }
+        None => {}
+    }
+    Ok(u8::from(wrong > 0))
+}
+
+fn play_all(args: &SelftestArgs, faults: &[Fault], setting: &Setting) -> Result<Vec<Played>> {
+    faults::prepare(&setting.dir)?;
+    let mut played = Vec::new();
+    for fault in faults {
+        let one = faults::play(fault, setting)?;
+        show(args, &line(fault, &one))?;
+        played.push(one);
+    }
+    Ok(played)
+}
+
+/// As it happens: where standard output is for JSON, on standard error.
+fn show(args: &SelftestArgs, text: &str) -> Result<()> {
+    if args.json == Some(JsonTarget::Stdout) {
+        out::print_error(text);
+        return Ok(());
+    }
+    out::print(text)
+}
+
+fn line(fault: &Fault, played: &Played) -> String {
+    let mark = if played.wrong.is_empty() { "ok   " } else { "WRONG" };
+    let (outcome, took) = (fault.outcome.word(), approx(played.took_ns));
+    let mut text = format!("{mark}  {:NAME$} {outcome:12} {took:>8}  {}\n", fault.name, played.headline);
+    played.wrong.iter().for_each(|why| text.push_str(&format!("       {why}\n")));
+    text
+}
+
+fn listing(faults: &[Fault]) -> String {
+    let line = |fault: &Fault| {
+        let layer = Layer::ALL.iter().find(|(layer, ..)| *layer == fault.layer).map_or("", |(_, word, _)| word);
+        let (outcome, code) = (fault.outcome.word(), fault.outcome.exit_code());
+        format!("{:NAME$} {layer:10} {outcome:12} {code:>3}  {}\n", fault.name, fault.what)
+    };
+    faults.iter().map(line).collect()
+}
+
+fn json(played: &[Played], faults: &[Fault]) -> String {
+    let row = |(played, fault): (&Played, &Fault)| {
+        Json::object([
+            ("name", fault.name.into()),
+            ("what", fault.what.into()),
+            ("args", fault.args.into()),
+            ("outcome", fault.outcome.word().to_lowercase().into()),
+            ("exit_code", u32::from(fault.outcome.exit_code()).into()),
+            ("reason", fault.reason.into()),
+            ("correct", played.wrong.is_empty().into()),
+            ("wrong", Json::array(&played.wrong)),
+            ("seen_exit_code", played.code.into()),
+            ("seen_headline", (&played.headline).into()),
+            ("seen_stopped_at", played.stopped.into()),
+            ("took_ns", played.took_ns.into()),
+        ])
+    };
+    let rows = played.iter().zip(faults).map(row);
+    Json::object([("schema", "ktstr.selftest/1".into()), ("faults", Json::array(rows))]).pretty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Command;
+    use super::super::parse::parse;
+    use super::*;
+
+    fn args(words: &str) -> Result<SelftestArgs> {
+        match parse(words.split(' ').map(Into::into))? {
+            Command::Selftest(args) => Ok(*args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_select_and_unknown_ones_are_refused() {
+        let all = selected(&args("selftest --list").unwrap()).len();
+        let few = selected(&args("selftest --list --short").unwrap());
+        assert!(few.len() < all && few.iter().all(|fault| fault.short));
+        let stalls = selected(&args("selftest --kernel x sched-stall").unwrap());
+        assert_eq!(stalls.iter().map(|fault| fault.name).collect::<Vec<_>>(), ["sched-stall"]);
+        assert!(args("selftest").unwrap_err().to_string().contains("no kernel"));
+        assert!(args("selftest -k x nothing").unwrap_err().to_string().contains("no fault's name has 'nothing'"));
+    }
+
+    #[test]
+    fn table_and_json_tell_what_was_wrong() {
+        let fault = faults::faults()[0];
+        let played = Played {
+            name: fault.name,
+            wrong: vec!["exit code Some(0), not 1".into()],
+            code: Some(0),
+            headline: "h".into(),
+            stopped: None,
+            took_ns: 5_000_000_000,
+        };
+        assert!(line(&fault, &played).starts_with("WRONG  kernel-panic"));
+        assert!(line(&fault, &played).contains("\n       exit code Some(0), not 1\n"));
+        let text = json(&[played], &[fault]);
+        assert!(text.contains("\"correct\": false") && text.contains("\"seen_exit_code\": 0"), "{text}");
+        assert!(listing(&[fault]).contains("FAIL           1  it panics while workers work"), "{}", listing(&[fault]));
+    }
+}

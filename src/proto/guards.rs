@@ -1,0 +1,157 @@
+//! What a run is told about the kernel's log, about the scheduler's counters, and about faults to provoke.
+//!
+//! Owns these values and the table of provocations; leaves carrying them out to guest/, judging to verdict/.
+//! Invariant: a provocation has one row, and its name is what users type.
+
+use crate::{wire_enum, wire_struct};
+
+wire_enum! {
+    /// A fault that the guest brings about on purpose, to see that it is found and named.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Provocation {
+        Panic = 0,
+        Reboot = 1,
+        PowerOff = 2,
+        OomKill = 3,
+        MemoryHog = 4,
+        SchedOff = 5,
+        SchedDump = 6,
+        SchedKill = 7,
+        SchedStop = 8,
+        SchedTerm = 9,
+        SecondSched = 10,
+        CpuOffline = 11,
+        WorkerKill = 12,
+        WorkerStop = 13,
+        KillAll = 14,
+        RtHog = 15,
+        Pid1Exit = 16,
+        Pid1Abort = 17,
+        Pid1Panic = 18,
+        Pid1Silent = 19,
+        SpinAll = 20,
+        RingGarbage = 21,
+        RingHead = 22,
+        ChannelFlood = 23,
+        KernelFlood = 24,
+        ConsoleFlood = 25,
+        FakeLog = 26,
+        Backtrace = 27,
+        NoBye = 28,
+        RtStarve = 29,
+    }
+}
+
+/// What a provocation is called and does.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub which: Provocation,
+    pub name: &'static str,
+    pub about: &'static str,
+}
+
+const fn row(which: Provocation, name: &'static str, about: &'static str) -> Row {
+    Row { which, name, about }
+}
+
+/// Every provocation.
+pub const PROVOCATIONS: &[Row] = &[
+    row(Provocation::Panic, "panic", "panics the kernel (SysRq-c)"),
+    row(Provocation::Reboot, "reboot", "resets the machine without a word (SysRq-b)"),
+    row(Provocation::PowerOff, "power-off", "powers the machine off (SysRq-o)"),
+    row(Provocation::OomKill, "oom-kill", "has the kernel's OOM killer kill a process (SysRq-f)"),
+    row(Provocation::MemoryHog, "memory-hog", "takes memory until there is none"),
+    row(Provocation::SchedOff, "sched-off", "disables the scheduler from outside (SysRq-S)"),
+    row(Provocation::SchedDump, "sched-dump", "asks for a dump of the scheduler (SysRq-D), which harms nothing"),
+    row(Provocation::SchedKill, "sched-kill", "kills the scheduler's process (SIGKILL)"),
+    row(Provocation::SchedStop, "sched-stop", "stops the scheduler's process (SIGSTOP)"),
+    row(Provocation::SchedTerm, "sched-term", "asks the scheduler's process to end (SIGTERM)"),
+    row(
+        Provocation::SecondSched,
+        "second-sched",
+        "starts a second scheduler beside the first (EBUSY), which harms nothing",
+    ),
+    row(Provocation::CpuOffline, "cpu-offline", "takes the last CPU offline"),
+    row(Provocation::WorkerKill, "worker-kill", "kills a worker (SIGKILL)"),
+    row(Provocation::WorkerStop, "worker-stop", "stops a worker for good (SIGSTOP)"),
+    row(Provocation::KillAll, "kill-all", "kills every process but PID 1 (SysRq-i)"),
+    row(Provocation::RtHog, "rt-hog", "lets a real-time task of nobody's spin on CPU 0"),
+    row(Provocation::Pid1Exit, "pid1-exit", "lets PID 1 exit"),
+    row(Provocation::Pid1Abort, "pid1-abort", "lets PID 1 abort"),
+    row(Provocation::Pid1Panic, "pid1-panic", "lets PID 1 panic as a program"),
+    row(Provocation::Pid1Silent, "pid1-silent", "lets PID 1 sleep for ever"),
+    row(Provocation::SpinAll, "spin-all", "lets real-time tasks above PID 1 spin on every CPU"),
+    row(Provocation::RingGarbage, "ring-garbage", "writes garbage into the channel"),
+    row(Provocation::RingHead, "ring-head", "damages the head of the channel's ring"),
+    row(Provocation::ChannelFlood, "channel-flood", "never stops sending messages"),
+    row(Provocation::KernelFlood, "kernel-flood", "never lets the kernel stop printing (SysRq-m)"),
+    row(Provocation::ConsoleFlood, "console-flood", "writes to the console without end"),
+    row(
+        Provocation::FakeLog,
+        "fake-log",
+        "writes lines that look like the kernel's worst into its log, which harms nothing",
+    ),
+    row(
+        Provocation::Backtrace,
+        "backtrace",
+        "has the kernel print backtraces of its CPUs (SysRq-l), which harms nothing",
+    ),
+    row(Provocation::NoBye, "no-bye", "restarts the machine before the result is told"),
+    row(Provocation::RtStarve, "rt-starve", "lets a real-time task keep CPU 0 from everything else"),
+];
+
+impl Provocation {
+    pub fn by_name(name: &str) -> Option<Self> {
+        PROVOCATIONS.iter().find(|row| row.name == name).map(|row| row.which)
+    }
+    pub fn name(self) -> &'static str {
+        PROVOCATIONS.iter().find(|row| row.which == self).map_or("", |row| row.name)
+    }
+}
+
+wire_struct! {
+    /// All of it.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Guards {
+        pub provoke: Vec<Provocation>,
+        /// Texts of kernel log findings that do not count.
+        pub allow_log: Vec<String>,
+        /// Most that an event counter of sched_ext's may grow by.
+        pub max_events: Vec<(String, u64)>,
+        /// Most tasks that the scheduler may refuse.
+        pub max_rejected: Option<u64>,
+        /// The stall timeout that the scheduler under test was given.
+        pub watchdog_ms: Option<u32>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+
+    #[test]
+    fn every_provocation_has_one_row_and_one_name() {
+        for row in PROVOCATIONS {
+            assert_eq!(Provocation::by_name(row.name), Some(row.which));
+            assert_eq!(row.which.name(), row.name);
+            assert_eq!(PROVOCATIONS.iter().filter(|other| other.which == row.which).count(), 1, "{}", row.name);
+        }
+        // The numbers are dense, so one more than the last is none.
+        assert!(Provocation::from_bytes(&[PROVOCATIONS.len() as u8]).is_err());
+        assert!(Provocation::from_bytes(&[PROVOCATIONS.len() as u8 - 1]).is_ok());
+        assert_eq!(Provocation::by_name("none"), None);
+    }
+
+    #[test]
+    fn guards_round_trip() {
+        let guards = Guards {
+            provoke: vec![Provocation::Panic],
+            allow_log: vec!["a".into()],
+            max_events: vec![("X".into(), 3)],
+            max_rejected: Some(0),
+            watchdog_ms: Some(5),
+        };
+        assert_eq!(Guards::from_bytes(&guards.to_bytes()).unwrap(), guards);
+    }
+}

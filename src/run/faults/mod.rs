@@ -1,0 +1,50 @@
+//! The fault matrix, as data that `ktstr selftest`, the tests and the documents share.
+//!
+//! Owns the document made of it; leaves the rows to `table`, and playing them to `play`.
+//! Invariant: the document says what the table says, and nothing else.
+
+mod play;
+mod table;
+
+pub use play::{Played, Setting, play, prepare};
+pub use table::{Act, Fault, Layer, faults};
+
+const HEAD: &str = "# Faults\n\n\
+    What ktstr has to say of each of these faults. `ktstr selftest` plays them, and a test fails where this file\n\
+    differs from the table that it plays (`src/run/faults/matrix.txt`): do not edit it by hand.\n\n\
+    The stage is where the run stops; a dash means that it says all it has to say, or never begins. The reason\n\
+    is part of the headline, or of the error. What is written as `--provoke` is done by the guest to itself.\n";
+const TABLE_HEAD: &str = "| name | what is wrong | brought about by | outcome | exit | stage | reason |\n\
+    |---|---|---|---|---|---|---|\n";
+
+/// docs/faults.md.
+pub fn markdown() -> String {
+    let faults = faults();
+    let mut text = HEAD.to_owned();
+    for (layer, _, name) in Layer::ALL {
+        text.push_str(&format!("\n## {}\n\n{TABLE_HEAD}", capital(name)));
+        faults.iter().filter(|fault| fault.layer == layer).for_each(|fault| text.push_str(&row(fault)));
+    }
+    text
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn row(fault: &Fault) -> String {
+    let act = match fault.act {
+        Act::Nothing => String::new(),
+        Act::Signal(number) => format!(", then signal {number} to ktstr"),
+        Act::KillVm => ", then SIGKILL to the VM's process".into(),
+    };
+    let how = if fault.args.is_empty() { String::new() } else { format!("`{}`", fault.args) };
+    let stage = match fault.stopped {
+        "" => "-",
+        "*" => "any",
+        stopped => stopped,
+    };
+    let (outcome, code) = (fault.outcome.word(), fault.outcome.exit_code());
+    format!("| {} | {} | {how}{act} | {outcome} | {code} | {stage} | {} |\n", fault.name, fault.what, fault.reason)
+}

@@ -1,0 +1,170 @@
+//! Plays one fault: a run of this very program, and a comparison of what it said with what it should say.
+//!
+//! Owns the child process, its deadline and the comparison; leaves the rows to `table`.
+//! Invariant: the comparison uses what a user gets: the exit code, the stored record's verdict, the printed error.
+
+use super::table::{Act, Fault};
+use crate::error::{Context, Error, Result};
+use crate::proto::message::Stage;
+use crate::run::rundir;
+use crate::sys::{process, time};
+use crate::units::NS_PER_SEC;
+use crate::verdict::{Outcome, Verdict, judge_stored};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// No fault takes longer, under an emulator beside others: booting, its own limits, and their margins.
+const LIMIT_NS: u64 = 240 * NS_PER_SEC;
+/// Between two looks at the child.
+const LOOK: Duration = Duration::from_millis(20);
+/// Files that faults name: (name, contents, mode).
+const FILES: [(&str, &str, u32); 4] = [
+    ("quitter", "#!/bin/sh\necho I will not run here >&2\nexit 3\n", 0o755),
+    ("plain", "#!/bin/sh\n", 0o644),
+    ("nointerp", "#!/no/such/interpreter\n", 0o755),
+    ("text", "just text\n", 0o755),
+];
+
+/// What is the same for all faults.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub kernel: PathBuf,
+    pub accel: &'static str,
+    /// Made by the caller, and removed by it.
+    pub dir: PathBuf,
+}
+
+/// How a fault was told.
+#[derive(Clone, Debug)]
+pub struct Played {
+    pub name: &'static str,
+    /// What is not as it should be; empty where all is.
+    pub wrong: Vec<String>,
+    pub code: Option<i32>,
+    pub headline: String,
+    pub stopped: Option<&'static str>,
+    pub took_ns: u64,
+}
+
+/// Puts the files in place that faults name.
+pub fn prepare(dir: &Path) -> Result<()> {
+    for (name, text, mode) in FILES {
+        let path = dir.join(name);
+        fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .context(|| format!("set the mode of {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs it and compares.
+pub fn play(fault: &Fault, setting: &Setting) -> Result<Played> {
+    let run_dir = setting.dir.join(format!("run-{}", fault.name));
+    let (out, err) = (setting.dir.join("out"), setting.dir.join("err"));
+    let create = |path: &Path| File::create(path).context(|| format!("create {}", path.display()));
+    let started_ns = time::monotonic_ns();
+    let mut child = Command::new("/proc/self/exe")
+        .args(arguments(fault, setting, &run_dir))
+        .stdin(Stdio::null())
+        .stdout(create(&out)?)
+        .stderr(create(&err)?)
+        .spawn()
+        .context(|| "start this program again")?;
+    let code = follow(&mut child, fault, &run_dir, started_ns)?;
+    let took_ns = time::monotonic_ns() - started_ns;
+    let text = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let said = text(&err).context(|| "read what the run printed")?;
+    let mut wrong = Vec::new();
+    let mut exits = |outcome: Outcome| {
+        if code != Some(i32::from(outcome.exit_code())) {
+            wrong.push(format!("exit code {code:?}, not {}", outcome.exit_code()));
+        }
+    };
+    if fault.refused {
+        exits(fault.outcome);
+        let headline = said.lines().last().unwrap_or_default().to_owned();
+        if !said.contains(fault.reason) {
+            wrong.push(format!("'{}' is not in: {}", fault.reason, said.trim()));
+        }
+        return Ok(Played { name: fault.name, wrong, code, headline, stopped: None, took_ns });
+    }
+    let (record, _) = rundir::load(&run_dir)?;
+    let verdict = judge_stored(&record);
+    exits(fault.outcome);
+    compare(fault, &verdict, &mut wrong);
+    let span = |from, to| Some(record.mark(to)?.saturating_sub(record.mark(from)?));
+    let planned_ns = record.plan.as_ref().map_or(u64::MAX, |plan| plan.duration_ns);
+    match span(Stage::ScenarioStart, Stage::VmEnd) {
+        Some(ns) if fault.early && ns > planned_ns => wrong.push(format!("it took {} s", ns / NS_PER_SEC)),
+        _ => {}
+    }
+    Ok(Played { name: fault.name, wrong, code, headline: verdict.headline, stopped: verdict.stopped, took_ns })
+}
+
+fn compare(fault: &Fault, verdict: &Verdict, wrong: &mut Vec<String>) {
+    if verdict.outcome != fault.outcome {
+        wrong.push(format!("{}, not {}: {}", verdict.outcome.word(), fault.outcome.word(), verdict.headline));
+    }
+    if !verdict.headline.contains(fault.reason) {
+        wrong.push(format!("'{}' is not in: {}", fault.reason, verdict.headline));
+    }
+    if fault.stopped != "*" && verdict.stopped.unwrap_or("") != fault.stopped {
+        let at = |words: &str| if words.is_empty() { "nowhere".into() } else { format!("at '{words}'") };
+        wrong.push(format!("it stopped {}, not {}", at(verdict.stopped.unwrap_or("")), at(fault.stopped)));
+    }
+}
+
+/// A fault's own words come last, so that they win where a flag stands twice: what is given before is left out then.
+fn arguments(fault: &Fault, setting: &Setting, run_dir: &Path) -> Vec<String> {
+    let dir = setting.dir.display().to_string();
+    let own: Vec<String> = fault.args.split_whitespace().map(|word| word.replace("{dir}", &dir)).collect();
+    let common = [
+        ("--kernel", setting.kernel.display().to_string()),
+        ("--accel", setting.accel.to_owned()),
+        ("--run-dir", run_dir.display().to_string()),
+        ("--json", setting.dir.join("result.json").display().to_string()),
+    ];
+    let missing = common.into_iter().filter(|(flag, _)| !own.iter().any(|word| word == flag));
+    missing.flat_map(|(flag, value)| [flag.to_owned(), value]).chain(own.clone()).collect()
+}
+
+/// Waits for its end, and does to it what the fault says as soon as the scenario has begun.
+fn follow(child: &mut Child, fault: &Fault, run_dir: &Path, started_ns: u64) -> Result<Option<i32>> {
+    let mut acted = fault.act == Act::Nothing;
+    loop {
+        if let Some(status) = child.try_wait().context(|| "wait for a run")? {
+            return Ok(status.code());
+        }
+        if !acted && has_begun(run_dir) {
+            acted = true;
+            let pid = child.id() as i32;
+            let (victim, signal) = match fault.act {
+                Act::Signal(signal) => (pid, signal),
+                _ => (only_child(pid)?, libc::SIGKILL),
+            };
+            process::kill(victim, signal).context(|| format!("send signal {signal} to process {victim}"))?;
+        }
+        if time::monotonic_ns() - started_ns > LIMIT_NS {
+            child.kill().context(|| "kill a run that does not end")?;
+            child.wait().context(|| "wait for a killed run")?;
+            return Ok(None);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn has_begun(run_dir: &Path) -> bool {
+    rundir::load(run_dir).is_ok_and(|(record, _)| record.mark(Stage::ScenarioStart).is_some())
+}
+
+/// The process of the VM.
+fn only_child(pid: i32) -> Result<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(&path).context(|| format!("read {path} (CONFIG_PROC_CHILDREN)"))?;
+    let first = children.split_whitespace().next().and_then(|word| word.parse().ok());
+    first.ok_or_else(|| Error::internal(format!("process {pid} has no child")))
+}

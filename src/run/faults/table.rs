@@ -1,0 +1,140 @@
+//! Reads the fault matrix, which is text beside this file: one line a fault.
+//!
+//! Owns the form of a line; leaves what the faults are to matrix.txt, and carrying them out to `play`.
+//! Invariant: every line of the text is a fault or is refused with its number; a test holds the text against that.
+
+use crate::verdict::Outcome;
+
+const MATRIX: &str = include_str!("matrix.txt");
+
+/// Where a fault sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    Kernel,
+    Scheduler,
+    Workload,
+    Image,
+    Guest,
+    Host,
+}
+
+impl Layer {
+    /// In the order of the document: (layer, its word in the matrix, its name).
+    pub const ALL: [(Self, &'static str, &'static str); 6] = [
+        (Self::Kernel, "kernel", "guest kernel"),
+        (Self::Scheduler, "scheduler", "scheduler"),
+        (Self::Workload, "workload", "workload"),
+        (Self::Image, "image", "image"),
+        (Self::Guest, "guest", "PID 1 and channel"),
+        (Self::Host, "host", "host"),
+    ];
+}
+
+/// What is done to the run from outside when its workers have begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    Nothing,
+    /// ktstr gets this signal.
+    Signal(i32),
+    /// The VM's process is killed.
+    KillVm,
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub layer: Layer,
+    pub name: &'static str,
+    /// What is wrong, in words.
+    pub what: &'static str,
+    pub args: &'static str,
+    pub outcome: Outcome,
+    /// Where the run stops; empty: nowhere.
+    pub stopped: &'static str,
+    /// In the headline, or where the run is refused, in the error.
+    pub reason: &'static str,
+    pub act: Act,
+    /// Nothing is booted.
+    pub refused: bool,
+    /// The run must be over before its planned duration.
+    pub early: bool,
+    /// One of the few that every test run plays.
+    pub short: bool,
+}
+
+/// Every fault that can be read; a test sees to it that this is all of them.
+pub fn faults() -> Vec<Fault> {
+    lines().filter_map(|(_, line)| parse(line)).collect()
+}
+
+fn lines() -> impl Iterator<Item = (usize, &'static str)> {
+    let numbered = MATRIX.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
+    numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn parse(line: &'static str) -> Option<Fault> {
+    let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+    let [layer, name, what, args, outcome, stopped, reason, flags] = cells[..] else { return None };
+    let mut fault = Fault {
+        layer: Layer::ALL.iter().find(|(_, word, _)| *word == layer)?.0,
+        name,
+        what,
+        args,
+        outcome: Outcome::ALL.into_iter().find(|known| known.word() == outcome)?,
+        stopped: if stopped == "-" { "" } else { stopped },
+        reason,
+        act: Act::Nothing,
+        refused: false,
+        early: false,
+        short: false,
+    };
+    for flag in flags.split_whitespace().filter(|flag| *flag != "-") {
+        match flag {
+            "refused" => fault.refused = true,
+            "early" => fault.early = true,
+            "short" => fault.short = true,
+            "SIGINT" => fault.act = Act::Signal(libc::SIGINT),
+            "SIGTERM" => fault.act = Act::Signal(libc::SIGTERM),
+            "kill-vm" => fault.act = Act::KillVm,
+            _ => return None,
+        }
+    }
+    Some(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_line_is_a_fault_with_a_name_of_its_own() {
+        for (number, line) in lines() {
+            assert!(parse(line).is_some(), "line {number} of matrix.txt: {line}");
+        }
+        let faults = faults();
+        let names: BTreeSet<_> = faults.iter().map(|fault| fault.name).collect();
+        assert_eq!(names.len(), faults.len());
+        assert!(faults.len() >= 40, "{}", faults.len());
+        for (layer, word, _) in Layer::ALL {
+            assert!(faults.iter().filter(|fault| fault.layer == layer).count() >= 4, "{word}");
+        }
+        assert!(faults.iter().all(|fault| !fault.reason.is_empty() && !fault.what.is_empty()));
+        assert!(faults.iter().filter(|fault| fault.short).count() >= 8);
+    }
+
+    #[test]
+    fn every_provocation_is_in_the_matrix() {
+        let args: String = faults().iter().map(|fault| format!("{} ", fault.args)).collect();
+        for row in crate::proto::guards::PROVOCATIONS {
+            assert!(args.contains(&format!("--provoke {} ", row.name)), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn odd_lines_are_refused() {
+        for line in ["", "a | b", "kernel | n | w | a | FAIL | - | r | soon", "kernel | n | w | a | BAD | - | r | -"] {
+            assert!(parse(line).is_none(), "{line}");
+        }
+    }
+}
