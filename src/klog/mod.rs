@@ -11,10 +11,12 @@ mod table;
 mod tests_classify;
 #[cfg(test)]
 mod tests_table;
+mod title;
 
 pub use classify::{KernelLog, classify};
 pub use line::{console_line, one_line};
 pub use table::{PATTERNS, Pattern, lookup};
+pub use title::signature;
 
 /// What kind of thing a kernel log line reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ use crate::proto::record::Record;
 use crate::units::{approx, duration, size};
 use crate::verdict::table::Side;
 use crate::verdict::{
-    Check, EMULATOR, GroupStats, METAL, Measure, NOTHING_WRONG, Outcome, Status, Verdict, group_stats,
+    Check, EMULATOR, GroupStats, METAL, Measure, NOTHING_WRONG, Outcome, Status, Verdict, advice, group_stats,
 };
 
 /// Columns of the page.
@@ -65,6 +65,11 @@ pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
     lines.extend(notes(record, verdict));
     if verdict.outcome != Outcome::Pass {
         lines.extend(evidence(record, verdict));
+    }
+    let next = advice(record, verdict);
+    if !next.is_empty() {
+        lines.push(String::new());
+        lines.extend(next.iter().map(|text| fit(&format!("try: {text}"), WIDTH)));
     }
     lines.push(String::new());
     lines.push(verdict_line(verdict, style));

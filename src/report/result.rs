@@ -4,7 +4,7 @@
 //! Invariant: within one version members are only added; a number that was not measured is null; names end in the unit.
 //!
 //! Top level: `schema`, `outcome` (pass, skip, inconclusive, fail, error, interrupted), `exit_code`, `headline`, `reached`
-//! (last stage, or null), `stopped_at` (words, or null), `emulated`, `seed` (a string: JSON numbers lose 64-bit integers),
+//! (last stage, or null), `stopped_at` (words, or null), `advice`, `emulated`, `seed` (a string: JSON numbers lose 64-bit integers),
 //! `host`, `guest`, `plan`, `scheduler`, `checks`, `groups` (sums per cgroup and work type), `workers` (one per report),
 //! `kernel_log`, `timings`, `memory`, `perf` (what came of performance mode),
 //! `registers` (of each vCPU of a guest that was killed),
@@ -13,8 +13,8 @@
 use super::json::Json;
 use super::noise;
 use super::timings::intervals;
-use crate::klog::Finding;
 use crate::klog::sched_ext::SchedExit;
+use crate::klog::{Finding, signature};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
 use crate::proto::perf::PerfItem;
@@ -24,7 +24,7 @@ use crate::proto::report::WorkerReport;
 use crate::proto::seen::Seen;
 use crate::proto::work::SampleKind;
 use crate::verdict::table::Side;
-use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Verdict, group_stats};
+use crate::verdict::{Check, EMULATOR, GroupStats, Measure, Verdict, advice, group_stats};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "ktstr.result/1";
@@ -43,6 +43,7 @@ pub fn result_json(record: &Record, verdict: &Verdict) -> String {
         ("headline", (&verdict.headline).into()),
         ("reached", verdict.reached.map(|stage| stage.name()).into()),
         ("stopped_at", verdict.stopped.into()),
+        ("advice", Json::array(advice(record, verdict))),
         ("emulated", emulated.into()),
         ("seed", record.plan.as_ref().map(|plan| plan.seed.to_string()).into()),
         ("host", host(record)),
@@ -288,6 +289,7 @@ fn finding(finding: &Finding) -> Json {
         ("class", finding.class.name().into()),
         ("severity", finding.severity.name().into()),
         ("title", (&finding.title).into()),
+        ("signature", signature(finding).into()),
         ("meaning", finding.meaning.into()),
         ("time_us", finding.time_us.into()),
         ("repeats", finding.repeats.into()),

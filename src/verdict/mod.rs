@@ -3,6 +3,7 @@
 //! Owns checks, outcomes, their merging and the numbers they rest on; leaves collecting to guest/ and showing to report/.
 //! Invariant: a check without its data is Inconclusive, never Pass.
 
+mod advice;
 pub mod bad_on;
 mod cause;
 mod check;
@@ -38,6 +39,7 @@ mod tests_noise;
 mod tests_scheduler;
 mod workers;
 
+pub use advice::advice;
 pub use cause::NOTHING_WRONG;
 pub use check::{Check, Measure, Status};
 pub use judge::{Verdict, judge, judge_stored, stored_layers};

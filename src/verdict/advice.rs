@@ -1,0 +1,125 @@
+//! What to try next: for each way a run can end, the step that tells more or mends it.
+//!
+//! Owns these sentences; leaves the cause to `cause`.
+//! Invariant: advice names only flags and files that there are, and a pass needs none.
+
+use super::judge::Verdict;
+use super::outcome::Outcome;
+use crate::klog::sched_ext::ExitReason;
+use crate::klog::{Class, Severity};
+use crate::proto::message::{SchedFailure, Stage, VmEnd};
+use crate::proto::record::Record;
+
+/// The most telling first.
+pub fn advice(record: &Record, verdict: &Verdict) -> Vec<String> {
+    if matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted) {
+        return Vec::new();
+    }
+    let mut list = Vec::new();
+    let memory = verdict.findings.iter().any(|finding| {
+        finding.class == Class::OutOfMemory && matches!(finding.severity, Severity::Harness | Severity::Note)
+    });
+    if memory && verdict.outcome == Outcome::Error {
+        list.push("give the guest more memory: --memory 1G".into());
+    }
+    list.extend(of_start(record));
+    list.extend(of_exit(record, verdict));
+    list.extend(of_end(record, verdict));
+    if list.is_empty() && verdict.outcome == Outcome::Fail && verdict.checks.iter().any(|check| check.value.is_some()) {
+        let seed = record.plan.as_ref().map_or_else(String::new, |plan| format!(" --seed {}", plan.seed));
+        list.push(format!(
+            "see whether it comes again: --repeat 5{seed}; 'ktstr judge DIR' judges this run by other limits"
+        ));
+    }
+    list
+}
+
+/// A scheduler that did not start.
+fn of_start(record: &Record) -> Option<String> {
+    let (why, _) = record.sched_failed.as_ref()?;
+    Some(match why {
+        SchedFailure::KernelLacksSchedExt => "use a kernel with the options that are named above".into(),
+        SchedFailure::NotExecutable => "'ktstr image --list' with the same flags shows what is packed, and why".into(),
+        SchedFailure::VerifierRejected => "the verifier's whole log is in scheduler.log of the run directory".into(),
+        SchedFailure::ExitedEarly | SchedFailure::DisabledEarly => {
+            "all that it printed is in scheduler.log of the run directory; --sched-args passes it options".into()
+        }
+        SchedFailure::EnableTimeout | SchedFailure::OutOfTime => {
+            "where the machine is slow, --timeout gives it longer; scheduler.log has what it printed".into()
+        }
+    })
+}
+
+/// A scheduler that the kernel ended.
+fn of_exit(record: &Record, verdict: &Verdict) -> Option<String> {
+    let exit = verdict.sched_exits.iter().find(|exit| exit.reason.is_error())?;
+    let dump =
+        if record.sched_dump.is_empty() { "" } else { "; sched_ext_dump.txt has the kernel's view of every queue" };
+    Some(match exit.reason {
+        ExitReason::Stall => {
+            let whom = exit
+                .victim
+                .as_ref()
+                .map_or_else(|| "the task".to_owned(), |task| format!("{}[{}]", task.comm, task.pid));
+            format!(
+                "find out where {} was queued{dump}; --watchdog sets how long it may wait",
+                crate::klog::one_line(&whom)
+            )
+        }
+        _ => format!("the kernel's backtrace above shows which call was refused{dump}"),
+    })
+}
+
+/// A guest that did not get there, or ended badly.
+fn of_end(record: &Record, verdict: &Verdict) -> Option<String> {
+    if matches!(record.vm_end, Some(VmEnd::TimedOut | VmEnd::Silent { .. })) && verdict.reached >= Some(Stage::Pid1) {
+        return Some(
+            "registers.txt of the run directory shows where each vCPU stood; --timeout gives it longer".into(),
+        );
+    }
+    if verdict.reached < Some(Stage::Pid1) && record.vm_end.is_some() {
+        let bisect = if verdict.outcome == Outcome::Skip { "; --boot-failure fail makes this a failure" } else { "" };
+        return Some(format!("--dmesg shows the kernel while it boots; console.log has what it printed{bisect}"));
+    }
+    if !record.channel_damage.is_empty() {
+        return Some("--channel serial takes another way out of the guest".into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler};
+    use super::super::judge_stored;
+    use super::*;
+
+    fn of(mut record: Record, change: impl FnOnce(&mut Record)) -> String {
+        change(&mut record);
+        advice(&record, &judge_stored(&record)).join("\n")
+    }
+
+    #[test]
+    fn each_ending_has_its_advice_and_a_pass_has_none() {
+        assert_eq!(of(passing(), |_| {}), "");
+        let stall = of(passing_with_scheduler(), |record| {
+            add_log(record, &STALL);
+            record.sched_dump = "CPU 0\n".into();
+        });
+        assert!(stall.contains("kw0.0-spin[184] was queued; sched_ext_dump.txt"), "{stall}");
+        let refused = of(passing_with_scheduler(), |record| {
+            record.sched_failed = Some((SchedFailure::VerifierRejected, "x".into()));
+        });
+        assert!(refused.contains("scheduler.log"), "{refused}");
+        let hung = of(passing(), |record| (record.bye, record.vm_end) = (false, Some(VmEnd::TimedOut)));
+        assert!(hung.contains("registers.txt"), "{hung}");
+        let memory = of(passing(), |record| add_log(record, &["Out of memory: Killed process 1 (x)"]));
+        assert!(memory.contains("--memory"), "{memory}");
+        let starved = of(passing(), |record| record.reports[0].1.work_units = 0);
+        assert!(starved.contains("--repeat 5 --seed 42"), "{starved}");
+        let boot = of(passing(), |record| {
+            record.marks.retain(|(stage, _)| *stage < Stage::Pid1);
+            (record.hello, record.bye, record.scenario_started, record.scenario_end) = (None, false, None, None);
+        });
+        assert!(boot.contains("--dmesg") && boot.contains("--boot-failure fail"), "{boot}");
+    }
+}
