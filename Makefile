@@ -6,15 +6,17 @@
 #   make bench         how fast guests boot, against QEMU; PARTS="boot vcpus parallel", ROUNDS=3
 #   make soak          200 VM runs in a row (SOAK_RUNS=N): no wrong verdict, nothing left, nothing that grows
 #   make selftest      play the whole matrix of faults (docs/faults.md); about a quarter of an hour
+#   make fuzz          coverage-guided fuzzing of all hostile input, FUZZ_SECONDS (60) a target
 #   make prepush       what CI runs: fmt, clippy, build, check-binary, test
 #   make check-binary  assert that the binary is static and small
 #   make install       copy it to $(DESTDIR)$(PREFIX)/bin
 #   make clean         remove what was built; the cache stays (make clean-cache)
 
 PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 
-.PHONY: build demo test soak bench selftest prepush fmt clippy check-binary install clean clean-cache help
+.PHONY: build demo test soak bench selftest fuzz prepush fmt clippy check-binary install clean clean-cache help
 
 build:
 	@scripts/build
@@ -34,6 +36,9 @@ soak: build
 
 selftest: build
 	@scripts/selftest
+
+fuzz:
+	@scripts/fuzz -s $(FUZZ_SECONDS)
 
 prepush: fmt clippy build check-binary test
 

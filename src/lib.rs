@@ -10,6 +10,8 @@ pub mod channel;
 pub mod cli;
 pub mod error;
 pub mod guest;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod image;
 pub mod klog;
 pub mod log;

@@ -9,15 +9,21 @@ use crate::units;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// `64M`, `disk.img`, each with any of `,ro` `,rate=10M` (bytes per second) `,iops=100` behind it.
+/// `64M`, `disk.img`, each with any of `,ro` `,scratch` `,rate=10M` (bytes per second) `,iops=100` behind it.
 pub fn parse(value: &OsStr) -> Result<DiskSpec> {
     let refuse = |why: String| Error::usage(format!("--disk: {why}"));
-    let mut spec =
-        DiskSpec { source: DiskSource::Memory { bytes: 0 }, read_only: false, bytes_per_s: 0, requests_per_s: 0 };
+    let mut spec = DiskSpec {
+        source: DiskSource::Memory { bytes: 0 },
+        read_only: false,
+        scratch: false,
+        bytes_per_s: 0,
+        requests_per_s: 0,
+    };
     let mut rest = value;
     while let Some((before, option)) = last_option(rest) {
         match option.split_once('=') {
-            None => spec.read_only = true,
+            None if option == "ro" => spec.read_only = true,
+            None => spec.scratch = true,
             Some(("rate", text)) => match units::parse_size(text, false).map_err(refuse)? {
                 0 => return Err(refuse("a rate of 0 would never move a byte".into())),
                 rate => spec.bytes_per_s = rate,
@@ -31,6 +37,9 @@ pub fn parse(value: &OsStr) -> Result<DiskSpec> {
     }
     if rest.is_empty() {
         return Err(refuse("a size such as 64M, or a file, is missing".into()));
+    }
+    if spec.read_only && spec.scratch {
+        return Err(refuse("ro and scratch contradict each other".into()));
     }
     spec.source = match rest.to_str().map(|text| units::parse_size(text, true)) {
         Some(Ok(0)) => return Err(refuse("a disk of no size".into())),
@@ -46,7 +55,7 @@ fn last_option(value: &OsStr) -> Option<(&OsStr, &str)> {
     let bytes = value.as_bytes();
     let comma = bytes.iter().rposition(|byte| *byte == b',')?;
     let option = std::str::from_utf8(&bytes[comma + 1..]).ok()?;
-    let known = option == "ro" || option.starts_with("rate=") || option.starts_with("iops=");
+    let known = ["ro", "scratch"].contains(&option) || option.starts_with("rate=") || option.starts_with("iops=");
     known.then(|| (OsStr::from_bytes(&bytes[..comma]), option))
 }
 
@@ -73,6 +82,8 @@ mod tests {
         assert_eq!(spec.source, DiskSource::File("d.img".into()));
         assert_eq!((spec.read_only, spec.bytes_per_s, spec.requests_per_s), (true, 10 << 20, 100));
         assert_eq!(parsed("64M,rate=4096").bytes_per_s, 4096);
+        let scratch = ["64M", "d.img,scratch", "d.img", "d.img,ro"].map(|text| parsed(text).is_scratch());
+        assert_eq!(scratch, [true, true, false, false]);
     }
 
     #[test]
@@ -82,6 +93,7 @@ mod tests {
             (",ro", "is missing"),
             ("0", "no size"),
             ("64M,ro", "holds nothing"),
+            ("f,ro,scratch", "contradict"),
             ("64M,iops=0", "from 1 on"),
             ("64M,iops=-1", "from 1 on"),
             ("64M,rate=0", "never move"),

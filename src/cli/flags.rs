@@ -400,7 +400,7 @@ pub const FLAGS: &[Flag] = &[
         absent: "none",
         complete: Complete::File,
         commands: RUN_IMAGE,
-        help: "/dev/vda of the guest: memory of this size, or a raw image; options: ro, rate=BYTES and iops=N per second",
+        help: "/dev/vda of the guest: memory of this size, or a raw image; options: ro, scratch, rate=BYTES, iops=N",
         ..MACHINE
     },
     Flag {

@@ -13,7 +13,6 @@ use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedSpec};
 use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::proto::work::WorkType;
-use crate::run::disk::DiskSource;
 use crate::scenario::{Resolver, TestTopology};
 use crate::scx::probe;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
@@ -84,7 +83,7 @@ pub fn add_disk(plan: &mut Plan, args: &GuestArgs, kernel: Option<&Path>) -> Res
     let Some(disk) = &args.disk else { return Ok(Modules::default()) };
     plan.disk_bytes = Some(disk.bytes()?);
     // An image of the user's may hold something.
-    plan.disk_is_scratch = matches!(disk.source, DiskSource::Memory { .. }) && !disk.read_only;
+    plan.disk_is_scratch = disk.is_scratch();
     let Some(kernel) = kernel else {
         let note = "no kernel is named: no modules are packed, and the disk's drivers must be built in".into();
         return Ok(Modules { notes: vec![note], ..Modules::default() });

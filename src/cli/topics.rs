@@ -220,6 +220,36 @@ host, and times become coarse.
 ",
     },
     Topic {
+        name: "disk",
+        help: "the guest's disk, and the kernel modules that it needs",
+        text: "\
+--disk 64M          /dev/vda in memory of the host, empty, gone after the run.
+--disk FILE         a raw image or a block device. It is written, and belongs to
+                    one run at a time.
+--disk FILE,ro      read only; several runs may read one.
+,rate=10M ,iops=100 at most so many bytes and requests a second, reads and
+                    writes together, with a burst of a tenth of a second.
+
+FILE,scratch        work types that do I/O may write over the file.
+
+Work types that do I/O use the disk in memory, or one of which that is said;
+without one they use a file in memory. They leave any other file alone: it is
+there for what the scheduler or a scenario runs.
+
+Under KVM the disk is a virtio device on MMIO, which the kernel finds through
+ACPI; under QEMU it is QEMU's virtio device on PCI. Both are the same file with
+the same limits. Where the drivers (virtio_blk, virtio_mmio) are modules, they
+are looked for beside the kernel, in its build tree and in /lib/modules, or in
+--modules DIR; they are packed and loaded in order, with what they depend on.
+Compressed modules stay compressed: the kernel unpacks them, for which it needs
+CONFIG_MODULE_DECOMPRESS. A kernel without CONFIG_VIRTIO_BLK is exit code 125.
+
+The result's JSON has what the disk did under memory.exits: disk-requests,
+disk-bytes, disk-failed-requests, disk-throttled-ms, and disk-broken-by-driver,
+which counts how often a driver broke the rules of VIRTIO 1.2.
+",
+    },
+    Topic {
         name: "noise",
         help: "what a busy host does to a result",
         text: "\

@@ -200,7 +200,7 @@ fn string_at(bytes: &[u8], at: usize) -> Option<String> {
 }
 
 /// Small but valid ELF files for the tests of this module and of closure.rs.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fixture {
     use super::*;
 

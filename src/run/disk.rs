@@ -28,11 +28,18 @@ pub enum DiskSource {
 pub struct DiskSpec {
     pub source: DiskSource,
     pub read_only: bool,
+    /// Work types may overwrite the user's file.
+    pub scratch: bool,
     pub bytes_per_s: u64,
     pub requests_per_s: u64,
 }
 
 impl DiskSpec {
+    /// Whether its content may be destroyed.
+    pub fn is_scratch(&self) -> bool {
+        !self.read_only && (self.scratch || matches!(self.source, DiskSource::Memory { .. }))
+    }
+
     /// Its length, which the guest has to see.
     pub fn bytes(&self) -> Result<u64> {
         let DiskSource::File(path) = &self.source else { return self.checked_length(None) };
@@ -86,7 +93,7 @@ impl DiskSpec {
     fn open_file(&self, path: &Path) -> Result<File> {
         let attempt = || format!("open the disk {}", path.display());
         let file = File::options().read(true).write(!self.read_only).open(path).context(attempt).map_err(|error| {
-            let hint = "--disk takes a size such as 64M, or a file; then ,ro ,rate=SIZE or ,iops=N";
+            let hint = "--disk takes a size such as 64M, or a file; then any of ,ro ,scratch ,rate=SIZE ,iops=N";
             error.with_kind(crate::error::Kind::Usage).hint(hint)
         })?;
         let kind = file.metadata().context(attempt)?.file_type();
@@ -111,7 +118,13 @@ mod tests {
     use super::*;
 
     fn of(path: &Path, read_only: bool) -> DiskSpec {
-        DiskSpec { source: DiskSource::File(path.to_owned()), read_only, bytes_per_s: 0, requests_per_s: 0 }
+        DiskSpec {
+            source: DiskSource::File(path.to_owned()),
+            read_only,
+            scratch: false,
+            bytes_per_s: 0,
+            requests_per_s: 0,
+        }
     }
 
     fn file(name: &str, bytes: u64) -> PathBuf {

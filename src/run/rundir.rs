@@ -20,6 +20,9 @@ const CONSOLE_TAIL_BYTES: usize = 128 << 10;
 /// An honest guest sends some hundred KiB; this much is the log of a kernel that never stops complaining.
 const GUEST_CAP_BYTES: usize = 64 << 20;
 
+/// What a message costs of that beyond its bytes: tiny ones become much larger where they are kept.
+const GUEST_MESSAGE_BYTES: usize = 512;
+
 /// The files of a run.
 pub const RECORD: &str = "record";
 pub const CONSOLE: &str = "console.log";
@@ -158,7 +161,7 @@ impl RunDir {
         if self.guest_bytes > GUEST_CAP_BYTES {
             return false;
         }
-        self.guest_bytes = self.guest_bytes.saturating_add(message.to_bytes().len());
+        self.guest_bytes = self.guest_bytes.saturating_add(message.to_bytes().len() + GUEST_MESSAGE_BYTES);
         self.add(message);
         true
     }
@@ -298,6 +301,11 @@ mod tests {
         let note = || Msg::Note { text: "x".repeat(200_000) };
         let taken = (0..1000).take_while(|_| run.add_from_guest(note())).count();
         assert!(taken < 400, "{taken}");
+        let mut run = fresh(&parent).unwrap();
+        let tiny = || Msg::Spawned { group: String::new(), workers: 1 };
+        let taken = (0..10_000_000).take_while(|_| run.add_from_guest(tiny())).count();
+        // A kernel's whole log fits.
+        assert!((100_000..140_000).contains(&taken), "{taken}");
         fs::remove_dir_all(parent).unwrap();
     }
 

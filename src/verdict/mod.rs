@@ -10,7 +10,8 @@ mod check;
 mod counters;
 mod decide;
 mod fairness;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 pub(crate) mod fixture;
 pub mod flake;
 mod isolation;

@@ -113,10 +113,10 @@ wire_enum! {
     }
 }
 
-#[cfg(test)]
-pub mod tests {
+/// A configuration for tests.
+#[cfg(any(test, fuzzing))]
+pub mod fixture {
     use super::*;
-    use crate::proto::codec::Wire;
 
     pub fn sample() -> VmConfig {
         VmConfig {
@@ -141,6 +141,14 @@ pub mod tests {
             events_fd: 8,
         }
     }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+
+    pub use super::fixture::sample;
 
     #[test]
     fn config_round_trips_and_refuses_every_cut() {

@@ -9,6 +9,8 @@ mod dev;
 mod dump;
 mod exit;
 mod freeze_check;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod kernel;
 pub mod kvm;
 mod life;

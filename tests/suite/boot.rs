@@ -34,6 +34,7 @@ fn cells() -> Vec<Cell> {
     cells.push(run("early panic".into(), "7/vmlinuz", "--cmdline 'rdinit=/no/such init=/no/such'"));
     cells.extend(crate::hang::cells());
     cells.extend(crate::topology::cells());
+    cells.extend(crate::disk::cells());
     for index in 0..REPEATS {
         cells.push(run(format!("repeat {index}"), "7/vmlinux", "--topo 2 --sched builtin:fifo"));
     }

@@ -47,3 +47,11 @@ fn garbage_is_no_image() {
     let path = scratch.file("garbage", "not an archive").display().to_string();
     run_in(&scratch, &["image", "--list", &path]).exits(128).says("garbage");
 }
+
+#[test]
+fn device_that_takes_no_image_stays_in_its_place() {
+    use std::os::unix::fs::FileTypeExt;
+    let scratch = Scratch::new();
+    run_in(&scratch, &["image", "--output", "/dev/full"]).exits(128).says("write the image to /dev/full");
+    assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device(), "the device was removed");
+}

@@ -176,6 +176,7 @@ fn in_memory(memory: &GuestMemoryMmap, gpa: u64, bytes: u64) -> bool {
 
 /// A driver's side of a ring, for tests: it can write whatever a hostile guest can.
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 pub mod driver {
     use super::*;
 
