@@ -6,6 +6,7 @@
 use super::flags::Cmd;
 use crate::proto::guards::Guards;
 use crate::proto::limits::{Assert, Base, Layers};
+use crate::proto::scenario::DefWork;
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
 use crate::run::disk::DiskSpec;
@@ -28,6 +29,16 @@ pub enum Command {
     Judge(Box<JudgeArgs>),
     Selftest(Box<SelftestArgs>),
     List(ListWhat),
+    /// Read a scenario file and say what it would do on this machine.
+    Check {
+        file: PathBuf,
+        topology: Topology,
+        duration_ns: u64,
+    },
+    /// Print scenarios as a file.
+    Show {
+        name: String,
+    },
     Completions(Shell),
     Help(HelpOn),
     Version,
@@ -61,6 +72,7 @@ pub enum HelpOn {
 pub enum ListWhat {
     Works,
     Schedulers,
+    Scenarios,
     Topologies,
 }
 
@@ -96,6 +108,12 @@ pub struct GuestArgs {
     pub include: Vec<Include>,
     /// As given; `workload::types::parse_work` reads it.
     pub work: String,
+    /// Scenario files, names and patterns; empty: the one that the other flags describe.
+    pub scenarios: Vec<String>,
+    /// What the scheduler under test claims to support; none: everything.
+    pub sched_flags: Option<Vec<String>>,
+    /// The work that was asked for beside scenarios.
+    pub work_override: Option<DefWork>,
     /// Workers in each cgroup; none: as many as CPUs.
     pub workers: Option<u32>,
     pub cgroups: u32,

@@ -45,10 +45,11 @@ fn make(args: &ImageArgs) -> Result<Image> {
         Some(path) => KernelImage::open(path)?.release()?,
         None => None,
     };
-    let includes = args.guest.include.iter().map(|include| {
+    let given = args.guest.include.iter().map(|include| {
         let guest = include.guest.as_ref().unwrap_or(&include.host);
         (include.host.clone(), guest.display().to_string())
     });
+    let includes = given.chain(plan::includes(&plan)?).collect();
     image::assemble(&ImageSpec {
         init: PathBuf::from("/proc/self/exe"),
         plan: plan.to_bytes(),
@@ -56,7 +57,7 @@ fn make(args: &ImageArgs) -> Result<Image> {
         kernel: args.kernel.clone(),
         release,
         kernel_config: args.guest.kernel_config.clone(),
-        includes: includes.collect(),
+        includes,
         modules,
     })
 }

@@ -12,8 +12,7 @@ use crate::proto::plan::BUILD;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::rundir;
-use crate::verdict::table::in_force;
-use crate::verdict::{Verdict, judge, stored_layers};
+use crate::verdict::{Verdict, judge_by, stored_layers};
 use std::fs;
 
 /// Judges, tells, and gives the verdict's exit code.
@@ -29,7 +28,7 @@ pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
         let (theirs, version) = (&host.build, &host.version);
         out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
     }
-    let verdict = judge(&record, &in_force(&layers(&record, args)));
+    let verdict = judge_by(&record, &layers(&record, args));
     let verdict = counted(args.bad_on.as_ref(), &record, verdict);
     tell(args, &record, &verdict)?;
     Ok(verdict.exit_code)

@@ -1,10 +1,10 @@
-//! `ktstr list works|schedulers|topologies`.
+//! `ktstr list works|schedulers|topologies|scenarios`.
 //!
 //! Owns the layout; leaves the lists to workload/ and scx/, which pass them in.
 //! Invariant: the first word of each line is what the command line takes.
 
 use super::args::ListWhat;
-use super::{help, out};
+use super::{cmd_scenario, help, out};
 use crate::error::Result;
 
 /// One thing that can be named on the command line.
@@ -24,6 +24,7 @@ pub fn cmd_list(what: ListWhat, works: &[Listed], schedulers: &[Listed], topolog
         ListWhat::Works => works,
         ListWhat::Schedulers => schedulers,
         ListWhat::Topologies => topologies,
+        ListWhat::Scenarios => return out::print(&render(&cmd_scenario::list())),
     }))
 }
 

@@ -82,15 +82,16 @@ pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
     plan.limits = args.limits;
     plan.numa = machine::numa(&plan.topology, &args.node_memory, args.distance.as_ref())?;
     let modules = plan::add_disk(&mut plan, &args.guest, Some(&args.kernel))?;
-    let includes = args.guest.include.iter().map(|include| {
+    let given = args.guest.include.iter().map(|include| {
         let guest = include.guest.as_ref().unwrap_or(&include.host);
         (include.host.clone(), guest.display().to_string())
     });
+    let includes = given.chain(plan::includes(&plan)?).collect();
     Ok(Job {
         kernel: args.kernel.clone(),
         kernel_config: args.guest.kernel_config.clone(),
         sched_program,
-        includes: includes.collect(),
+        includes,
         modules,
         disk: args.guest.disk.clone(),
         plan,

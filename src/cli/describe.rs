@@ -9,8 +9,9 @@ use super::args::{
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{cmd_selftest, disk, guards, limits, machine, matrix, split, topics};
+use super::{cmd_selftest, disk, guards, limits, machine, matrix, scenarios, split, topics};
 use crate::error::{Error, Result};
+use crate::proto::scenario::DefWork;
 use crate::units;
 use crate::workload;
 use std::ffi::{OsStr, OsString};
@@ -40,8 +41,15 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
         Cmd::List => Command::List(match choice("WHAT", operand(given), flags::LISTS)? {
             "works" => ListWhat::Works,
             "topologies" => ListWhat::Topologies,
+            "scenarios" => ListWhat::Scenarios,
             _ => ListWhat::Schedulers,
         }),
+        Cmd::Check => Command::Check {
+            file: operand(given).into(),
+            topology: machine::topology(&text(given, "topo")?)?,
+            duration_ns: duration(given, "duration")?.unwrap_or_default(),
+        },
+        Cmd::Show => Command::Show { name: operand(given) },
         Cmd::Completions => Command::Completions(match choice("SHELL", operand(given), flags::SHELLS)? {
             "bash" => Shell::Bash,
             "zsh" => Shell::Zsh,
@@ -208,7 +216,21 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         .hint("lower --workers or --cgroups"));
     }
     let guards = guards::guards(given, sched.as_ref())?;
+    let scenarios: Vec<String> = given.all("scenario").map(|value| utf8("scenario", value)).collect::<Result<_>>()?;
+    if !scenarios.is_empty() && given.has("cgroups") {
+        return Err(Error::usage(
+            "--cgroups is for a run without --scenario: a scenario says itself what cgroups it has",
+        ));
+    }
+    let sched_flags = given.one("sched-flags").map(|list| scenarios::flags(&utf8("sched-flags", list)?)).transpose()?;
+    let work_override = match (scenarios.is_empty(), given.one("work")) {
+        (false, Some(value)) => Some(one_work(&utf8("work", value)?)?),
+        _ => None,
+    };
     Ok(GuestArgs {
+        scenarios,
+        sched_flags,
+        work_override,
         sched,
         sched_args,
         kernel_config: given.one("kernel-config").map(PathBuf::from),
@@ -223,6 +245,15 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         modules: given.one("modules").map(PathBuf::from),
         guards,
     })
+}
+
+/// The one work that is to replace those of scenarios.
+fn one_work(text: &str) -> Result<DefWork> {
+    let mut works = workload::parse_works(text).map_err(|error| bad("work", error.to_string()))?;
+    match (works.pop(), works.is_empty()) {
+        (Some(work), true) => Ok(work),
+        _ => Err(bad("work", "beside --scenario it is one work, which replaces those of swappable cgroups".into())),
+    }
 }
 
 fn help(given: &Given) -> Result<HelpOn> {
@@ -449,6 +480,7 @@ mod tests {
                 "duration" => "3s",
                 "timeout" => "1h",
                 "seed" => "0x1f",
+                "sched-flags" => "llc",
                 "memory" => "1G",
                 "node-memory" => "64M,64M",
                 "sched" => "builtin:fifo",

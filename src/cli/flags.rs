@@ -21,6 +21,8 @@ pub enum Cmd {
     Doctor,
     Image,
     List,
+    Check,
+    Show,
     Completions,
     Help,
     /// One VM in one process; started by `run`, not by people.
@@ -58,7 +60,7 @@ pub struct CommandSpec {
 /// The shells that completions are written for.
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 /// What `ktstr list` lists.
-pub const LISTS: &[&str] = &["works", "schedulers", "topologies"];
+pub const LISTS: &[&str] = &["works", "schedulers", "topologies", "scenarios"];
 
 pub const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
@@ -132,8 +134,25 @@ pub const COMMANDS: &[CommandSpec] = &[
         cmd: Cmd::List,
         name: "list",
         operand: Operand::Required("WHAT", LISTS),
-        help: "list the work types, the built-in schedulers or the named topologies",
+        help: "list the work types, the built-in schedulers, the named topologies or the scenarios",
         about: "",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Check,
+        name: "check",
+        operand: Operand::Required("FILE", &[]),
+        help: "read a scenario file, without running it, and print what it would do",
+        about: "Reads the file as --scenario does. An error names line, column and the nearest word. Then each scenario is \
+                shown with the cgroups, CPUs and workers that it would have on a guest of the shape --topo.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Show,
+        name: "show",
+        operand: Operand::Required("SCENARIO", &[]),
+        help: "print scenarios of the catalogue as a file, to be read, changed and run",
+        about: "SCENARIO is a name, category/name, a category, or a pattern such as 'cpuset/*'.",
         hidden: false,
     },
     CommandSpec {
@@ -239,10 +258,13 @@ pub struct Flag {
 
 const RUN: &[Cmd] = &[Cmd::Run];
 const RUN_IMAGE: &[Cmd] = &[Cmd::Run, Cmd::Image];
+const PLANNED: &[Cmd] = &[Cmd::Run, Cmd::Image, Cmd::Check];
 const IMAGE: &[Cmd] = &[Cmd::Image];
 const JUDGED: &[Cmd] = &[Cmd::Run, Cmd::Judge];
 const PUBLIC: &[Cmd] = &[
     Cmd::Run,
+    Cmd::Check,
+    Cmd::Show,
     Cmd::Judge,
     Cmd::Selftest,
     Cmd::BisectCheck,
@@ -327,6 +349,22 @@ pub const FLAGS: &[Flag] = &[
         ..SUBJECT
     },
     Flag {
+        long: "scenario",
+        arity: Arity::Value("FILE|NAME|GLOB"),
+        repeat: true,
+        complete: Complete::File,
+        absent: "the load that the flags below describe",
+        help: "what happens: a scenario file, or the catalogue's by name, category or pattern ('cpuset/*')",
+        ..LOAD
+    },
+    Flag {
+        long: "sched-flags",
+        arity: Arity::Value("LIST|none"),
+        absent: "everything",
+        help: "what the scheduler claims to support; scenarios that need more are skipped",
+        ..LOAD
+    },
+    Flag {
         long: "work",
         short: Some('w'),
         arity: Arity::Value("NAME"),
@@ -350,6 +388,7 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         long: "duration",
+        commands: PLANNED,
         short: Some('d'),
         arity: Arity::Value("TIME"),
         default: "2s",
@@ -367,7 +406,7 @@ pub const FLAGS: &[Flag] = &[
         long: "topo",
         arity: Arity::Value("SPEC"),
         default: "1n1l2c1t",
-        commands: RUN_IMAGE,
+        commands: PLANNED,
         help: "CPUs of the guest: a count, NUMA nodes n, LLCs l, cores per LLC c, threads per core t, or a name of \
                'ktstr list topologies'; see 'ktstr help topology'",
         ..MACHINE
@@ -729,7 +768,7 @@ pub fn shown_flags(cmd: Cmd) -> impl Iterator<Item = &'static Flag> {
 mod tests {
     use super::*;
 
-    const ALL: [Cmd; 13] = [
+    const ALL: [Cmd; 15] = [
         Cmd::Run,
         Cmd::Judge,
         Cmd::BisectCheck,
@@ -743,6 +782,8 @@ mod tests {
         Cmd::Freeze,
         Cmd::Probe,
         Cmd::Selftest,
+        Cmd::Check,
+        Cmd::Show,
     ];
 
     #[test]

@@ -12,6 +12,7 @@ pub mod cmd_image;
 pub mod cmd_judge;
 pub mod cmd_list;
 pub mod cmd_run;
+pub mod cmd_scenario;
 pub mod cmd_selftest;
 pub mod cmd_suite;
 pub mod completions;
@@ -27,6 +28,7 @@ mod matrix;
 pub mod out;
 pub mod parse;
 mod plan;
+mod scenarios;
 mod screen;
 pub mod split;
 mod topic_work;
@@ -62,6 +64,8 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),
         Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers(), &machine::listed()).map(|()| 0),
         Command::Completions(shell) => cmd_completions::cmd_completions(shell).map(|()| 0),
+        Command::Check { file, topology, duration_ns } => cmd_scenario::cmd_check(&file, &topology, duration_ns),
+        Command::Show { name } => cmd_scenario::cmd_show(&name),
         Command::Help(on) => cmd_help::cmd_help(&on).map(|()| 0),
         Command::Version => cmd_help::cmd_version(BUILD).map(|()| 0),
         Command::Vm { fd } => Ok(vmm::process_main(fd)),

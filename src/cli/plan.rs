@@ -5,6 +5,7 @@
 
 use super::args::{GuestArgs, SchedChoice};
 use super::guards;
+use super::scenarios;
 use crate::error::{Context, Error, Result};
 use crate::image;
 use crate::image::modules::{self, Modules};
@@ -29,6 +30,8 @@ const ENABLE_TIMEOUT_NS: u64 = 60 * NS_PER_SEC;
 const STOP_TIMEOUT_NS: u64 = 10 * NS_PER_SEC;
 /// Between the scheduler's enabling and the workers' start, so that its start-up work is not measured.
 const SETTLE_NS: u64 = 200 * NS_PER_MS;
+/// What stands before the name of a built-in scheduler.
+const BUILTIN: &str = "builtin:";
 /// Built-in schedulers are this binary again, under its name in the guest.
 const GUEST_SELF: &str = "/init";
 
@@ -42,6 +45,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
             .filter(|work| work.workers == Count::AUTO)
             .for_each(|work| work.workers = Count::fixed(workers));
     }
+    let chosen = scenarios::choose(args)?;
     let group = |index| CgroupDef {
         works: works.clone(),
         ..CgroupDef::new(&format!("g{index}"), WorkType::SpinWait, Count::AUTO)
@@ -49,7 +53,12 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
     let groups: Vec<CgroupDef> = (0..args.cgroups).map(group).collect();
     let resolver = Resolver { topo: TestTopology::from_spec(&args.topology), workers_per_cgroup: args.workers };
     let steady = ScenarioSpec::steady(groups);
-    resolver.check(&steady).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
+    if args.scenarios.is_empty() {
+        resolver.check(&steady).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
+    }
+    let scenarios = if args.scenarios.is_empty() { vec![steady] } else { chosen.run };
+    let spare_scheds =
+        scenarios::replacements(&scenarios).iter().map(|name| spare(name, args)).collect::<Result<_>>()?;
     let (sched, program) = match &args.sched {
         None => (None, None),
         Some(SchedChoice::Builtin(name)) => (Some(builtin(name, args)?), None),
@@ -62,9 +71,9 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         topology: args.topology.clone(),
         numa: Numa::default(),
         sched,
-        spare_scheds: Vec::new(),
-        scenarios: vec![steady],
-        skipped: Vec::new(),
+        spare_scheds,
+        scenarios,
+        skipped: chosen.skipped,
         workers_per_cgroup: args.workers,
         duration_ns: args.duration_ns,
         settle_ns: SETTLE_NS,
@@ -98,6 +107,28 @@ pub fn add_disk(plan: &mut Plan, args: &GuestArgs, kernel: Option<&Path>) -> Res
     })?;
     plan.modules = modules.files.iter().map(|(_, guest)| guest.clone()).collect();
     Ok(modules)
+}
+
+/// A scheduler that a step puts in the place of the one under test, under the name that the step has for it.
+fn spare(name: &str, args: &GuestArgs) -> Result<SchedSpec> {
+    // The arguments are for the scheduler under test.
+    let mut own = args.clone();
+    own.sched_args.clear();
+    match name.strip_prefix(BUILTIN) {
+        Some(probe) => builtin(probe, &own),
+        None => {
+            own.guards.watchdog_ms = None;
+            Ok(SchedSpec { name: name.into(), ..external(Path::new(name), &own)? })
+        }
+    }
+}
+
+/// What the image must hold for the plan's scenarios beside the scheduler under test: host path and guest path.
+pub fn includes(plan: &Plan) -> Result<Vec<(PathBuf, String)>> {
+    let own = scenarios::programs(&plan.scenarios).into_iter().map(|path| Ok((PathBuf::from(&path), path)));
+    let spares = plan.spare_scheds.iter().filter(|spare| !spare.name.starts_with(BUILTIN));
+    own.chain(spares.map(|spare| Ok((PathBuf::from(&spare.name), image::sched_guest_path(Path::new(&spare.name))?))))
+        .collect()
 }
 
 fn sched_spec(name: String, argv: Vec<String>) -> SchedSpec {

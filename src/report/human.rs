@@ -4,6 +4,7 @@
 //! Invariant: the first line names the emulation where there was one; the last line is the verdict.
 
 use super::noise;
+use super::scenarios;
 use super::table::{Align, layout};
 use super::text::{counted, fit, short_count, tail};
 use crate::klog::{Class, Severity, one_line};
@@ -53,11 +54,22 @@ impl Style {
 /// The whole summary, with a newline at its end.
 pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
     let mut lines = head(record);
+    if !verdict.scenarios.is_empty() {
+        lines.push(String::new());
+        lines.extend(scenarios::table(record, verdict));
+        lines.extend([String::new(), verdict_line(verdict, style), String::new()]);
+        return lines.join("\n");
+    }
     let groups = group_stats(record);
     if !groups.is_empty() {
         lines.push(String::new());
         lines.extend(group_table(&groups));
         lines.extend(latency_rows(&groups));
+    }
+    let course = scenarios::course(record);
+    if !course.is_empty() {
+        lines.push(String::new());
+        lines.extend(course);
     }
     lines.push(String::new());
     lines.extend(check_table(&verdict.checks, style));

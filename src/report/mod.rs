@@ -8,6 +8,7 @@ mod human;
 mod json;
 mod noise;
 mod result;
+mod scenarios;
 mod suite;
 mod suite_json;
 mod table;

@@ -8,10 +8,12 @@
 //! `host`, `guest`, `plan`, `scheduler`, `checks`, `groups` (sums per cgroup and work type), `workers` (one per report),
 //! `kernel_log`, `timings`, `memory`, `perf` (what came of performance mode),
 //! `registers` (of each vCPU of a guest that was killed),
-//! `host_noise` (how long vCPUs waited for the host's CPUs), `notes`, `host_notes`.
+//! `host_noise` (how long vCPUs waited for the host's CPUs), `notes`, `host_notes`, `skipped` (scenarios left out, and why);
+//! of one scenario `stimuli`, `phases` and `payloads`, of several `scenarios`, with these and their own verdict in each.
 
 use super::json::Json;
 use super::noise;
+use super::scenarios;
 use super::timings::intervals;
 use crate::klog::sched_ext::SchedExit;
 use crate::klog::{Finding, signature};
@@ -36,7 +38,7 @@ const PERCENTILES: [(&str, u32); 4] = [("p50_ns", 5000), ("p90_ns", 9000), ("p99
 pub fn result_json(record: &Record, verdict: &Verdict) -> String {
     let emulated = record.host.as_ref().map(|host| host.accel == EMULATOR);
     let list = |texts: &[String]| Json::array(texts);
-    Json::object([
+    let mut members = vec![
         ("schema", SCHEMA.into()),
         ("outcome", verdict.outcome.word().to_lowercase().into()),
         ("exit_code", u32::from(verdict.exit_code).into()),
@@ -61,8 +63,13 @@ pub fn result_json(record: &Record, verdict: &Verdict) -> String {
         ("host_noise", record.noise.as_ref().map(noise::json).into()),
         ("notes", list(&record.notes)),
         ("host_notes", list(&record.host_notes)),
-    ])
-    .pretty()
+        ("skipped", scenarios::skipped_json(record)),
+    ];
+    match verdict.scenarios.is_empty() {
+        true => members.extend(scenarios::course_json(record)),
+        false => members.push(("scenarios", scenarios::list_json(record, verdict))),
+    }
+    Json::object(members).pretty()
 }
 
 fn host(record: &Record) -> Json {
@@ -183,7 +190,7 @@ fn measure(role: &str, measure: Option<Measure>) -> Option<(String, Json)> {
     Some((format!("{role}_{}", measure.suffix()), number))
 }
 
-fn check(check: &Check) -> Json {
+pub(super) fn check(check: &Check) -> Json {
     let mut members = vec![
         ("name".to_owned(), check.name.into()),
         ("group".to_owned(), check.group.as_ref().into()),
@@ -199,7 +206,7 @@ fn check(check: &Check) -> Json {
     Json::Object(members)
 }
 
-fn samples<'a>(samples: impl IntoIterator<Item = (SampleKind, &'a Hist)>) -> Json {
+pub(super) fn samples<'a>(samples: impl IntoIterator<Item = (SampleKind, &'a Hist)>) -> Json {
     Json::object(samples.into_iter().map(|(kind, hist)| {
         let mut members = vec![("count", hist.count().into())];
         members.extend(PERCENTILES.map(|(name, part)| (name, hist.percentile_ns(part).into())));
@@ -210,7 +217,7 @@ fn samples<'a>(samples: impl IntoIterator<Item = (SampleKind, &'a Hist)>) -> Jso
     }))
 }
 
-fn group(stats: &GroupStats) -> Json {
+pub(super) fn group(stats: &GroupStats) -> Json {
     Json::object([
         ("group", (&stats.group).into()),
         ("group_idx", stats.group_idx.into()),
@@ -232,7 +239,7 @@ fn group(stats: &GroupStats) -> Json {
     ])
 }
 
-fn worker(group: &str, report: &WorkerReport) -> Json {
+pub(super) fn worker(group: &str, report: &WorkerReport) -> Json {
     let refusals = report.refusals();
     Json::object([
         ("group", group.into()),

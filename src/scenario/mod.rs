@@ -3,6 +3,7 @@
 //! Owns what an author's words mean on a machine, and carrying that out; leaves the transport of reports to guest/.
 //! Invariant: every report of every worker reaches the caller, also after an error.
 
+pub mod catalog;
 mod engine;
 mod ops;
 mod parse;
@@ -11,6 +12,8 @@ mod phases;
 mod resolve;
 mod run;
 mod slices;
+#[cfg(test)]
+mod tests_parse;
 mod text;
 mod topo;
 mod values;

@@ -8,7 +8,7 @@
 //! 2. The kernel did not reach PID 1: the machine, too little memory, or a kernel that cannot host the test.
 //! 3. The guest found that it cannot judge (a kernel without sched_ext, say), and the kernel did not crash.
 //! 4. The first finding in the kernel log that fails the run or blames the harness (memory ran out).
-//! 5. The scheduler would not start, or went away.
+//! 5. The kernel did not return from a call; the scheduler would not start, or went away.
 //! 6. The guest or the machine broke: PID 1 crashed, could not do its work, KVM gave up.
 //! 7. The VM stopped answering, or ended without a word.
 //! 8. A check failed; 9. a check is Inconclusive; 10. nothing is wrong.
@@ -20,7 +20,7 @@ use super::outcome::Outcome;
 use super::scheduler::start_failure;
 use super::stage::{pid1_ran, reached, stopped_at};
 use super::table::is_on;
-use super::workers::{emulated, on_metal};
+use super::workers::{disturbed, emulated, on_metal};
 use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
@@ -47,6 +47,7 @@ pub fn find(record: &Record, log: &KernelLog, checks: &[Check], limits: &Assert)
     }
     cannot_judge(record, log)
         .or_else(|| kernel_finding(record, log, limits))
+        .or_else(|| hang(record))
         .or_else(|| scheduler_failure(record, checks))
         .or_else(|| harness_failure(record))
         .or_else(|| silence(record, log))
@@ -123,6 +124,15 @@ fn kernel_finding(record: &Record, log: &KernelLog, limits: &Assert) -> Option<C
         return Some((Outcome::Fail, finding.title.clone()));
     }
     Some((Outcome::Error, format!("{}: {}", finding.meaning, finding.title)))
+}
+
+/// The kernel did not return from a call.
+fn hang(record: &Record) -> Option<Cause> {
+    let text = record.hangs.first()?;
+    match disturbed(record) {
+        None => Some((Outcome::Fail, format!("the kernel hangs: {text}"))),
+        Some(why) => Some((Outcome::Inconclusive, format!("the kernel may hang, but {why}: {text}"))),
+    }
 }
 
 fn scheduler_failure(record: &Record, checks: &[Check]) -> Option<Cause> {

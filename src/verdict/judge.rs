@@ -9,6 +9,7 @@ use super::decide::{OFF, insist, with};
 use super::log_checks::{kernel_log_clean, telemetry_complete};
 use super::outcome::Outcome;
 use super::scene::Scene;
+use super::several::{OfScenario, judge_by};
 use super::stage::{reached, stopped_at};
 use super::{counters, monitor, scheduler, table, workers};
 use crate::klog::sched_ext::SchedExit;
@@ -36,6 +37,8 @@ pub struct Verdict {
     /// Kernel lines of level error or worse that no pattern knows.
     pub unknown_kernel_errors: u64,
     pub exit_code: u8,
+    /// Where there were several scenarios: the verdict on each.
+    pub scenarios: Vec<OfScenario>,
 }
 
 fn scheduler_alive(record: &Record, log: &KernelLog, limits: &Assert) -> Check {
@@ -61,10 +64,10 @@ pub fn stored_layers(record: &Record) -> Layers {
 
 /// Judges a record by the limits that it knows itself.
 pub fn judge_stored(record: &Record) -> Verdict {
-    judge(record, &table::in_force(&stored_layers(record)))
+    judge_by(record, &stored_layers(record))
 }
 
-/// Judges a record.
+/// Judges a record of one scenario.
 pub fn judge(record: &Record, limits: &Assert) -> Verdict {
     let mut log = klog::classify(&record.klog, &record.console);
     if let Some(plan) = &record.plan {
@@ -92,5 +95,6 @@ pub fn judge(record: &Record, limits: &Assert) -> Verdict {
         sched_exits: log.exits,
         unknown_kernel_errors: log.unknown_errors,
         exit_code: outcome.exit_code(),
+        scenarios: Vec::new(),
     }
 }

@@ -1,0 +1,138 @@
+//! The catalogue: scenarios that are always at hand, written as scenario files, one a category.
+//!
+//! Owns the list of files and finding by name or pattern; leaves their form to `parse`.
+//! Invariant: every entry says what it is about, and prints as a file that reads back as the same.
+
+use super::parse::parse;
+use crate::proto::scenario::ScenarioSpec;
+
+/// The files by category, in the order in which they are listed.
+const FILES: [(&str, &str); 11] = [
+    ("basic", include_str!("basic.scn")),
+    ("cpuset", include_str!("cpuset.scn")),
+    ("stress", include_str!("stress.scn")),
+    ("affinity", include_str!("affinity.scn")),
+    ("sched_class", include_str!("sched_class.scn")),
+    ("advanced", include_str!("advanced.scn")),
+    ("stall", include_str!("stall.scn")),
+    ("dynamic", include_str!("dynamic.scn")),
+    ("nested", include_str!("nested.scn")),
+    ("interaction", include_str!("interaction.scn")),
+    ("performance", include_str!("performance.scn")),
+];
+
+/// Every scenario of the catalogue.
+pub fn all_scenarios() -> Vec<ScenarioSpec> {
+    // A test reads every file, so none is empty here.
+    FILES.iter().flat_map(|(_, text)| parse(text).unwrap_or_default()).collect()
+}
+
+/// Whether a pattern (`*` for any text, `?` for any character) fits a name.
+pub fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    // Where the last star stood, and how far it reached: a mismatch makes it reach one further.
+    let (mut at, mut read, mut star) = (0, 0, None);
+    while read < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, read));
+                at += 1;
+            }
+            Some(c) if *c == '?' || *c == name[read] => (at, read) = (at + 1, read + 1),
+            _ => match star {
+                Some((place, reached)) => {
+                    star = Some((place, reached + 1));
+                    (at, read) = (place + 1, reached + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|c| *c == '*')
+}
+
+/// The scenarios that a name, `category/name`, a category or a pattern stands for; empty where there is none.
+pub fn find(wanted: &str) -> Vec<ScenarioSpec> {
+    let named =
+        |spec: &ScenarioSpec| fits(wanted, &spec.full_name()) || fits(wanted, &spec.name) || spec.category == wanted;
+    all_scenarios().into_iter().filter(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::codec::Wire;
+    use crate::scenario::{Resolver, TestTopology, print};
+
+    #[test]
+    fn catalogue_has_all_73_and_each_explains_itself() {
+        for (category, text) in FILES {
+            let specs = parse(text).unwrap_or_else(|error| panic!("{category}: {error}"));
+            assert!(specs.iter().all(|spec| spec.category == category), "{category}");
+        }
+        let counts = FILES.map(|(category, _)| find(category).len());
+        assert_eq!(counts, [3, 6, 10, 6, 6, 20, 2, 3, 4, 9, 4]);
+        let all = all_scenarios();
+        assert_eq!(all.len(), 73);
+        for (index, spec) in all.iter().enumerate() {
+            assert!(all[index + 1..].iter().all(|other| other.name != spec.name), "{}", spec.name);
+            assert!(spec.about.len() > 60 && spec.about.ends_with(['.', '?']), "{}: {}", spec.name, spec.about);
+            assert!(!spec.checks.is_empty(), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn every_entry_prints_as_a_file_that_reads_back_as_the_same() {
+        for spec in all_scenarios() {
+            let text = print(std::slice::from_ref(&spec));
+            let again = parse(&text).unwrap_or_else(|error| panic!("{error} in\n{text}"));
+            assert_eq!(again, std::slice::from_ref(&spec), "{text}");
+            assert_eq!(ScenarioSpec::from_bytes(&spec.to_bytes()).unwrap(), spec);
+        }
+    }
+
+    #[test]
+    fn every_entry_fits_the_machine_it_asks_for_and_is_refused_by_a_smaller_one() {
+        for spec in all_scenarios() {
+            let needs = spec.needs;
+            let cores = needs.cpus.div_ceil(needs.llcs * needs.threads_per_core).max(1);
+            let topo = TestTopology::synthetic(needs.nodes, needs.llcs, cores, needs.threads_per_core);
+            let resolver = Resolver { topo, workers_per_cgroup: None };
+            resolver.check(&spec).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
+            for op in spec.ops() {
+                if let crate::proto::scenario::Op::SetCpuset { cpuset, .. } = op {
+                    resolver.cpuset(cpuset, (0, 1)).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
+                }
+            }
+            let tiny = Resolver { topo: TestTopology::synthetic(1, 1, 1, 1), workers_per_cgroup: None };
+            assert!(tiny.check(&spec).is_err(), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn checks_that_entries_name_exist() {
+        let own = ["telemetry_complete", "settings_applied"];
+        for spec in all_scenarios() {
+            for check in &spec.checks {
+                let known =
+                    crate::verdict::table::ROWS.iter().any(|row| row.name == check) || own.contains(&check.as_str());
+                assert!(known, "{}: {check}", spec.name);
+            }
+            crate::verdict::table::of_pairs(&spec.asserts).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
+        }
+    }
+
+    #[test]
+    fn patterns_fit_names() {
+        assert_eq!(find("cgroup_steady").len(), 1);
+        assert_eq!(find("basic/cgroup_steady").len(), 1);
+        assert_eq!(find("cpuset/*").len(), 6);
+        assert_eq!(find("*midrun").len(), 4);
+        assert!(find("nothing").is_empty());
+        for (pattern, name, fit) in
+            [("*", "", true), ("a*b*c", "a--b-bc", true), ("a?", "a", false), ("*a", "ab", false), ("a**", "a", true)]
+        {
+            assert_eq!(fits(pattern, name), fit, "{pattern} {name}");
+        }
+    }
+}
