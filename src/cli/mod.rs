@@ -31,6 +31,8 @@ mod plan;
 mod scenarios;
 mod screen;
 pub mod split;
+#[cfg(test)]
+mod tests_flags;
 mod topic_work;
 pub mod topics;
 
