@@ -7,66 +7,77 @@ use crate::proto::cpuset::CpuSet;
 use crate::proto::phase::CpuSlice;
 use crate::units::NS_PER_MS;
 
-/// After a change of cpuset a CPU seen may still be an old one: a worker reads its CPU number and notes it in two steps, between
-/// which it may be moved, and then notes the old one when it has its next turn: some slices later on a crowded CPU.
+/// After a change of cpuset what is seen belongs to nobody for this long: the kernel has moved the tasks when the write returns,
+/// but a scheduler may have one more decision under way.
 pub const GRACE_NS: u64 = 50 * NS_PER_MS;
+
+/// What is known of one worker.
+#[derive(Debug, Default)]
+struct Worker {
+    slices: Vec<CpuSlice>,
+    /// All CPUs seen, graces included.
+    seen: CpuSet,
+    /// Seen under the cpuset in force, after its grace.
+    current: CpuSet,
+    /// From when on what is seen counts; none: in grace.
+    judged_from_ns: Option<u64>,
+}
 
 /// The slices of the workers of one crew.
 #[derive(Debug, Default)]
 pub struct Slices {
-    workers: Vec<Vec<CpuSlice>>,
-    /// All CPUs seen, graces included.
-    seen: Vec<CpuSet>,
+    workers: Vec<Worker>,
     allowed: Option<CpuSet>,
-    /// From when on what is seen counts.
-    judged_from_ns: u64,
-    in_grace: bool,
+    grace_ends_ns: u64,
 }
 
 impl Slices {
     pub fn new(workers: usize) -> Self {
-        Self { workers: vec![Vec::new(); workers], seen: vec![CpuSet::new(); workers], ..Self::default() }
+        Self { workers: (0..workers).map(|_| Worker::default()).collect(), ..Self::default() }
     }
 
     /// Another cpuset (none: no bounds) is in force from `now_ns` on. `taken` is what was seen since the last call of any kind.
     pub fn allow(&mut self, allowed: Option<CpuSet>, taken: &[CpuSet], now_ns: u64) {
         self.close(taken, now_ns);
         self.allowed = allowed;
-        self.judged_from_ns = now_ns + GRACE_NS;
-        self.in_grace = true;
+        self.grace_ends_ns = now_ns + GRACE_NS;
     }
 
-    /// When the grace ends; none where that is past.
+    /// When to look again because of a grace; none where nobody is in one.
     pub fn due_ns(&self) -> Option<u64> {
-        (self.in_grace && self.allowed.is_some()).then_some(self.judged_from_ns)
+        let waiting = self.workers.iter().any(|worker| worker.judged_from_ns.is_none());
+        (waiting && self.allowed.is_some()).then_some(self.grace_ends_ns)
     }
 
-    /// The grace has ended: what was seen in it is not judged.
+    /// The grace has ended for every worker that was seen in it. A worker reads its CPU number and notes it in two steps; one
+    /// that was moved between them notes the old CPU at its next turn, whenever that is. So the first CPU that is seen after
+    /// a border may be a stale one and is judged for nobody, and whoever was not seen yet stays in grace.
     pub fn end_grace(&mut self, taken: &[CpuSet], now_ns: u64) {
-        self.remember(taken);
-        self.in_grace = false;
-        self.judged_from_ns = now_ns;
-    }
-
-    fn remember(&mut self, taken: &[CpuSet]) {
-        for (seen, taken) in self.seen.iter_mut().zip(taken) {
-            *seen = seen.union(taken);
+        for (worker, taken) in self.workers.iter_mut().zip(taken) {
+            worker.seen = worker.seen.union(taken);
+            match worker.judged_from_ns {
+                Some(_) => worker.current = worker.current.union(taken),
+                None if taken.is_empty() => {}
+                None => worker.judged_from_ns = Some(now_ns),
+            }
         }
     }
 
     fn close(&mut self, taken: &[CpuSet], now_ns: u64) {
-        self.remember(taken);
-        let Some(allowed) = self.allowed.as_ref().filter(|_| !self.in_grace && now_ns > self.judged_from_ns) else {
-            return;
-        };
-        let judged_ns = now_ns - self.judged_from_ns;
-        for (slices, seen) in self.workers.iter_mut().zip(taken) {
-            match slices.iter_mut().find(|slice| slice.allowed == *allowed) {
+        for (worker, taken) in self.workers.iter_mut().zip(taken) {
+            worker.seen = worker.seen.union(taken);
+            let current = std::mem::take(&mut worker.current).union(taken);
+            let from_ns = worker.judged_from_ns.take();
+            let (Some(allowed), Some(from_ns)) = (&self.allowed, from_ns.filter(|from_ns| now_ns > *from_ns)) else {
+                continue;
+            };
+            let judged_ns = now_ns - from_ns;
+            match worker.slices.iter_mut().find(|slice| slice.allowed == *allowed) {
                 Some(slice) => {
-                    slice.seen = slice.seen.union(seen);
+                    slice.seen = slice.seen.union(&current);
                     slice.judged_ns += judged_ns;
                 }
-                None => slices.push(CpuSlice { allowed: allowed.clone(), seen: seen.clone(), judged_ns }),
+                None => worker.slices.push(CpuSlice { allowed: allowed.clone(), seen: current, judged_ns }),
             }
         }
     }
@@ -74,7 +85,7 @@ impl Slices {
     /// The workers have ended: (all CPUs seen, slices) of each.
     pub fn finish(mut self, taken: &[CpuSet], now_ns: u64) -> Vec<(CpuSet, Vec<CpuSlice>)> {
         self.close(taken, now_ns);
-        self.seen.into_iter().zip(self.workers).collect()
+        self.workers.into_iter().map(|worker| (worker.seen, worker.slices)).collect()
     }
 }
 
@@ -103,6 +114,20 @@ mod tests {
         assert_eq!(*seen, set("0-3,5,7"));
         let slice = |allowed, seen, ms: u64| CpuSlice { allowed: set(allowed), seen: set(seen), judged_ns: ms * MS };
         assert_eq!(*slices, [slice("0-1", "0-1,7", 80), slice("2-3", "3", 40)]);
+    }
+
+    #[test]
+    fn worker_that_was_not_seen_since_the_border_stays_in_grace() {
+        let mut slices = Slices::new(2);
+        slices.allow(Some(set("1")), &[set(""), set("")], 0);
+        slices.end_grace(&[set("1"), set("")], 60 * MS);
+        assert_eq!(slices.due_ns(), Some(GRACE_NS));
+        slices.end_grace(&[set("1"), set("0")], 80 * MS);
+        assert_eq!(slices.due_ns(), None);
+        let finished = slices.finish(&[set(""), set("1")], 100 * MS);
+        let told: Vec<(String, u64)> =
+            finished.iter().map(|(_, slices)| (slices[0].seen.to_string(), slices[0].judged_ns / MS)).collect();
+        assert_eq!(told, [("1".to_owned(), 40), ("1".to_owned(), 20)]);
     }
 
     #[test]
