@@ -64,3 +64,8 @@ clean-cache:
 
 help:
 	@sed -n 's/^#   //p' Makefile
+
+#   make bench-workload  the workload engine against tracepoints and other tools
+.PHONY: bench-workload
+bench-workload:
+	@$(CARGO) bench -q --locked --bench workload

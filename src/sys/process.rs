@@ -82,8 +82,9 @@ pub fn has_ended(pid: i32) -> io::Result<bool> {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: `info` is valid for the call.
     check(unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) })?;
-    // si_signo stays 0 where no state change was there (waitid(2)).
-    Ok(info.si_signo != 0)
+    // si_signo stays 0 where no state change was there (waitid(2)); a child that the caller traces reports its stops too.
+    let ended = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED].contains(&info.si_code);
+    Ok(info.si_signo != 0 && ended)
 }
 
 /// Sends a signal to a process, or to a process group where `pid` is negative.

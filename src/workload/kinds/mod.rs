@@ -29,6 +29,8 @@ mod tests;
 #[cfg(test)]
 mod tests_cpu;
 #[cfg(test)]
+mod tests_faults;
+#[cfg(test)]
 mod tests_memory;
 #[cfg(test)]
 mod tests_wake;

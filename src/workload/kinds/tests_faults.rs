@@ -1,0 +1,144 @@
+//! What becomes of workers that are killed, halted or starved of what they need.
+//!
+//! Owns the faults that need calls of their own; leaves SIGKILL, SIGSTOP and panics to the tests of collect.
+//! Invariant: each fault gives the sentinel that names it, within the collection deadline, and leaves no process.
+
+#![allow(unsafe_code)]
+
+use super::tests::*;
+use crate::proto::report::ExitInfo;
+use crate::proto::work::WorkType;
+use crate::sys::{process, time};
+use crate::units::NS_PER_SEC;
+use crate::workload::{WorkloadConfig, WorkloadHandle};
+use std::path::{Path, PathBuf};
+
+/// The collection deadline, the wait after it, and what a busy machine adds.
+const BOUND_NS: u64 = 5 * NS_PER_SEC + 4 * NS_PER_SEC;
+
+fn is_gone(pid: i32) -> bool {
+    process::kill(pid, 0).is_err()
+}
+
+/// Lowers a limit of another process.
+fn limit(pid: i32, resource: libc::__rlimit_resource_t, value: u64) {
+    let new = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `new` is valid for the call; no old limit is asked for.
+    assert_eq!(unsafe { libc::prlimit(pid, resource, &new, std::ptr::null_mut()) }, 0);
+}
+
+#[test]
+fn worker_that_is_traced_to_a_halt_times_out() {
+    let mut handle = WorkloadHandle::spawn(&one_group("spin*2")).unwrap();
+    handle.start().unwrap();
+    let tids = handle.tids();
+    wait_for("progress", || handle.snapshot_iterations().iter().all(|done| *done > 0));
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: both requests take no memory.
+    let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tids[0], nothing, nothing) };
+    if seized != 0 {
+        eprintln!("skipped: no right to trace a child: {}", std::io::Error::last_os_error());
+        return;
+    }
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tids[0], nothing, nothing) }, 0);
+    wait_for("the halt", || status(tids[0], "State").starts_with('t'));
+    let begin = time::monotonic_ns();
+    let reports = handle.stop_and_collect().unwrap();
+    assert!(time::monotonic_ns() - begin < BOUND_NS);
+    assert_eq!(reports[0].exit_info, Some(ExitInfo::TimedOut));
+    assert!(reports[1].completed && tids.iter().all(|tid| is_gone(*tid)));
+}
+
+#[test]
+fn worker_without_memory_or_descriptors_says_what_it_could_not_do() {
+    for (text, resource, value, what, errno) in [
+        ("cache(size_kb=65536)*1", libc::RLIMIT_AS, 1 << 20, "cannot map its buffer: ", 12),
+        ("io-sync*1", libc::RLIMIT_NOFILE, 3, "cannot open its backing file or disk: ", 24),
+    ] {
+        let mut handle = WorkloadHandle::spawn(&one_group(text)).unwrap();
+        let tid = handle.tids()[0];
+        wait_for("its wait at the gate", || proc_file(tid, "comm").starts_with("kw0"));
+        limit(tid, resource, value);
+        handle.start().unwrap();
+        let mut early = Vec::new();
+        wait_for("its end", || {
+            early.extend(handle.check_early_exits());
+            !early.is_empty()
+        });
+        let told = early[0].setup_error.clone().unwrap();
+        assert!(told.starts_with(what) && told.ends_with(&format!("(errno {errno})")), "{told}");
+        let reports = handle.stop_and_collect().unwrap();
+        assert_eq!(reports[0].exit_info, Some(ExitInfo::Exited { code: 1 }));
+        assert!(!reports[0].completed && is_gone(tid));
+    }
+}
+
+#[test]
+fn parent_without_descriptors_gets_an_error_and_no_worker() {
+    let child = match process::fork().unwrap() {
+        process::Fork::Parent(pid) => pid,
+        process::Fork::Child => {
+            limit(process::id(), libc::RLIMIT_NOFILE, 3);
+            let refused = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::PipeIo { burst_iters: 1 }, 2));
+            let told = refused.err().is_some_and(|error| error.errno() == Some(libc::EMFILE));
+            process::exit_now(if told { 0 } else { 1 });
+        }
+    };
+    assert_eq!(process::wait(child, true).unwrap(), Some((child, process::End::Exited(0))));
+}
+
+/// A cgroup whose memory is bounded, of version 1 or 2.
+fn bounded(bytes: u64) -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let of = |kind: &str, option: &str| {
+        let line = mounts.lines().find(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            words[2] == kind && (option.is_empty() || words[3].split(',').any(|word| word == option))
+        })?;
+        Some(Path::new(line.split(' ').nth(1)?).join(format!("ktstr-oom-{}", process::id())))
+    };
+    for (dir, file) in [(of("cgroup", "memory"), "memory.limit_in_bytes"), (of("cgroup2", ""), "memory.max")] {
+        let Some(dir) = dir else { continue };
+        if std::fs::create_dir(&dir).is_ok() {
+            if std::fs::write(dir.join(file), bytes.to_string()).is_ok() {
+                return Some(dir);
+            }
+            std::fs::remove_dir(&dir).unwrap();
+        }
+    }
+    eprintln!("skipped: no memory controller that this process may use");
+    None
+}
+
+#[test]
+fn worker_that_the_kernel_kills_for_memory_is_reported_as_killed() {
+    let Some(dir) = bounded(4 << 20) else { return };
+    let mut handle = WorkloadHandle::spawn(&one_group("cache(size_kb=65536,stride=4096)*1")).unwrap();
+    let tid = handle.tids()[0];
+    std::fs::write(dir.join("cgroup.procs"), tid.to_string()).unwrap();
+    handle.start().unwrap();
+    let mut early = Vec::new();
+    wait_for("the kill", || {
+        early.extend(handle.check_early_exits());
+        !early.is_empty()
+    });
+    let reports = handle.stop_and_collect().unwrap();
+    wait_for("the empty cgroup", || std::fs::remove_dir(&dir).is_ok());
+    assert_eq!(reports[0].exit_info, Some(ExitInfo::Signaled { signal: libc::SIGKILL }));
+    assert!(is_gone(tid));
+}
+
+#[test]
+fn a_thousand_spawns_and_drops_leave_no_process() {
+    let config = one_group("pipe*1");
+    for round in 0..1000 {
+        let mut handle = WorkloadHandle::spawn(&config).unwrap();
+        if round % 2 == 0 {
+            handle.start().unwrap();
+        }
+        let tids = handle.tids();
+        drop(handle);
+        assert!(tids.iter().all(|tid| is_gone(*tid)), "round {round}");
+    }
+}
