@@ -185,7 +185,7 @@ fn cgroup_churn_moves_between_its_own_cgroups_and_removes_them() {
         groups.iter().filter(|group| group.contains("/home.churn")).count() == 3
     });
     let reports = handle.stop_and_collect().unwrap();
-    assert!(reports[0].completed && reports[0].iterations > 3, "{reports:?}");
+    assert!(reports[0].completed && reports[0].iterations >= 2, "{reports:?}");
     let left: Vec<_> = std::fs::read_dir(&parent).unwrap().flatten().filter(|entry| entry.path().is_dir()).collect();
     std::fs::remove_dir(&home).unwrap();
     std::fs::remove_dir(&parent).unwrap();
