@@ -109,11 +109,13 @@ fn parallel_script() -> String {
     for vms in VMS {
         let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --workers 1 --duration 3s --timeout 400s \
                    >/dev/null 2>&1";
+        // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
         let command = format!(
-            "sync; before=$(free); least=$before; start=$(awk '{{ print $1 }}' /proc/uptime); \
-             for i in $(seq {vms}); do {run} & done; \
-             while [ -n \"$(jobs -r)\" ]; do now=$(free); [ $now -lt $least ] && least=$now; sleep 0.2; done; wait; \
-             echo \"$start $(awk '{{ print $1 }}' /proc/uptime) $((before - least))\""
+            "ended=$(mktemp); before=$(free); least=$before; start=$(awk '{{ print $1 }}' /proc/uptime); \
+             for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
+             while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); [ $now -lt $least ] && least=$now; sleep 0.2; done; \
+             wait; echo \"$start $(awk '{{ print $1 }}' /proc/uptime) $((before - least)) $(grep -vxc 0 $ended)\"; \
+             rm $ended"
         );
         cell(&mut script, &vms.to_string(), &command);
     }
@@ -279,7 +281,7 @@ fn tell_parallel(output: &str) {
             .get(&vms.to_string())
             .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
             .unwrap_or_default();
-        let [start, end, kib] = numbers[..] else {
+        let [start, end, kib, failed] = numbers[..] else {
             println!("  {vms:3} VMs: no result");
             continue;
         };
@@ -287,7 +289,8 @@ fn tell_parallel(output: &str) {
         let extra = before.map_or_else(String::new, |(fewer, mib)| {
             format!(", each more {:.1} MiB", (all_mib - mib) / f64::from(vms - fewer))
         });
-        println!("  {vms:3} VMs: {:7.1} s, {:6.1} MiB each{extra}", end - start, all_mib / f64::from(vms));
+        let lost = if failed > 0.0 { format!(", {failed} did not pass") } else { String::new() };
+        println!("  {vms:3} VMs: {:7.1} s, {:6.1} MiB each{extra}{lost}", end - start, all_mib / f64::from(vms));
         before = Some((vms, all_mib));
     }
 }
