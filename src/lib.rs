@@ -10,6 +10,7 @@ pub mod channel;
 pub mod cli;
 pub mod error;
 pub mod guest;
+pub mod harness;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 pub mod image;
@@ -27,3 +28,24 @@ pub mod vmm;
 pub mod workload;
 
 pub use error::{Error, Result};
+
+/// What a scenario in code needs.
+pub mod prelude {
+    pub use crate::cgroup::{CgroupGroup, CgroupManager};
+    pub use crate::error::{Error, Result};
+    pub use crate::harness::{Case, Options};
+    pub use crate::proto::asserted::{AssertResult, AssertStats};
+    pub use crate::proto::cpuset::CpuSet;
+    pub use crate::proto::limits::{Assert, CheckId};
+    pub use crate::proto::plan::{SchedPolicy, WorkSpec};
+    pub use crate::proto::report::WorkerReport;
+    pub use crate::proto::scenario::{CgroupDef, Count, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step};
+    pub use crate::proto::work::{SampleKind, WorkType};
+    pub use crate::scenario::{
+        Ctx, GroupHandle, TestTopology, collect_all, dfl_wl, execute_defs, execute_steps, execute_steps_with,
+        setup_cgroups, spawn_diverse,
+    };
+    pub use crate::verdict::assert_cgroup;
+    pub use crate::workload::{WorkloadConfig, WorkloadHandle};
+    pub use std::time::Duration;
+}

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         eprintln!("ktstr: warning: cannot ignore SIGXFSZ: {error}");
     }
     if ktstr::guest::is_our_role() {
-        ktstr::guest::init::main();
+        ktstr::guest::init::main(&[]);
     }
     ExitCode::from(ktstr::cli::main(std::env::args_os().collect(), exec_ns))
 }

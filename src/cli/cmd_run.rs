@@ -26,14 +26,18 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
     if args.host {
         return on_this_machine(args, argv, exec_ns);
     }
-    let job = job(args, argv, exec_ns)?;
+    carry_out(args, &job(args, argv, exec_ns)?).map(Outcome::exit_code)
+}
+
+/// Runs a job, tells of it as the arguments say, and gives its outcome.
+pub fn carry_out(args: &RunArgs, job: &Job) -> Result<Outcome> {
     // Found out before the run, not after it.
     let mut json_file = match &args.json {
         Some(JsonTarget::File(path)) => Some(create(path)?),
         _ => None,
     };
     let mut screen = Screen::default();
-    let run = job::run(&job, &mut |event| show(&mut screen, args, event))?;
+    let run = job::run(job, &mut |event| show(&mut screen, args, event))?;
     screen.finish();
     let verdict = counted(args.bad_on.as_ref(), run.record(), judge_stored(run.record()));
     tell(args, run, &verdict, json_file.as_mut())
@@ -61,7 +65,7 @@ fn on_this_machine(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8
     let run = host::run(&job, &mut |event| show(&mut screen, args, event))?;
     screen.finish();
     let verdict = counted(args.bad_on.as_ref(), run.record(), judge_stored(run.record()));
-    tell(args, run, &verdict, json_file.as_mut())
+    tell(args, run, &verdict, json_file.as_mut()).map(Outcome::exit_code)
 }
 
 /// Creates a file for a result, before anything is started for it.
@@ -150,7 +154,7 @@ pub(super) fn wants_color(choice: ColorChoice, json_to_stdout: bool) -> bool {
 }
 
 /// Prints, stores, and keeps or removes the run directory; only then an error counts, and never one of the storing alone.
-fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut File>) -> Result<u8> {
+fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut File>) -> Result<Outcome> {
     let to_stdout = args.json == Some(JsonTarget::Stdout);
     let record = run.record();
     let style = Style { color: wants_color(args.color, to_stdout) };
@@ -184,7 +188,7 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut F
         // The verdict stands; what is lost is its copy on disk.
         out::print_error(&format!("ktstr: warning: {error}\n"));
     }
-    told.and(handed.unwrap_or(Ok(()))).map(|()| verdict.exit_code)
+    told.and(handed.unwrap_or(Ok(()))).map(|()| verdict.outcome)
 }
 
 /// Tells the process that runs many.

@@ -3,6 +3,8 @@
 //! Owns the order and the event loop; leaves the scheduler to scx/, the workers to scenario/.
 //! Invariant: every wait goes on taking the log, and everything that was begun is ended and told.
 
+mod code;
+
 use super::CGROUP_ROOT;
 use super::disk;
 use super::dump::Dump;
@@ -16,7 +18,7 @@ use crate::proto::guards::Provocation;
 use crate::proto::message::{Msg, SchedFailure};
 use crate::proto::plan::{Plan, SchedSpec};
 use crate::proto::scenario::ScenarioSpec;
-use crate::scenario::{self, Around, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
+use crate::scenario::{self, Around, Coded, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::scx::start::{Progress, Scheduler};
 use crate::scx::support::Support;
 use crate::sys::process::{self, End};
@@ -43,6 +45,8 @@ pub struct Agent {
     outside: Outside,
     scheduler: Option<Scheduler>,
     had_scheduler: bool,
+    /// Scenarios that are code.
+    codes: Vec<Coded>,
     /// What `attach` starts, and what may take its place.
     spec: Option<SchedSpec>,
     spares: Vec<SchedSpec>,
@@ -57,7 +61,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(session: GuestSession) -> Self {
+    pub fn new(session: GuestSession, codes: &[Coded]) -> Self {
         let mut outside = Outside { session, kmsg: None, dump: None, stop_asked: false, sign_ns: 0, unsent: None };
         match Kmsg::open() {
             Ok(kmsg) => outside.kmsg = Some(kmsg),
@@ -67,6 +71,7 @@ impl Agent {
             outside,
             scheduler: None,
             had_scheduler: false,
+            codes: codes.to_vec(),
             spec: None,
             spares: Vec::new(),
             lost: None,
@@ -122,7 +127,14 @@ impl Agent {
             return false;
         }
         self.pass(plan.settle_ns);
-        self.run_scenario(plan, scenario, index);
+        match scenario.code {
+            false => self.run_scenario(plan, scenario, index),
+            true => {
+                if let Err(error) = self.run_code(plan, scenario, index) {
+                    self.refuse("scenario", &error);
+                }
+            }
+        }
         self.stop_scheduler();
         guard::hung().is_none()
     }
@@ -224,16 +236,7 @@ impl Agent {
     }
 
     fn run_scenario(&mut self, plan: &Plan, scenario: &ScenarioSpec, index: u32) {
-        let topo = TestTopology::from_spec(&plan.topology);
-        let settings = Settings {
-            cgroup_root: Path::new(CGROUP_ROOT),
-            subtree: SUBTREE,
-            resolver: Resolver { topo, workers_per_cgroup: plan.workers_per_cgroup },
-            duration_ns: plan.duration_ns,
-            settle_ns: plan.settle_ns,
-            seed: plan.seed.wrapping_add(u64::from(index)),
-            scratch_disk: plan.disk_is_scratch.then(|| SCRATCH_DISK.into()),
-        };
+        let settings = settings(plan, index, SUBTREE);
         let stolen_before_ns = stolen_ns();
         let finished = scenario::execute(scenario, &settings, self);
         let steal_ns = stolen_ns().saturating_sub(stolen_before_ns);
@@ -397,6 +400,20 @@ impl Around for Agent {
                 Ok(())
             }
         }
+    }
+}
+
+/// With what a scenario of the plan is carried out.
+fn settings<'a>(plan: &Plan, index: u32, subtree: &'a str) -> Settings<'a> {
+    let topo = TestTopology::from_spec(&plan.topology);
+    Settings {
+        cgroup_root: Path::new(CGROUP_ROOT),
+        subtree,
+        resolver: Resolver { topo, workers_per_cgroup: plan.workers_per_cgroup },
+        duration_ns: plan.duration_ns,
+        settle_ns: plan.settle_ns,
+        seed: plan.seed.wrapping_add(u64::from(index)),
+        scratch_disk: plan.disk_is_scratch.then(|| SCRATCH_DISK.into()),
     }
 }
 

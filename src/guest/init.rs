@@ -12,6 +12,7 @@ use crate::proto::codec::Wire;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::message::Msg;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedPolicy};
+use crate::scenario::Coded;
 use crate::sys::mount::{self, Limit};
 use crate::sys::{process, sched, time};
 use std::fs;
@@ -23,21 +24,21 @@ const OBSERVER_PRIORITY: u32 = 98;
 /// Open files that many workers' pipes may need.
 const MOST_FILES: u64 = 1 << 20;
 
-/// PID 1.
-pub fn main() -> ! {
+/// PID 1. `codes`: the scenarios that are code of this binary.
+pub fn main(codes: &[Coded]) -> ! {
     let pid1_uptime_ns = time::boottime_ns();
     // Where there is no doorbell the host notices PID 1 by its first message.
     if let Ok(door) = doorbell() {
         door.write(DOORBELL_PID1);
     }
     power::install_panic_hook();
-    match run(pid1_uptime_ns) {
+    match run(pid1_uptime_ns, codes) {
         Ok(()) => power::restart(),
         Err(error) => power::die(&error.to_string()),
     }
 }
 
-fn run(pid1_uptime_ns: u64) -> Result<()> {
+fn run(pid1_uptime_ns: u64, codes: &[Coded]) -> Result<()> {
     let mut missing: Vec<String> = Vec::new();
     for mount in mounts::mount_all() {
         if mount.needed {
@@ -66,7 +67,7 @@ fn run(pid1_uptime_ns: u64) -> Result<()> {
     let seen = topology::read(Path::new("/"));
     let plan = plan.and_then(|plan| topology::check(&plan, &seen).map(|()| plan));
     session.send(&Msg::Machine { seen })?;
-    let mut agent = Agent::new(session);
+    let mut agent = Agent::new(session, codes);
     match plan {
         Ok(plan) => agent.carry_out(&plan),
         Err(error) => agent.refuse("plan", &error),

@@ -7,7 +7,7 @@ use super::closure::{Closure, hidden_in_guest, normalize, read_elf};
 use super::contents::{Contents, END, Source, write};
 use super::modules::Modules;
 use super::search::{Search, musl_path_file};
-use super::{cpio, kconfig, ldcache, program};
+use super::{cpio, kconfig, ldcache, program, strip};
 use crate::error::{Context, Error, Kind, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -17,11 +17,13 @@ pub const INIT: &str = "/init";
 pub const PLAN: &str = "/ktstr/plan";
 pub const SCHED_DIR: &str = "/ktstr/sched";
 const LD_CACHE: &str = "/etc/ld.so.cache";
+/// Debugging data of /init are left out where there is more of them than this: a test binary's are most of it.
+const DEBUG_BYTES: usize = 1 << 20;
 
 /// What one run's image is made of.
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
-    /// A static ktstr binary: the one that runs, /proc/self/exe.
+    /// The binary that runs: /proc/self/exe.
     pub init: PathBuf,
     /// The encoded plan.
     pub plan: Vec<u8>,
@@ -78,8 +80,7 @@ pub fn assemble(spec: &ImageSpec) -> Result<Image> {
     let mut notes = Vec::new();
     let mut closure = Closure::default();
 
-    check_init(&spec.init)?;
-    contents.add_file(INIT, &spec.init, 0o755, "ktstr itself, PID 1 of the guest")?;
+    add_init(&search, &spec.init, &mut contents, &mut closure)?;
     contents.add(PLAN, 0o600, Source::Bytes(spec.plan.clone()), "plan of this run")?;
     let mut sched_path = None;
     if let Some(sched) = &spec.sched {
@@ -131,15 +132,21 @@ pub(super) fn purpose(path: &str) -> &'static str {
     }
 }
 
-/// PID 1 has no loader: a dynamic binary would end in a kernel panic, "No working init found".
-fn check_init(init: &Path) -> Result<()> {
+/// PID 1 is this program again. A dynamically linked one, as a user's own test binary is, comes with its loader and its
+/// libraries: the kernel starts it like any other program.
+fn add_init(search: &Search, init: &Path, contents: &mut Contents, closure: &mut Closure) -> Result<()> {
+    const WHY: &str = "ktstr itself, PID 1 of the guest";
     let elf = read_elf(init).map_err(|why| Error::usage(format!("{}, the guest's /init, {why}", init.display())))?;
     if elf.interpreter.is_some() || !elf.needed.is_empty() {
+        // Libraries may be named relative to the program's own place; one that was replaced meanwhile has none.
         let real = fs::canonicalize(init).unwrap_or_else(|_| init.to_path_buf());
-        let message = format!("{} is dynamically linked, so it cannot be the guest's /init", real.display());
-        return Err(Error::usage(message).hint("use the static binary that 'make' builds"));
+        closure.add(search, &real, &elf)?;
     }
-    Ok(())
+    let bytes = fs::read(init).context(|| format!("read {}", init.display()))?;
+    match strip::loaded_part(&bytes).filter(|kept| kept.len() + DEBUG_BYTES < bytes.len()) {
+        Some(kept) => contents.add(INIT, 0o755, Source::Bytes(kept), WHY),
+        None => contents.add_file(INIT, init, 0o755, WHY),
+    }
 }
 
 /// Programs that use libbpf read /boot/config-RELEASE; real scx schedulers fail without it, with a bare "Invalid argument".
@@ -371,11 +378,20 @@ mod tests {
     }
 
     #[test]
-    fn dynamic_init_is_refused() {
+    fn dynamic_init_comes_with_its_libraries_and_without_debugging_data() {
         let dir = TempDir::new("assemble-dynamic");
         let mut spec = spec(&dir);
-        spec.init = dir.write_program("dynamic", &fixture::build(&fixture::program(&["libc.so.6"])));
-        assert!(refused(&spec).contains("is dynamically linked, so it cannot be the guest's /init"));
+        spec.init = dir.write_program("dynamic", &fixture::build(&fixture::program(&["libktstr-nowhere.so.1"])));
+        let why = refused(&spec);
+        assert!(why.contains("needs the loader") || why.contains("libktstr-nowhere.so.1"), "{why}");
+        // This very program: static or not, as the tests are built.
+        spec.init = "/proc/self/exe".into();
+        let image = assemble(&spec).unwrap();
+        let init = image.entries.iter().find(|entry| entry.path == INIT).unwrap();
+        assert!(init.bytes <= fs::metadata("/proc/self/exe").unwrap().len() && init.mode & 0o111 == 0o111);
+        let elf = read_elf(&spec.init).unwrap();
+        let packed = |path: &String| image.entries.iter().any(|entry| entry.path == *path);
+        assert!(elf.interpreter.iter().all(packed), "{:?}", image.entries);
     }
 
     #[test]

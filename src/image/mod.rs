@@ -13,6 +13,7 @@ pub mod ldcache;
 pub mod modules;
 pub mod program;
 pub mod search;
+mod strip;
 #[cfg(test)]
 mod tempdir;
 

@@ -3,6 +3,7 @@
 //! Owns what each message says; leaves framing to `frame`, and folding them into one picture to `record`.
 //! Invariant: tags are never reused; a change of any field raises `plan::PROTOCOL`.
 
+use super::asserted::AssertResult;
 use super::codec::{DecodeError, Reader, Wire};
 use super::cpuset::CpuSet;
 use super::noise::HostNoise;
@@ -268,6 +269,8 @@ wire_enum! {
         SchedDump = 50 { text: String },
         /// The machine as the kernel shows it to PID 1.
         Machine = 40 { seen: Seen },
+        /// What a scenario that is code said of its run.
+        Asserted = 26 { result: AssertResult },
 
         /// Host to guest: end the scenario now, orderly.
         Stop = 64,

@@ -3,7 +3,9 @@
 //! Owns their fields and their bytes; does no I/O, knows no clock and no libc.
 //! Invariant: every type here round-trips through its bytes, and refuses bytes that were cut or altered.
 
+pub mod asserted;
 pub mod codec;
+pub mod coded;
 pub mod cpuset;
 pub mod frame;
 pub mod guards;

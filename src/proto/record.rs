@@ -3,6 +3,7 @@
 //! Owns the folding and the stored file's form; leaves reading and writing files to run/rundir, judging to verdict/.
 //! Invariant: the record is exactly the fold of its messages, so a stored one gives the same picture again.
 
+use super::asserted::AssertResult;
 use super::codec::{DecodeError, Wire};
 use super::frame::{self, FrameError};
 use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage, VmEnd, VmStats};
@@ -107,6 +108,8 @@ pub struct Record {
     pub spawned: Vec<(String, u32)>,
     pub reports: Vec<(String, WorkerReport)>,
     pub scenario_end: Option<ScenarioEnd>,
+    /// What a scenario that is code said of its run.
+    pub asserted: Option<AssertResult>,
     pub guest_errors: Vec<GuestError>,
     pub crash: Option<String>,
     pub notes: Vec<String>,
@@ -164,6 +167,7 @@ impl Record {
             Msg::SchedDump { text } => push_tail(&mut self.sched_dump, &text),
             Msg::SchedStopped { last } => self.sched_final = Some(last),
             Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
+            Msg::Asserted { result } => self.asserted = Some(result),
             Msg::Spawned { group, workers } => self.spawned.push((group, workers)),
             Msg::Report { group, report } => self.reports.push((group, report)),
             Msg::ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns } => {

@@ -5,6 +5,7 @@
 
 use super::accel::AccelKind;
 use crate::channel;
+use crate::scenario::EMULATED_WORD;
 
 /// On every guest's command line: (word, why). Names: Documentation/admin-guide/kernel-parameters.txt.
 const WORDS: [(&str, &str); 18] = [
@@ -51,7 +52,9 @@ pub fn build(words: &Words<'_>) -> String {
         // Our machine has no PCI bus, and an i8042 whose only use is the reset.
         AccelKind::Kvm => line.extend(["pci=off".into(), "reboot=k".into()]),
         // The emulator's firmware knows nothing of the ring; its power-off and reset go through ACPI.
-        AccelKind::Qemu => line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=t".into()]),
+        AccelKind::Qemu => {
+            line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=t".into(), EMULATED_WORD.into()])
+        }
     }
     line.extend(words.wide_apic_ids.then(|| "irqaffinity=0".into()));
     if words.force_serial {

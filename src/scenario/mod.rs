@@ -4,7 +4,10 @@
 //! Invariant: every report of every worker reaches the caller, also after an error.
 
 pub mod catalog;
+mod ctx;
 mod engine;
+mod groups;
+mod link;
 mod ops;
 mod parse;
 mod payload;
@@ -21,7 +24,12 @@ mod words;
 mod works;
 mod world;
 
+pub use ctx::{Coded, Ctx, CtxParts, EMULATED_WORD, ScenarioFn};
 pub use engine::{Around, Finished, Settings, execute};
+pub use groups::{
+    GroupHandle, collect_all, dfl_wl, execute_defs, execute_steps, execute_steps_with, setup_cgroups, spawn_diverse,
+};
+pub use link::Link;
 pub use ops::SchedOp;
 pub use parse::{FLAGS, FileError, parse, print};
 pub use resolve::{GroupPlan, Random, Resolver, validate};

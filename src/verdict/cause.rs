@@ -11,12 +11,13 @@
 //! 5. The kernel did not return from a call; the scheduler would not start, or went away.
 //! 6. The guest or the machine broke: PID 1 crashed, could not do its work, KVM gave up.
 //! 7. The VM stopped answering, or ended without a word.
-//! 8. A check failed; 9. a check is Inconclusive; 10. nothing is wrong.
+//! 8. A check failed; 9. a check is Inconclusive; 10. the scenario skipped itself; 11. nothing is wrong.
 
 use super::check::{Check, Status};
 use super::log_checks::{excuse, vm_end_text};
 use super::noise;
 use super::outcome::Outcome;
+use super::own;
 use super::scheduler::start_failure;
 use super::stage::{pid1_ran, reached, stopped_at};
 use super::table::is_on;
@@ -52,6 +53,7 @@ pub fn find(record: &Record, log: &KernelLog, checks: &[Check], limits: &Assert)
         .or_else(|| harness_failure(record))
         .or_else(|| silence(record, log))
         .or_else(|| of_checks(checks))
+        .or_else(|| own::skipped(record))
         .unwrap_or_else(|| (Outcome::Pass, NOTHING_WRONG.to_owned()))
 }
 

@@ -104,10 +104,15 @@ pub fn with(mut check: Check, status: Status, reason: &str) -> Check {
     check
 }
 
+/// Whether somebody asked for the check.
+pub fn is_asked(limits: &Assert, id: CheckId) -> bool {
+    matches!(limits.limit(id), Limit::Set { insist: Insist::Asked, .. })
+}
+
 /// What was asked for and could be applied nowhere is Inconclusive, not passed over.
 pub fn insist(checks: &mut [Check], limits: &Assert) {
     for id in CheckId::ALL {
-        let asked = matches!(limits.limit(id), Limit::Set { insist: Insist::Asked, .. });
+        let asked = is_asked(limits, id);
         let mut of_id = checks.iter_mut().filter(|check| check.name == row(id).name).peekable();
         if asked && of_id.peek().is_some() {
             let mut of_id: Vec<&mut Check> = of_id.collect();

@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use super::scene::Scene;
 use super::several::{OfScenario, judge_by};
 use super::stage::{reached, stopped_at};
-use super::{counters, monitor, scheduler, table, workers};
+use super::{counters, monitor, own, scheduler, table, workers};
 use crate::klog::sched_ext::SchedExit;
 use crate::klog::{self, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId, Layers};
@@ -82,8 +82,9 @@ pub fn judge(record: &Record, limits: &Assert) -> Verdict {
     checks.extend(workers::checks(&scene, limits));
     checks.extend(monitor::checks(record, limits));
     checks.extend(counters::checks(record));
+    checks.extend(own::check(record));
     insist(&mut checks, limits);
-    checks.push(telemetry_complete(record));
+    checks.push(telemetry_complete(record, limits));
     let (outcome, headline) = cause::find(record, &log, &checks, limits);
     Verdict {
         outcome,

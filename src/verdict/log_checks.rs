@@ -70,9 +70,9 @@ fn log_gaps(record: &Record) -> Vec<String> {
 }
 
 /// Everything that the checks need was there.
-pub fn telemetry_complete(record: &Record) -> Check {
+pub fn telemetry_complete(record: &Record, limits: &Assert) -> Check {
     const NAME: &str = "telemetry_complete";
-    let gaps = gaps(record);
+    let gaps = gaps(record, limits);
     let measured = Measure::Count(gaps.len() as u64);
     let status = if gaps.is_empty() { Status::Pass } else { Status::Inconclusive };
     let reason = match gaps.split_first() {
@@ -85,7 +85,7 @@ pub fn telemetry_complete(record: &Record) -> Check {
 }
 
 /// What is missing, the most telling first.
-fn gaps(record: &Record) -> Vec<String> {
+fn gaps(record: &Record, limits: &Assert) -> Vec<String> {
     let mut gaps: Vec<String> = Vec::new();
     let mut need = |there: bool, what: &str| {
         if !there {
@@ -101,7 +101,7 @@ fn gaps(record: &Record) -> Vec<String> {
     }
     gaps.extend(missing_reports(record));
     let mute = record.reports.iter().find(|(_, report)| report.completed && report.max_run_delay_ns.is_none());
-    if let Some((group, report)) = mute {
+    if let Some((group, report)) = mute.filter(|_| is_on(limits, CheckId::MaxRunDelay)) {
         gaps.push(format!(
             "no run delay from worker {} of {group} (CONFIG_SCHED_INFO, sched_schedstats)",
             report.worker_idx

@@ -6,6 +6,7 @@
 mod advice;
 pub mod bad_on;
 mod cause;
+mod cgroup;
 mod check;
 mod counters;
 mod decide;
@@ -23,6 +24,7 @@ mod monitor;
 mod noise;
 mod numa;
 mod outcome;
+mod own;
 mod scene;
 mod scheduler;
 mod several;
@@ -38,15 +40,18 @@ mod tests_limits;
 #[cfg(test)]
 mod tests_noise;
 #[cfg(test)]
+mod tests_properties;
+#[cfg(test)]
 mod tests_scheduler;
 mod workers;
 
 pub use advice::advice;
 pub use cause::NOTHING_WRONG;
+pub use cgroup::assert_cgroup;
 pub use check::{Check, Measure, Status};
 pub use judge::{Verdict, judge, judge_stored, stored_layers};
 pub use outcome::Outcome;
 pub use several::{OfScenario, judge_by};
 pub use stage::{reached, stopped_at};
 pub use stats::{GroupStats, group_stats};
-pub use workers::{EMULATOR, METAL};
+pub use workers::{EMULATED, EMULATOR, METAL};

@@ -5,6 +5,7 @@
 
 use super::check::Measure;
 use super::decide::Found;
+use super::own;
 use super::stats::equals;
 use super::workers::{disturbed, emulated, missing_reports, who};
 use crate::proto::cpuset::CpuSet;
@@ -25,6 +26,8 @@ pub struct Scene<'a> {
     pub reports: &'a [Named],
     /// Why there are no reports.
     pub no_reports: Option<&'static str>,
+    /// Why nobody had to report.
+    pub nobody: Option<&'static str>,
     /// Groups whose workers did not all report, in words.
     pub missing: Vec<String>,
     /// Why no time means anything on this machine.
@@ -52,6 +55,8 @@ impl<'a> Scene<'a> {
                 (true, true) => Some("no worker reported"),
                 (true, false) => Some("the scenario did not start"),
             },
+            nobody: (record.reports.is_empty() && record.spawned.is_empty() && own::is_code(record))
+                .then_some("the scenario's code had no workers"),
             missing: missing_reports(record),
             no_shares: void.clone().or_else(|| shared_cpus(record)),
             void,
@@ -59,6 +64,13 @@ impl<'a> Scene<'a> {
             cpusets: record.plan.as_ref().map(cpusets).unwrap_or_default(),
             topology: record.plan.as_ref().map(|plan| plan.topology.clone()),
         }
+    }
+
+    /// Plain reports. `void`: why times mean nothing on this machine.
+    pub fn of_reports(reports: &'a [Named], cpusets: &[(String, CpuSet)], void: Option<&str>) -> Self {
+        let void = void.map(str::to_owned);
+        let no_reports = reports.is_empty().then_some("no worker reported");
+        Self { reports, no_reports, no_shares: void.clone(), void, cpusets: cpusets.to_vec(), ..Self::default() }
     }
 
     /// The cgroups' names, in order of first appearance.

@@ -14,6 +14,8 @@ use crate::units::{NS_PER_SEC, approx};
 
 /// The name of the emulating accelerator in `HostInfo::accel`.
 pub const EMULATOR: &str = "qemu";
+/// Why times mean nothing there.
+pub const EMULATED: &str = "under software emulation, times are the emulator's";
 
 /// What stands there where there was no VM.
 pub const METAL: &str = "host";
@@ -31,7 +33,7 @@ pub fn emulated(record: &Record) -> bool {
 /// Why times and stalls cannot be laid to the scheduler or the kernel; none where they can.
 pub fn disturbed(record: &Record) -> Option<String> {
     if emulated(record) {
-        return Some("under software emulation, times are the emulator's".into());
+        return Some(EMULATED.into());
     }
     steal(record).or_else(|| noise::whole_scenario(record))
 }
@@ -49,6 +51,10 @@ fn steal(record: &Record) -> Option<String> {
 
 /// All checks on workers, in the order of a report.
 pub fn checks(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
+    if let Some(why) = scene.nobody {
+        let ids = CheckId::ALL.into_iter().filter(|id| *id <= CheckId::MaxCrossNodeMigration);
+        return ids.map(|id| decide(id, limits, Found::nothing(why))).collect();
+    }
     let mut list = vec![
         decide(CheckId::NotStarved, limits, not_starved(scene)),
         decide(CheckId::MaxGap, limits, scene.timing(max_gap(scene))),

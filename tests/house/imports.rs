@@ -38,7 +38,7 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("scx", &["proto", "sys", "klog"]),
     ("verdict", &["proto", "klog"]),
     ("scenario", &["proto", "sys", "cgroup", "workload", "verdict"]),
-    ("guest", &["proto", "sys", "channel", "cgroup", "workload", "klog", "scx", "scenario"]),
+    ("guest", &["proto", "sys", "channel", "cgroup", "workload", "klog", "scx", "verdict", "scenario"]),
     ("run", &["proto", "sys", "channel", "cgroup", "workload", "image", "vmm", "klog", "scx", "verdict", "scenario"]),
     ("report", &["proto", "sys", "klog", "scx", "verdict", "run"]),
     (
@@ -48,6 +48,8 @@ const MATRIX: &[(&str, &[&str])] = &[
             "run", "report",
         ],
     ),
+    // The test binaries of others: the roles of main.rs, and the words of Rust's own test harness.
+    ("harness", &["proto", "sys", "verdict", "scenario", "guest", "cli"]),
 ];
 
 /// Names that lib.rs lifts to the crate's root, and whose they are.

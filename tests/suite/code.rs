@@ -1,0 +1,48 @@
+//! Scenarios in code: the example crate, built as a user builds it and run under emulation.
+
+use crate::util::{Ran, emulation, finish, root, share_machine};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Building the crate, and ktstr with it, takes about a minute on two busy cores; a case about ten seconds.
+const LIMIT: Duration = Duration::from_secs(900);
+
+fn cargo(kernel: Option<&Path>, words: &[&str]) -> Ran {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // The crate's own lock file, and nothing from the network.
+    command.args(["test", "--locked", "--offline", "--quiet", "--test", "scheduler", "--"]).args(words);
+    command.current_dir(root().join("examples/scenarios"));
+    command.env_remove("KTSTR_KERNEL").env("KTSTR_ARGS", "--accel qemu --duration 1s");
+    // What a build of our own tests may have set is not for this one.
+    command.env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    if let Some(kernel) = kernel {
+        command.env("KTSTR_KERNEL", kernel);
+    }
+    let _shared = share_machine();
+    finish(command, LIMIT)
+}
+
+#[test]
+fn example_lists_filters_and_runs_as_cargo_test_does() {
+    // What nextest asks first.
+    let list = cargo(None, &["--list", "--format", "terse"]).exits(0);
+    let names: Vec<&str> = list.stdout.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    assert!(names.contains(&"two_groups_share_under_fifo") && names.contains(&"this_one_fails"), "{list}");
+    assert_eq!(names.len(), list.stdout.lines().count(), "something else is in the list:{list}");
+    let ignored = cargo(None, &["--list", "--format", "terse", "--ignored"]).exits(0);
+    assert_eq!(ignored.stdout, "this_one_fails: test\n", "{ignored}");
+    // Without a kernel it says what to do.
+    let lost = cargo(None, &["two_groups_share", "--exact"]).exits(101);
+    lost.says("KTSTR_KERNEL=").says("test result: FAILED. 0 passed; 1 failed");
+
+    let Some(kernel) = emulation("code: the example crate", "7") else { return };
+    let ran = cargo(Some(&kernel), &["--show-output", "share_under", "confined", "frozen", "two_llcs"]).exits(0);
+    let ran = ran.says("test two_groups_share_under_fifo ... ok").says("test confined_group_stays_inside ... ok");
+    let ran = ran.says("test frozen_group_comes_back ... ok").says("test needs_two_llcs ... ignored, needs two LLCs");
+    let ran = ran.says("ktstr_fifo, the same instance to the end").says("own_assertions      passed, on 4 workers");
+    ran.says("test result: ok. 3 passed; 0 failed; 1 ignored");
+    // A panic of the user's code is a failure with its place, and not the guest's end.
+    let fails = cargo(Some(&kernel), &["this_one_fails", "--ignored"]).exits(101);
+    fails.says("FAIL: own_assertions: panicked at tests/scheduler.rs:").says("add up to 1 only");
+}
