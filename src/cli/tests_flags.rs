@@ -1,4 +1,7 @@
 //! Tests of the one table of commands and flags.
+//!
+//! Owns the rules that every row keeps; leaves what a flag does to the tests of describe.
+//! Invariant: a command that is added to the table is added to `ALL` here.
 
 use super::flags::*;
 

@@ -1,4 +1,7 @@
 //! Tests of scenario files: every word round-trips, typical mistakes are explained, hostile text is only refused.
+//!
+//! Owns the text form's round trips and its messages; leaves what the values do to the tests of the engine.
+//! Invariant: every mistake of the table is told with its line, its column and what was meant.
 
 use super::parse::{parse, print};
 use super::resolve::Random;

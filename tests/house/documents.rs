@@ -44,7 +44,10 @@ pub fn command_lines(document: &str, text: &str) -> Vec<String> {
             arguments = format!("{continued}{}", next.trim_start());
         }
         // What follows a comment sign, a pipe or a redirection is the shell's, and so is the end of a quoted script.
-        let arguments = arguments.split([';', '|', '&', '>', '#']).next().unwrap_or("");
+        let quotes_before = |at: usize| arguments[..at].matches('\'').count();
+        let mut signs = arguments.match_indices([';', '|', '&', '>', '#']);
+        let end = signs.find(|(at, _)| quotes_before(*at) % 2 == 0).map_or(arguments.len(), |(at, _)| at);
+        let arguments = &arguments[..end];
         let quoted_script = arguments.matches('\'').count() % 2 == 1;
         let arguments = if quoted_script { arguments.trim_end_matches('\'') } else { arguments };
         let refused = match split::words(arguments) {
