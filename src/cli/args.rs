@@ -22,6 +22,10 @@ pub enum Command {
     Suite(Box<SuiteArgs>),
     /// The two ends of a bisection: two rows, the good one first.
     BisectCheck(Box<SuiteArgs>),
+    /// The kept run directories; with a limit the oldest are removed.
+    Runs {
+        prune_to_bytes: Option<u64>,
+    },
     Doctor {
         json: bool,
     },

@@ -32,6 +32,10 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
     Ok(match given.cmd {
         Cmd::Run if matrix::is_asked(given) => Command::Suite(Box::new(matrix::suite(given)?)),
         Cmd::BisectCheck => Command::BisectCheck(Box::new(matrix::ends(given)?)),
+        Cmd::Runs => {
+            let most_bytes = units::parse_size(&text(given, "max-size")?, true).map_err(|why| bad("max-size", why))?;
+            Command::Runs { prune_to_bytes: given.has("prune").then_some(most_bytes) }
+        }
         Cmd::BisectHelp => Command::Help(HelpOn::Topic("bisect")),
         Cmd::Run => Command::Run(Box::new(run(given)?)),
         Cmd::Image => Command::Image(Box::new(image(given)?)),

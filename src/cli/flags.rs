@@ -18,6 +18,8 @@ pub enum Cmd {
     BisectHelp,
     /// Plays faults, and shows that they are named.
     Selftest,
+    /// The kept run directories.
+    Runs,
     Doctor,
     Image,
     List,
@@ -110,6 +112,15 @@ pub const COMMANDS: &[CommandSpec] = &[
         operand: Operand::Nothing,
         help: "explain how to find the commit that broke a scheduler",
         about: "The same as 'ktstr help bisect'.",
+        hidden: false,
+    },
+    CommandSpec {
+        cmd: Cmd::Runs,
+        name: "runs",
+        operand: Operand::Nothing,
+        help: "list the run directories that are kept, and remove the oldest",
+        about: "Runs that did not pass keep their directory. With --prune the oldest go, until what is left is no larger than \
+                --max-size. A run that still goes on is never removed, nor anything that is no run.",
         hidden: false,
     },
     CommandSpec {
@@ -269,6 +280,7 @@ const PUBLIC: &[Cmd] = &[
     Cmd::Selftest,
     Cmd::BisectCheck,
     Cmd::BisectHelp,
+    Cmd::Runs,
     Cmd::Doctor,
     Cmd::Image,
     Cmd::List,
@@ -631,6 +643,15 @@ pub const FLAGS: &[Flag] = &[
         choices: &["kernel", "sched"],
         commands: &[Cmd::BisectCheck],
         help: "what GOOD and BAD are values of",
+        ..FLAG
+    },
+    Flag { long: "prune", commands: &[Cmd::Runs], help: "remove the oldest, down to --max-size", ..FLAG },
+    Flag {
+        long: "max-size",
+        arity: Arity::Value("SIZE"),
+        default: "1G",
+        commands: &[Cmd::Runs],
+        help: "with --prune: what may be left",
         ..FLAG
     },
     Flag { long: "json", commands: &[Cmd::Doctor], help: "print the facts as one JSON object", ..FLAG },

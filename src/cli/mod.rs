@@ -13,6 +13,7 @@ pub mod cmd_judge;
 pub mod cmd_list;
 pub mod cmd_run;
 pub mod cmd_scenario;
+pub mod cmd_runs;
 pub mod cmd_selftest;
 pub mod cmd_suite;
 pub mod completions;
@@ -62,6 +63,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::BisectCheck(args) => cmd_bisect_check::cmd_bisect_check(&args, argv, exec_ns),
         Command::Selftest(args) => cmd_selftest::cmd_selftest(&args),
         Command::Suite(args) => cmd_suite::cmd_suite(&args, argv, exec_ns),
+        Command::Runs { prune_to_bytes } => cmd_runs::cmd_runs(prune_to_bytes).map(|()| 0),
         Command::Doctor { json } => cmd_doctor::cmd_doctor(json, &vmm::kvm::self_check),
         Command::Image(args) => cmd_image::cmd_image(&args).map(|()| 0),
         Command::List(what) => cmd_list::cmd_list(what, &works(), &schedulers(), &machine::listed()).map(|()| 0),

@@ -5,11 +5,12 @@
 
 use super::flags::*;
 
-const ALL: [Cmd; 15] = [
+const ALL: [Cmd; 16] = [
     Cmd::Run,
     Cmd::Judge,
     Cmd::BisectCheck,
     Cmd::BisectHelp,
+    Cmd::Runs,
     Cmd::Doctor,
     Cmd::Image,
     Cmd::List,

@@ -12,6 +12,7 @@ mod scenarios;
 mod suite;
 mod suite_json;
 mod table;
+pub use table::table_of;
 mod testfiles;
 #[cfg(test)]
 mod tests_human;

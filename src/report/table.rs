@@ -11,6 +11,8 @@ pub enum Align {
 }
 
 const GAP: &str = "  ";
+/// Characters of a cell of `table_of`.
+const CELL_WIDTH: usize = 80;
 
 /// Lays out rows, the first of them the header, with two spaces between columns.
 pub fn layout(columns: &[Align], rows: &[Vec<String>]) -> Vec<String> {
@@ -24,6 +26,17 @@ pub fn layout(columns: &[Align], rows: &[Vec<String>]) -> Vec<String> {
         cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
     };
     rows.iter().map(line).collect()
+}
+
+/// A whole table of left-aligned columns as text, with a newline after each line; nothing where there are no rows.
+pub fn table_of(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let clean = |row: Vec<String>| row.iter().map(|cell| super::text::fit(cell, CELL_WIDTH)).collect::<Vec<String>>();
+    let mut all = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<String>>()];
+    all.extend(rows.into_iter().map(clean));
+    layout(&vec![Align::Left; head.len()], &all).iter().map(|line| format!("{line}\n")).collect()
 }
 
 #[cfg(test)]

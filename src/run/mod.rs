@@ -11,6 +11,7 @@ mod hmp;
 pub mod host;
 mod host_cpus;
 pub mod job;
+pub mod kept;
 mod kvm;
 mod machine;
 mod noise;
