@@ -19,7 +19,7 @@ use crate::proto::report::WorkerReport;
 use crate::sys::process::End;
 use crate::sys::time;
 use crate::units::NS_PER_MS;
-use crate::workload::{Counters, WorkloadConfig, WorkloadHandle};
+use crate::workload::{Counters, SchedStat, WorkloadConfig, WorkloadHandle};
 use std::path::{Path, PathBuf};
 
 /// What workers of the root cgroup are called in reports.
@@ -185,7 +185,9 @@ impl World {
         let handle = WorkloadHandle::spawn(&config)?;
         let tids = handle.tids();
         let (first_worker, first_spec) = self.count(&label, tids.len() as u32, works.len() as u32);
-        let base = handle.counters();
+        let mut base = handle.counters();
+        // A task that has not run yet has no schedstat; its counters begin at zero.
+        base.iter_mut().for_each(|counters| counters.sched = counters.sched.or(Some(SchedStat::default())));
         let mut crew = Crew {
             label: label.clone(),
             first_worker,

@@ -19,5 +19,6 @@ mod judge;
 mod lab;
 mod left;
 mod many;
+mod scenarios;
 mod topology;
 mod util;

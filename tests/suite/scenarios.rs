@@ -1,0 +1,106 @@
+//! Scenarios through the binary: the catalogue in a few boots, files, faults.
+
+use crate::util::{Ran, Scratch, emulation, ktstr, run_in};
+use serde_json::Value;
+use std::path::Path;
+
+/// Runs scenarios on the emulator, the result as JSON on standard output.
+fn run(scratch: &Scratch, kernel: &Path, args: &[&str]) -> Ran {
+    let kernel = kernel.display().to_string();
+    let mut all = vec!["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--duration", "1s", "--workers", "2"];
+    all.extend(args);
+    run_in(scratch, &all)
+}
+
+fn of<'a>(result: &'a Value, name: &str) -> &'a Value {
+    let list = result["scenarios"].as_array().expect("scenarios are an array");
+    list.iter().find(|one| one["name"].as_str().is_some_and(|full| full.ends_with(name))).expect(name)
+}
+
+#[test]
+fn catalogue_passes_under_the_kernels_own_scheduler_and_skips_with_a_reason() {
+    let Some(kernel) = emulation("scenarios: the catalogue", "7") else { return };
+    let mut names = Vec::new();
+    for categories in [["basic", "cpuset", "nested", "dynamic"], ["stress", "affinity", "stall", "performance"]] {
+        let mut args = vec!["--topo", "4"];
+        categories.iter().for_each(|category| args.extend(["--scenario", category]));
+        let ran = run(&Scratch::new(), &kernel, &args).exits(0);
+        let result = ran.json();
+        for one in result["scenarios"].as_array().unwrap() {
+            assert_eq!(one["outcome"], "pass", "{}{ran}", one["name"]);
+            names.push(one["name"].as_str().unwrap().to_owned());
+        }
+        for skipped in result["skipped"].as_array().unwrap() {
+            assert!(skipped["reason"].as_str().unwrap().contains("LLCs"), "{skipped}{ran}");
+        }
+    }
+    assert!(names.len() >= 35, "{names:?}");
+}
+
+#[test]
+fn steps_phases_and_isolation_are_told() {
+    let Some(kernel) = emulation("scenarios: phases", "7") else { return };
+    let args = ["--topo", "4", "--scenario", "cgroup_cpuset_resize", "--scenario", "stall_recovery"];
+    let ran = run(&Scratch::new(), &kernel, &args).exits(0);
+    let result = ran.json();
+    let resize = of(&result, "cgroup_cpuset_resize");
+    let phases: Vec<&str> =
+        resize["phases"].as_array().unwrap().iter().filter_map(|phase| phase["name"].as_str()).collect();
+    assert_eq!(phases, ["step 1", "step 2", "step 3"], "{ran}");
+    let stimuli = resize["stimuli"].to_string();
+    assert!(stimuli.contains("set-cpuset a range:0%..34%"), "{ran}");
+    let isolation = resize["checks"].as_array().unwrap().iter().find(|check| check["name"] == "isolation").unwrap();
+    assert!(isolation["reason"].as_str().unwrap().contains("in force"), "{ran}");
+    assert!(of(&result, "stall_recovery")["stimuli"].to_string().contains("restart-scheduler"), "{ran}");
+}
+
+#[test]
+fn commands_keep_their_time_limit_and_tell_their_output() {
+    let Some(kernel) = emulation("scenarios: commands", "7") else { return };
+    let scratch = Scratch::new();
+    let file = scratch.file(
+        "mine.scn",
+        "scenario mine\nstep 500ms\n  run hello: /bin/echo hi there\n  wait hello\n  run long limit=200ms: /bin/sleep 100\n  wait long\n  cgroup a: spin\n",
+    );
+    let ran = run(&scratch, &kernel, &["--scenario", &file.display().to_string()]).exits(0);
+    let payloads = ran.json()["payloads"].clone();
+    assert_eq!(payloads[0]["output"], "hi there\n", "{ran}");
+    assert_eq!(payloads[0]["end"], "exit code 0", "{ran}");
+    assert_eq!((&payloads[1]["timed_out"], &payloads[1]["end"]), (&true.into(), &"signal 9".into()), "{ran}");
+}
+
+#[test]
+fn dropped_task_fails_one_scenario_and_the_next_is_judged_apart() {
+    let Some(kernel) = emulation("scenarios: a fault", "7") else { return };
+    let args = [
+        "--duration",
+        "8s",
+        "--sched",
+        "builtin:drop",
+        "--scenario",
+        "cgroup_steady",
+        "--scenario",
+        "cgroup_oversubscribed",
+    ];
+    let kernel = kernel.display().to_string();
+    let mut all = vec!["--kernel", &kernel, "--accel", "qemu", "--json", "-"];
+    all.extend(args);
+    let ran = run_in(&Scratch::new(), &all).exits(1);
+    let result = ran.json();
+    assert_eq!(result["outcome"], "fail", "{ran}");
+    assert_eq!(result["scenarios"].as_array().unwrap().len(), 2, "{ran}");
+}
+
+#[test]
+fn file_is_checked_without_running_it() {
+    let scratch = Scratch::new();
+    let shown = ktstr(&["show", "cpuset"]).exits(0);
+    let file = scratch.file("all.scn", &shown.stdout);
+    ktstr(&["check", &file.display().to_string(), "--topo", "4"])
+        .exits(0)
+        .says("cgroup a on CPUs 0-1")
+        .says("would be skipped");
+    let bad = scratch.file("bad.scn", "scenario x\nstep\n  cgruop a: spin\n");
+    ktstr(&["check", &bad.display().to_string()]).exits(128).says("line 3, column 3").says("did you mean 'cgroup'?");
+    ktstr(&["list", "scenarios"]).exits(0).says("performance/fanout_wake");
+}
