@@ -11,6 +11,7 @@ use super::dump::Dump;
 use super::kmsg::Kmsg;
 use super::outside::Outside;
 use super::provoke;
+use super::realtime;
 use crate::cgroup::guard;
 use crate::channel::guest::GuestSession;
 use crate::error::{Context, Error, Kind, Result};
@@ -240,6 +241,9 @@ impl Agent {
         let stolen_before_ns = stolen_ns();
         let finished = scenario::execute(scenario, &settings, self);
         let steal_ns = stolen_ns().saturating_sub(stolen_before_ns);
+        if let Some(text) = realtime::load(Path::new("/proc")) {
+            self.outside.say(Msg::Note { text });
+        }
         if let Some(error) = &finished.error {
             self.refuse("scenario", error);
         }

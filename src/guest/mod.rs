@@ -12,6 +12,7 @@ pub mod mounts;
 mod outside;
 pub mod power;
 mod provoke;
+mod realtime;
 mod topology;
 
 use std::path::Path;

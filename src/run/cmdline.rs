@@ -8,7 +8,7 @@ use crate::channel;
 use crate::scenario::EMULATED_WORD;
 
 /// On every guest's command line: (word, why). Names: Documentation/admin-guide/kernel-parameters.txt.
-const WORDS: [(&str, &str); 18] = [
+const WORDS: [(&str, &str); 16] = [
     ("console=ttyS0,115200", "the console is COM1, at the rate that makes the driver wait least"),
     ("rdinit=/init", "PID 1 is this binary"),
     ("panic=-1", "a panic restarts at once, which ends the VM"),
@@ -22,12 +22,27 @@ const WORDS: [(&str, &str); 18] = [
     ("cryptomgr.notests", "no self-tests of ciphers"),
     ("schedstats=enable", "run delay is measured from schedstat"),
     ("log_buf_len=1M", "the whole log is kept until PID 1 reads it"),
-    ("rcupdate.rcu_cpu_stall_timeout=60", "after sched_ext's own watchdog, which takes up to 45 s"),
-    ("watchdog_thresh=60", "a soft lockup is told after 120 s, later than all that names its cause"),
     ("printk.time=1", "console and log can be put in order"),
     ("audit=0", "no audit records in the log"),
     ("tsc=reliable", "no clocksource watchdog, which a busy host makes fire"),
 ];
+
+/// sched_ext's stall timeout where the scheduler does not set one (SCX_WATCHDOG_MAX_TIMEOUT).
+const DEFAULT_WATCHDOG_MS: u64 = 30_000;
+/// What a report needs to get out between two detectors.
+const BETWEEN_S: u64 = 15;
+
+/// The kernel's own detectors, so that the first to fire names the true cause: sched_ext's watchdog fires after 1.0 to 1.5
+/// times its timeout, then RCU, then the soft lockup (after twice its threshold), then the hung task.
+fn detectors(watchdog_ms: Option<u32>) -> [String; 3] {
+    let watchdog_ms = watchdog_ms.map_or(DEFAULT_WATCHDOG_MS, u64::from);
+    let rcu_s = (watchdog_ms * 3 / 2).div_ceil(1000) + BETWEEN_S;
+    [
+        format!("rcupdate.rcu_cpu_stall_timeout={rcu_s}"),
+        format!("watchdog_thresh={rcu_s}"),
+        format!("sysctl.kernel.hung_task_timeout_secs={}", 3 * rcu_s),
+    ]
+}
 
 /// What differs from run to run.
 pub struct Words<'a> {
@@ -35,6 +50,8 @@ pub struct Words<'a> {
     /// GPA and bytes of the ring.
     pub ring: (u64, u64),
     pub force_serial: bool,
+    /// The stall timeout that the scheduler under test was given.
+    pub watchdog_ms: Option<u32>,
     /// Some APIC ids are above 254, where KVM's I/O APIC cannot send interrupts.
     pub wide_apic_ids: bool,
     /// The whole console instead of warnings only.
@@ -45,6 +62,7 @@ pub struct Words<'a> {
 /// The complete command line.
 pub fn build(words: &Words<'_>) -> String {
     let mut line: Vec<String> = WORDS.iter().map(|(word, _)| (*word).to_owned()).collect();
+    line.extend(detectors(words.watchdog_ms));
     line.push(if words.verbose { "ignore_loglevel".into() } else { "quiet".into() });
     let (base, bytes) = words.ring;
     line.push(format!("{}={base:#x},{bytes:#x}", channel::PARAM_RING));
@@ -73,10 +91,21 @@ mod tests {
             accel,
             ring: (0xe00_0000, 0x10_0000),
             force_serial: false,
+            watchdog_ms: None,
             wide_apic_ids: false,
             verbose: false,
             user: " panic=5 ",
         }
+    }
+
+    #[test]
+    fn first_detector_to_fire_names_the_cause() {
+        assert_eq!(
+            detectors(None),
+            ["rcupdate.rcu_cpu_stall_timeout=60", "watchdog_thresh=60", "sysctl.kernel.hung_task_timeout_secs=180"]
+        );
+        assert_eq!(detectors(Some(2000))[0], "rcupdate.rcu_cpu_stall_timeout=18");
+        assert!(build(&words(AccelKind::Kvm)).contains(" watchdog_thresh=60 "));
     }
 
     #[test]

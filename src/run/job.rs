@@ -145,6 +145,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         accel: accel.kind,
         ring: ring_place,
         force_serial: job.force_serial,
+        watchdog_ms: job.plan.guards.watchdog_ms,
         // By the rule that spaces them widest.
         wide_apic_ids: ApicIds::new(&plan.topology, LlcRule::ThreeBits).highest() > XAPIC_ID_MAX,
         verbose: job.verbose_kernel,
