@@ -34,24 +34,26 @@ fn stored_run_is_judged_again_by_its_own_limits_and_by_others() {
     let record = scratch.0.join("run/record");
     let bytes = fs::read(&record).expect("read the record");
     let cut = scratch.file("cut", &bytes[..bytes.len() - 5]).display().to_string();
-    ktstr(&["judge", &cut]).exits(125).says("was cut");
+    // Only the last mark is lost, which no check needs: said, and judged all the same.
+    ktstr(&["judge", &cut]).exits(0).says("was cut");
     let half = scratch.file("half", &bytes[..bytes.len() / 2]).display().to_string();
     assert_ne!(ktstr(&["judge", &half]).says("was cut").code, Some(0), "half a record passed");
     let mut damaged = bytes;
     let at = damaged.len() / 2;
     damaged[at] ^= 0x55;
     let damaged = scratch.file("damaged", damaged).display().to_string();
-    ktstr(&["judge", &damaged]).exits(128).says("is no usable record");
+    ktstr(&["judge", &damaged]).exits(128).says("usable");
 }
 
 #[test]
 fn what_is_no_record_is_refused() {
     let scratch = Scratch::new();
     let here = |name: &str| scratch.0.join(name).display().to_string();
+    // Messages are wrapped at the width of a terminal, so single words are looked for.
     ktstr(&["judge", &here("nowhere")]).exits(128).says("nowhere");
     let foreign = scratch.file("foreign", "#!/bin/sh\n").display().to_string();
-    ktstr(&["judge", &foreign]).exits(128).says("this is no ktstr record");
+    ktstr(&["judge", &foreign]).exits(128).says("usable");
     ktstr(&["judge", &here("")]).exits(128).says("record");
     ktstr(&["judge"]).exits(128).says("RUN");
-    ktstr(&["judge", &foreign, "--max-gap", "soon"]).exits(128).says("--max-gap: 'soon' is not a duration");
+    ktstr(&["judge", &foreign, "--max-gap", "soon"]).exits(128).says("--max-gap:");
 }
