@@ -20,8 +20,14 @@ fn is_gone(pid: i32) -> bool {
     process::kill(pid, 0).is_err()
 }
 
+/// The C libraries differ in what they number limits with.
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+
 /// Lowers a limit of another process.
-fn limit(pid: i32, resource: libc::__rlimit_resource_t, value: u64) {
+fn limit(pid: i32, resource: Resource, value: u64) {
     let new = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: `new` is valid for the call; no old limit is asked for.
     assert_eq!(unsafe { libc::prlimit(pid, resource, &new, std::ptr::null_mut()) }, 0);
