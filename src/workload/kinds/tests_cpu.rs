@@ -112,7 +112,8 @@ fn affinity_churn_is_seen_on_one_cpu_at_a_time_and_on_all_in_turn() {
     wait_for("progress", || handle.snapshot_iterations()[0] > 0);
     let sets = seen("CPUs", all.len().min(2), || status(tid, "Cpus_allowed_list"));
     assert!(sets.iter().all(|set| set.parse::<CpuSet>().unwrap().len() == 1 || all.len() > 1), "{sets:?}");
-    wait_for("many turns", || handle.snapshot_iterations()[0] > 500);
+    // Long enough for some 200 checkpoints, of which about every second one finds another CPU where there are two.
+    wait_for("many turns", || handle.snapshot_iterations()[0] > 5000);
     let report = handle.stop_and_collect().unwrap().remove(0);
     assert!(report.cpus_used.is_subset(&all));
     assert!(all.len() == 1 || report.migration_count > 10, "{report:?}");
@@ -123,8 +124,10 @@ fn policy_churn_is_seen_in_several_classes() {
     let mut handle = WorkloadHandle::spawn(&one_group("policy-churn")).unwrap();
     handle.start().unwrap();
     let tid = handle.tids()[0];
-    let classes = seen("classes", 3, || sched::policy_number(tid).unwrap());
-    assert!(classes.contains(&libc::SCHED_BATCH) || classes.contains(&libc::SCHED_IDLE), "{classes:?}");
+    seen("classes", 3, || sched::policy_number(tid).unwrap());
+    // Where it may be in real time too, the first three seen can be those.
+    let lesser = [libc::SCHED_BATCH, libc::SCHED_IDLE];
+    wait_for("a class below the normal one", || lesser.contains(&sched::policy_number(tid).unwrap()));
     let reports = handle.stop_and_collect().unwrap();
     assert_eq!(reports[0].sched_policy_error, None);
 }
