@@ -40,9 +40,10 @@ impl World {
             Op::SetCpuset { name, cpuset } => self.set_cpusets(name, cpuset),
             Op::ClearCpuset { name } => {
                 for index in self.matching(name)? {
+                    let name = self.groups[index].name.clone();
+                    self.cpuset_changing(&name);
                     cgroup::clear_cpuset(&self.groups[index].dir)?;
                     self.groups[index].cpuset = None;
-                    let name = self.groups[index].name.clone();
                     self.cpuset_changed(&name);
                 }
                 Ok(())
@@ -127,9 +128,10 @@ impl World {
     }
 
     fn put_cpuset(&mut self, index: usize, cpus: CpuSet) -> Result<()> {
+        let name = self.groups[index].name.clone();
+        self.cpuset_changing(&name);
         set_cpuset(&self.groups[index].dir, &cpus)?;
         self.groups[index].cpuset = Some(cpus);
-        let name = self.groups[index].name.clone();
         self.cpuset_changed(&name);
         Ok(())
     }
@@ -179,6 +181,9 @@ impl World {
     fn move_all(&mut self, from: &str, to: &str, around: &mut dyn Around) -> Result<()> {
         let target = self.one(to)?;
         for source in self.matching(from)?.into_iter().filter(|source| *source != target) {
+            // What is seen until all have moved belongs to neither cgroup's cpuset.
+            let now = time::monotonic_ns();
+            self.groups[source].crews.iter_mut().for_each(|crew| crew.allow(None, now));
             for pid in cgroup::stat(&self.groups[source].dir)?.procs {
                 if move_task(&self.groups[target].dir, pid)? == cgroup::Moved::Gone {
                     around

@@ -117,6 +117,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_seen_while_a_cpuset_is_written_belongs_to_neither() {
+        let mut slices = Slices::new(1);
+        slices.allow(Some(set("2")), &[set("")], 0);
+        slices.end_grace(&[set("2")], 60 * MS);
+        slices.allow(None, &[set("2")], 100 * MS);
+        slices.allow(Some(set("0-1")), &[set("0,2")], 101 * MS);
+        slices.end_grace(&[set("0")], 160 * MS);
+        let (seen, cut) = slices.finish(&[set("1")], 200 * MS).remove(0);
+        assert_eq!(seen, set("0-2"));
+        let seen: Vec<_> = cut.iter().map(|slice| (slice.allowed.clone(), slice.seen.clone())).collect();
+        assert_eq!(seen, [(set("2"), set("2")), (set("0-1"), set("1"))]);
+    }
+
+    #[test]
     fn worker_that_was_not_seen_since_the_border_stays_in_grace() {
         let mut slices = Slices::new(2);
         slices.allow(Some(set("1")), &[set(""), set("")], 0);

@@ -43,7 +43,7 @@ pub struct Crew {
 }
 
 impl Crew {
-    fn allow(&mut self, allowed: Option<CpuSet>, now_ns: u64) {
+    pub fn allow(&mut self, allowed: Option<CpuSet>, now_ns: u64) {
         let taken = self.handle.take_cpus();
         self.slices.allow(allowed, &taken, now_ns);
     }
@@ -127,19 +127,30 @@ impl World {
         })
     }
 
+    /// A cpuset is about to be written: what is seen until it is in force belongs to neither the old nor the new one.
+    pub fn cpuset_changing(&mut self, name: &str) {
+        let now = time::monotonic_ns();
+        for index in self.below(name) {
+            self.groups[index].crews.iter_mut().for_each(|crew| crew.allow(None, now));
+        }
+    }
+
     /// A cpuset changed: everything in and below the cgroup has a new border.
     pub fn cpuset_changed(&mut self, name: &str) {
-        let below: Vec<usize> = (1..self.groups.len())
-            .filter(|index| {
-                let rest = self.groups[*index].name.strip_prefix(name);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
-            .collect();
         let now = time::monotonic_ns();
-        for index in below {
+        for index in self.below(name) {
             let allowed = self.in_force(&self.groups[index].name);
             self.groups[index].crews.iter_mut().for_each(|crew| crew.allow(allowed.clone(), now));
         }
+    }
+
+    /// The cgroup and all below it.
+    fn below(&self, name: &str) -> Vec<usize> {
+        let is_below = |index: &usize| {
+            let rest = self.groups[*index].name.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        (1..self.groups.len()).filter(is_below).collect()
     }
 
     /// Makes a cgroup (again: changes nothing).

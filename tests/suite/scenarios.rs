@@ -34,7 +34,19 @@ fn catalogue_passes_under_the_kernels_own_scheduler_and_skips_with_a_reason() {
             assert!(skipped["reason"].as_str().unwrap().contains("LLCs"), "{skipped}{ran}");
         }
     }
-    assert!(names.len() >= 35, "{names:?}");
+    // Those of the eight categories that need no second LLC.
+    assert_eq!(names.len(), 33, "{names:?}");
+}
+
+#[test]
+fn scenarios_of_several_llcs_and_nodes_pass_where_these_are() {
+    let Some(kernel) = emulation("scenarios: several LLCs", "7") else { return };
+    let names = ["llc_steady", "crossllc_steady", "numa_swap", "crossllc_race", "llc_affinity"];
+    let names: Vec<String> = names.iter().map(|name| format!("cgroup_cpuset_{name}")).collect();
+    let mut args = vec!["--topo", "2n2l2c1t", "--scenario", "cgroup_llc_overflow"];
+    names.iter().for_each(|name| args.extend(["--scenario", name]));
+    let ran = run(&Scratch::new(), &kernel, &args).exits(0);
+    assert_eq!(ran.json()["scenarios"].as_array().unwrap().len(), 6, "{ran}");
 }
 
 #[test]
