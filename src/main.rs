@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    ktstr::cli::fail_on_panic();
     let exec_ns = ktstr::sys::time::monotonic_ns();
     // A file limit is then an error of the write, with its words, and not the end of the process.
     if let Err(error) = ktstr::sys::signal::ignore(&[libc::SIGXFSZ]) {

@@ -52,6 +52,7 @@ pub enum Command {
     },
     /// Hidden: freezes a little VM and goes on in another.
     Freeze,
+    Panic,
     /// Hidden: the built-in scheduler of this name.
     Probe {
         name: String,

@@ -37,9 +37,10 @@ mod tests_flags;
 mod topic_work;
 pub mod topics;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::plan::BUILD;
 use crate::scx::probe;
+use crate::sys::process;
 use crate::vmm;
 use crate::workload;
 use args::Command;
@@ -54,6 +55,17 @@ pub fn main(arguments: Vec<OsString>, exec_ns: u64) -> u8 {
         out::show_error(&error);
         error.kind().exit_code()
     })
+}
+
+/// From now on a panic is an error like others in its words and its exit code: 101, Rust's own, would mean a bad commit to
+/// `git bisect run`. Roles of this binary that report panics elsewhere set their own hook over this one.
+pub fn fail_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let error =
+            Error::internal(info.to_string().replace('\n', " ")).hint("this is a fault of ktstr's: please report it");
+        out::show_error(&error);
+        process::exit_now(error.kind().exit_code().into())
+    }));
 }
 
 fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
@@ -74,6 +86,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::Version => cmd_help::cmd_version(BUILD).map(|()| 0),
         Command::Vm { fd } => Ok(vmm::process_main(fd)),
         Command::Freeze => out::print(&format!("{}\n", vmm::freeze_check()?)).map(|()| 0),
+        Command::Panic => panic!("provoked"),
         Command::Probe { name } => Ok(probe::main(&name)),
     }
 }

@@ -5,7 +5,7 @@
 
 use super::flags::*;
 
-const ALL: [Cmd; 16] = [
+const ALL: [Cmd; 17] = [
     Cmd::Run,
     Cmd::Judge,
     Cmd::BisectCheck,
@@ -18,6 +18,7 @@ const ALL: [Cmd; 16] = [
     Cmd::Help,
     Cmd::Vm,
     Cmd::Freeze,
+    Cmd::Panic,
     Cmd::Probe,
     Cmd::Selftest,
     Cmd::Check,

@@ -8,6 +8,8 @@ use super::Severity;
 const PREFIX: &str = "sched_ext: ";
 const SCHEDULER: &str = "BPF scheduler \"";
 const FAILED_TO_RUN: &str = " failed to run for ";
+/// What the tick says where the watchdog itself got no turn (kernel/sched/ext.c, `scx_tick`).
+const NO_CHECK_IN: &str = "watchdog failed to check in for ";
 
 /// Why the kernel disabled a scheduler. The numbers are those of enum scx_exit_kind (kernel/sched/ext.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,8 @@ pub struct SchedExit {
     pub reason_text: String,
     pub message: Option<String>,
     pub victim: Option<Victim>,
+    /// How long the watchdog saw nothing of what it waited for, a victim or itself, in milliseconds.
+    pub stalled_ms: Option<u64>,
     pub time_us: Option<u64>,
 }
 
@@ -190,17 +194,21 @@ pub fn parse_reason(text: &str) -> ExitReason {
 pub fn parse_victim(message: &str) -> Option<Victim> {
     let (who, waited) = message.rsplit_once(FAILED_TO_RUN)?;
     let (comm, pid) = who.strip_suffix(']')?.rsplit_once('[')?;
-    let number = waited.trim_end().strip_suffix('s')?;
+    let pid = pid.parse().ok().filter(|_| is_digits(pid))?;
+    Some(Victim { comm: comm.to_owned(), pid, waited_ms: parse_seconds(waited)? })
+}
+
+/// `4.292s` in milliseconds. Three digits in every known kernel; a longer or shorter fraction is brought to milliseconds.
+fn parse_seconds(text: &str) -> Option<u64> {
+    let number = text.trim_end().strip_suffix('s')?;
     let (seconds, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(pid) || !digits(seconds) || !digits(fraction) {
-        return None;
-    }
-    // Three digits in every known kernel; a longer or shorter fraction is brought to milliseconds.
+    let seconds: u64 = seconds.parse().ok().filter(|_| is_digits(seconds) && is_digits(fraction))?;
     let millis: String = fraction.chars().chain("000".chars()).take(3).collect();
-    let seconds: u64 = seconds.parse().ok()?;
-    let waited_ms = seconds.checked_mul(1000)?.checked_add(millis.parse().ok()?)?;
-    Some(Victim { comm: comm.to_owned(), pid: pid.parse().ok()?, waited_ms })
+    seconds.checked_mul(1000)?.checked_add(millis.parse().ok()?)
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What a line did to the list of exits.
@@ -244,6 +252,7 @@ impl Exits {
             reason_text: if reason_text.is_empty() { "errored".into() } else { reason_text.to_owned() },
             message: None,
             victim: None,
+            stalled_ms: None,
             time_us,
         });
         self.open = true;
@@ -287,6 +296,8 @@ impl SchedExit {
     fn take_message(&mut self, message: &str) {
         let message = message.trim_end();
         self.victim = parse_victim(message);
+        let unchecked = || parse_seconds(message.strip_prefix(NO_CHECK_IN)?);
+        self.stalled_ms = self.victim.as_ref().map(|victim| victim.waited_ms).or_else(unchecked);
         self.message = Some(message.to_owned()).filter(|text| !text.is_empty());
     }
 }
@@ -314,6 +325,7 @@ mod tests {
         assert_eq!(list.len(), 1);
         assert_eq!(list[0].reason, ExitReason::Stall);
         assert_eq!(list[0].victim, Some(Victim { comm: "victim".into(), pid: 184, waited_ms: 4292 }));
+        assert_eq!(list[0].stalled_ms, Some(4292));
         assert_eq!(list[0].describe(), "runnable task stall: victim[184] failed to run for 4.292s");
     }
 
@@ -325,6 +337,15 @@ mod tests {
         ]);
         assert_eq!(list[0].reason, ExitReason::Stall);
         assert_eq!(list[0].victim, Some(Victim { comm: "a (b)".into(), pid: 9, waited_ms: 30_001 }));
+    }
+
+    #[test]
+    fn watchdog_without_a_turn_tells_how_long_and_no_victim() {
+        let list = exits(&[
+            "sched_ext: BPF scheduler \"x\" disabled (runnable task stall)",
+            "sched_ext: x: watchdog failed to check in for 1.084s",
+        ]);
+        assert_eq!((list[0].reason, &list[0].victim, list[0].stalled_ms), (ExitReason::Stall, &None, Some(1084)));
     }
 
     #[test]

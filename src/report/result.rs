@@ -176,6 +176,7 @@ fn sched_exit(exit: &SchedExit) -> Json {
         ("exit_kind", exit.reason.row().map(|row| row.kind).into()),
         ("message", exit.message.as_ref().into()),
         ("victim", victim.into()),
+        ("stalled_ms", exit.stalled_ms.into()),
         ("time_us", exit.time_us.into()),
     ])
 }

@@ -59,7 +59,7 @@ pub fn explains_finding(record: &Record, log: &KernelLog, finding: &Finding) -> 
 
 /// The same for a scheduler that the kernel's watchdog disabled.
 pub fn explains_exit(record: &Record, exit: &SchedExit) -> Option<String> {
-    let stalled_ns = exit.victim.as_ref().map_or(STALL_NS, |victim| victim.waited_ms.saturating_mul(NS_PER_MS));
+    let stalled_ns = exit.stalled_ms.map_or(STALL_NS, |stalled| stalled.saturating_mul(NS_PER_MS));
     explains_stall(record, stalled_ns).filter(|_| exit.reason == ExitReason::Stall)
 }
 

@@ -95,6 +95,23 @@ fn watchdog_stall_is_void_where_the_host_took_half_of_it() {
 }
 
 #[test]
+fn watchdog_without_a_turn_is_void_where_the_host_took_half_of_it() {
+    let mut record = long_run();
+    add_log(
+        &mut record,
+        &[
+            "sched_ext: BPF scheduler \"raw_drop\" disabled (runnable task stall)",
+            "sched_ext: raw_drop: watchdog failed to check in for 1.400s",
+        ],
+    );
+    record.sched_died = Some(Died { after_ns: NS_PER_SEC, end: None, state: "disabled".into(), text: "x".into() });
+    starve(&mut record, 3 * NS_PER_SEC, 699 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 3 * NS_PER_SEC, 700 * NS_PER_MS);
+    assert_excused(&judged(&record), "the host kept a vCPU waiting for 700 ms of 1.40 s");
+}
+
+#[test]
 fn worker_without_work_is_excused_only_by_half_of_the_scenario() {
     let mut record = long_run();
     record.reports[0].1.work_units = 0;

@@ -75,11 +75,11 @@ pub fn process_main(config_fd: i32) -> u8 {
 /// A thread that panicked would leave the others in the guest for ever: the parent is to see the process end.
 #[cfg(not(test))]
 fn exit_on_panic() {
-    let others = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        // Its words go to standard error, which the parent keeps.
-        others(info);
-        process::exit_now(EXIT_PANIC)
+    std::panic::set_hook(Box::new(|info| {
+        // Standard error is what the parent keeps of this process; where it is closed, the exit code says enough.
+        match writeln!(std::io::stderr(), "{info}") {
+            Ok(()) | Err(_) => process::exit_now(EXIT_PANIC),
+        }
     }));
 }
 

@@ -18,6 +18,11 @@ fn version_names_the_build() {
 }
 
 #[test]
+fn panic_is_an_error_that_stops_a_bisection() {
+    ktstr(&["__panic"]).exits(128).says("ktstr: error: panicked at src/cli/").says("provoked").says("please report it");
+}
+
+#[test]
 fn unknown_words_suggest_the_nearest() {
     ktstr(&["--kernl", "x"]).exits(128).says("--kernel");
     ktstr(&["dcotor"]).exits(128).says("doctor");

@@ -58,7 +58,7 @@ fn registers_of_a_hung_guest_are_told_under_emulation() {
     std::fs::set_permissions(&spin, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
     let include = format!("{}:/spin", spin.display());
     let kernel = kernel.display().to_string();
-    let args = ["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--timeout", "20s", "--duration", "1s"];
+    let args = ["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--timeout", "40s", "--duration", "1s"];
     let more = ["--include", &include, "--cmdline", "rdinit=/spin"];
     let ran = run_in(&scratch, &[&args[..], &more[..]].concat()).exits(125);
     assert_loop(&ran.json(), &ran.to_string());
