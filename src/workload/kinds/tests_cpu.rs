@@ -52,7 +52,8 @@ fn mixed_workers_on_one_cpu_take_turns_without_sleeping() {
 fn idle_churn_sleeps_all_the_time_and_precise_timing_sets_the_slack() {
     for (text, slack) in [("idle-churn(sleep=1ms)", "50000"), ("idle-churn(sleep=1ms,precise_timing=true)", "1")] {
         let reports = watch(&one_group(text), 20, |tids| {
-            assert!(voluntary_switches(tids[0]) >= 20);
+            // A sleep that was preempted just before it began may be over when its turn comes: no switch of its own will.
+            assert!(voluntary_switches(tids[0]) >= 10);
             let told = proc_file(tids[0], "timerslack_ns");
             assert!(told.is_empty() || told.trim() == slack, "{text}: {told}");
         });
