@@ -3,7 +3,8 @@
 //! Owns the runs, interleaved in one session, and the ratios; leaves the times of each run to ktstr's own marks.
 //! Invariant: only ratios of one session mean anything on an emulated host; absolute times do only on hardware.
 //!
-//! `make bench` runs all parts; `make bench PARTS="boot vcpus"` some: boot, vcpus, parallel. ROUNDS sets the repetitions.
+//! `make bench` runs all parts; `make bench PARTS="boot vcpus"` some: outside, boot, vcpus, parallel. ROUNDS sets the
+//! repetitions.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -47,7 +48,7 @@ fn cache() -> PathBuf {
 }
 
 fn main() {
-    let parts = std::env::var("PARTS").unwrap_or_else(|_| "boot vcpus parallel".into());
+    let parts = std::env::var("PARTS").unwrap_or_else(|_| "outside boot vcpus parallel".into());
     let rounds: u32 = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let doctor = Command::new(binary()).arg("doctor").output().expect("run ktstr doctor; build it with make");
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
@@ -55,6 +56,10 @@ fn main() {
     println!("on {}", if hardware { "this host's KVM" } else { "KVM in an emulated host: only ratios mean anything" });
     for part in parts.split_whitespace() {
         let script = match part {
+            "outside" => {
+                tell_outside(rounds);
+                continue;
+            }
             "boot" => boot_script(rounds),
             "vcpus" => vcpus_script(),
             "parallel" => parallel_script(),
@@ -72,6 +77,41 @@ fn main() {
 /// One run whose JSON follows its name; `ktstr` and /k are there already.
 fn cell(script: &mut String, name: &str, command: &str) {
     writeln!(script, "echo '@cell {name}'; {command} 2>/dev/null; echo '@end'").expect("write to a string");
+}
+
+/// What a run takes of this very host's time before and after the guest. It needs a KVM that makes VMs, but not one that
+/// runs kernels to their end: each run is ended after a second.
+fn tell_outside(rounds: u32) {
+    println!("\noutside the guest, on this host, ms: exec to first instruction, end of the VM to its last trace");
+    let scratch = std::env::temp_dir().join(format!("ktstr-bench-{}", std::process::id()));
+    let mut times: [Vec<f64>; 2] = Default::default();
+    // The first notes the kernel, the second unpacks it.
+    for round in 0..rounds + 2 {
+        let mut run = Command::new(binary());
+        run.arg("--kernel").arg(cache().join("kernels/7/vmlinuz"));
+        run.args(["--accel", "kvm", "--topo", "1", "--timeout", "1s", "--json", "-"]).env("KTSTR_BENCH_UNCHECKED", "1");
+        let run = run.env("XDG_CACHE_HOME", &scratch).env("XDG_STATE_HOME", &scratch).output().expect("run ktstr");
+        let result: Value = serde_json::from_slice(&run.stdout).unwrap_or_default();
+        let first = at(&result, "first-instruction");
+        let (Some(first), Some(end), Some(gone)) = (first, at(&result, "vm-end"), at(&result, "torn-down")) else {
+            println!("  no VM could be started: {}", String::from_utf8_lossy(&run.stderr).trim_end());
+            break;
+        };
+        if round >= 2 {
+            times[0].push(first);
+            times[1].push(gone - end);
+        }
+    }
+    if scratch.exists() {
+        std::fs::remove_dir_all(&scratch).expect("remove the scratch directory");
+    }
+    for (what, list) in
+        ["exec to first instruction", "teardown"].iter().zip(&times).filter(|(_, list)| !list.is_empty())
+    {
+        let (least, median) = (list.iter().copied().fold(f64::INFINITY, f64::min), median(list));
+        let met = verdict(median <= TARGET_OUTSIDE_MS);
+        println!("  {what:28} {median:6.1}, least {least:.1} ({} runs); target {TARGET_OUTSIDE_MS}: {met}", list.len());
+    }
 }
 
 /// Without the doorbell, which `-M pc` inside of an emulated host does not survive: PID 1 is then seen by its first message,
