@@ -80,7 +80,7 @@ fn cell(script: &mut String, name: &str, command: &str) {
 }
 
 /// What a run takes of this very host's time before and after the guest. It needs a KVM that makes VMs, but not one that
-/// runs kernels to their end: each run is ended after a second.
+/// runs kernels to their end: each run is ended after a few seconds.
 fn tell_outside(rounds: u32) {
     println!("\noutside the guest, on this host, ms: exec to first instruction, end of the VM to its last trace");
     let scratch = std::env::temp_dir().join(format!("ktstr-bench-{}", std::process::id()));
@@ -89,7 +89,8 @@ fn tell_outside(rounds: u32) {
     for round in 0..rounds + 2 {
         let mut run = Command::new(binary());
         run.arg("--kernel").arg(cache().join("kernels/7/vmlinuz"));
-        run.args(["--accel", "kvm", "--topo", "1", "--timeout", "1s", "--json", "-"]).env("KTSTR_BENCH_UNCHECKED", "1");
+        run.args(["--accel", "kvm", "--topo", "1", "--timeout", "3s", "--duration", "100ms", "--json", "-"])
+            .env("KTSTR_BENCH_UNCHECKED", "1");
         let run = run.env("XDG_CACHE_HOME", &scratch).env("XDG_STATE_HOME", &scratch).output().expect("run ktstr");
         let result: Value = serde_json::from_slice(&run.stdout).unwrap_or_default();
         let first = at(&result, "first-instruction");

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 
 /// Where the program lies that never ends, and where it stands all the time.
 const LOAD: u64 = 0x40_0000;
-const LOOP: u64 = LOAD + HEADERS;
+pub const LOOP: u64 = LOAD + HEADERS;
 /// One ELF header and one program header.
 const HEADERS: u64 = 64 + 56;
 /// jmp to itself.
@@ -72,7 +72,7 @@ pub fn cells() -> Vec<Cell> {
     let octal: String = program().iter().map(|byte| format!("\\{byte:03o}")).collect();
     let hang = format!(
         "--version >/dev/null; printf '{octal}' >/tmp/spin; chmod 755 /tmp/spin; \
-         ktstr --kernel /k/7/vmlinuz --accel kvm --json - --timeout 30s --duration 1s --topo 2 \
+         ktstr --kernel /k/7/vmlinuz --accel kvm --json - --timeout 50s --duration 1s --topo 2 \
          --include /tmp/spin:/spin --cmdline rdinit=/spin"
     );
     // Once the scheduler is enabled, the whole VM gets one CPU, and that is for others.
