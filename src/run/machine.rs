@@ -235,8 +235,9 @@ pub fn read_all(line: &OwnedFd, into: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Names of the files whose mappings are guest memory: RAM, and what is laid over it, whoever wrote the pages since.
-const GUEST_FILES: [&str; 3] = ["/memfd:ktstr-guest-ram", "/memfd:ktstr-initramfs", UNPACKED_DIRECTORY];
+/// Names of the files whose mappings are guest memory: RAM (vmm/memory), and what is laid over it, whoever wrote the pages
+/// since.
+const GUEST_FILES: [&str; 4] = ["/memfd:ktstr-guest-ram", "/memfd:ktstr-initramfs", "/dev/zero", UNPACKED_DIRECTORY];
 
 /// Resident memory in KiB of the process itself, and of the guest (Documentation/filesystems/proc.rst, smaps).
 fn resident(smaps: &str) -> (u64, u64) {
@@ -265,10 +266,11 @@ mod tests {
     fn pages_of_the_guest_are_told_from_the_process_s_own() {
         let smaps = "7f00-7f80 rw-s 00000000 00:01 1  /memfd:ktstr-guest-ram (deleted)\nSize: 900 kB\nRss:   100 kB\n\
                      Shared_Hugetlb:  2048 kB\nVmFlags: rd wr\n\
+                     7f90-7f98 rw-p 00000000 00:05 4  /dev/zero\nRss: 64 kB\n\
                      7f80-7f90 rw-p 00001000 00:02 2  /c/ktstr/unpacked/1-2.kernel\nRss: 30 kB\n\
                      7f90-7fa0 r-xp 00000000 00:02 3  /usr/bin/ktstr\nRss:    7 kB\nPss: 5 kB\n\
                      7fb0-7fc0 rw-p 00000000 00:00 0 \nRss: 3 kB\n";
-        assert_eq!(resident(smaps), (10, 2178));
+        assert_eq!(resident(smaps), (10, 2242));
         assert_eq!(resident(""), (0, 0));
     }
 

@@ -1,18 +1,22 @@
-//! Guest RAM in this process: the memory file and the initramfs, mapped.
+//! Guest RAM in this process: its own memory or a file, with the ring, the kernel and the initramfs laid over it.
 //!
 //! Owns the mappings; leaves the address map to layout and what is written where to boot.
-//! Invariant: RAM is the memory file, shared; only kernel and initramfs may lie over it, private, so that parallel VMs share
-//! their pages until their guests write them.
+//! Invariant: the ring is the memory file, shared with the host's side; kernel and initramfs are private mappings of theirs,
+//! so that parallel VMs share their pages until their guests write them.
 
 #![allow(unsafe_code)]
 
 use super::x86::layout::{PAGE_BYTES, ram_ranges};
 use crate::error::{Context, Error, Result};
 use crate::proto::cpuset::CpuSet;
+use crate::units::MIB;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::AsRawFd;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
 
 /// Maps the memory file as RAM; no page exists until it is touched.
 pub fn map_ram(file: File, memory_bytes: u64) -> Result<GuestMemoryMmap> {
@@ -24,6 +28,69 @@ pub fn map_ram(file: File, memory_bytes: u64) -> Result<GuestMemoryMmap> {
     GuestMemoryMmap::from_ranges_with_files(ranges).map_err(|cause| {
         Error::host(format!("cannot map {} of guest memory: {cause}", crate::units::size(memory_bytes)))
     })
+}
+
+/// What RAM of this process's own is a private mapping of. It is anonymous memory, so that the host's huge pages back it,
+/// as they do no memory file where its administrator did not ask for that; and it has a name in smaps, by which it is told
+/// from what the process needs for itself (run/machine).
+const ZERO_FILE: &str = "/dev/zero";
+/// What a huge page covers. KVM maps one as such only where guest and host addresses agree below it.
+const HUGE_PAGE_BYTES: u64 = 2 * MIB;
+
+/// Maps RAM of this process's own, with a window of the memory file in it at `window`: first address and bytes.
+/// It stays mapped as long as the process lives.
+pub fn map_own_ram(file: &File, memory_bytes: u64, window: (u64, u64)) -> Result<GuestMemoryMmap> {
+    let what = || format!("map {} of guest memory", crate::units::size(memory_bytes));
+    let zero = File::options().read(true).write(true).open(ZERO_FILE).context(|| format!("open {ZERO_FILE}"))?;
+    let mut regions = Vec::new();
+    for range in ram_ranges(memory_bytes) {
+        let place = reserve(range.bytes).context(what)?;
+        // SAFETY: the place was reserved for this region alone, and is as long as it.
+        unsafe { map_at(place, range.bytes, libc::MAP_PRIVATE, &zero, 0) }.context(what)?;
+        let end = window.0.checked_add(window.1).filter(|_| window.0 >= range.gpa);
+        if end.is_some_and(|end| window.1 > 0 && end <= range.gpa + range.bytes) {
+            let inside = (window.0 - range.gpa) as usize;
+            // SAFETY: the window lies within the region, as was just seen, and nothing refers to it yet.
+            unsafe { map_at(place.add(inside), window.1, libc::MAP_SHARED, file, range.file_offset + inside as u64) }
+                .context(what)?;
+        }
+        // SAFETY: the region is mapped for reading and writing, and nothing else uses or unmaps it.
+        let region = unsafe { MmapRegion::build_raw(place, range.bytes as usize, READ_WRITE, libc::MAP_PRIVATE) };
+        let region = region.map_err(|cause| Error::internal(format!("cannot {}: {cause}", what())))?;
+        regions.extend(GuestRegionMmap::new(region, GuestAddress(range.gpa)));
+    }
+    let memory = GuestMemoryMmap::from_regions(regions)
+        .map_err(|cause| Error::internal(format!("cannot {}: {cause}", what())))?;
+    // A host that has no huge pages for it backs it with small ones.
+    drop(ask_huge_pages(&memory));
+    Ok(memory)
+}
+
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Addresses for `bytes` that begin on a huge page, with nothing behind them yet.
+fn reserve(bytes: u64) -> io::Result<*mut u8> {
+    let room = bytes.checked_add(HUGE_PAGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)? as usize;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, wherever there is room, that nobody may touch.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(start.cast::<u8>().wrapping_add(start.align_offset(HUGE_PAGE_BYTES as usize)))
+}
+
+/// Maps `bytes` of a file at a place, instead of what is there.
+///
+/// # Safety
+///
+/// The place must be `bytes` long, and nothing may rely on what is mapped there.
+unsafe fn map_at(place: *mut u8, bytes: u64, kind: libc::c_int, file: &File, offset: u64) -> io::Result<()> {
+    let flags = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the caller vouches for the place.
+    let mapped =
+        unsafe { libc::mmap(place.cast(), bytes as usize, READ_WRITE, flags, file.as_raw_fd(), offset as libc::off_t) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Lays `bytes` of a file, from a page of it on, over RAM at `gpa`, copy-on-write, without copying.
@@ -40,12 +107,9 @@ pub fn overlay(memory: &GuestMemoryMmap, gpa: u64, (file, offset): (&File, u64),
         .get_slice(GuestAddress(gpa), span as usize)
         .map_err(|cause| Error::internal(format!("cannot {}: {cause}", what())))?;
     let guard = slice.ptr_guard_mut();
-    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    let (start, access, at) = (guard.as_ptr().cast(), libc::PROT_READ | libc::PROT_WRITE, offset as libc::off_t);
     // SAFETY: the range lies within one mapping of `memory`, begins on a page, and is reached only through volatile
     // accesses, which find the new pages in the place of the old; the mapping's owner unmaps it with the rest.
-    let mapped = unsafe { libc::mmap(start, span as usize, access, flags, file.as_raw_fd(), at) };
-    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()).context(what) } else { Ok(()) }
+    unsafe { map_at(guard.as_ptr(), span, libc::MAP_PRIVATE, file, offset) }.context(what)
 }
 
 /// Copies the same into RAM, where pages cannot be laid over it: RAM of huge pages cannot be split.
@@ -117,6 +181,34 @@ mod tests {
         file.read_exact_at(&mut got, MMIO_HOLE_START).unwrap();
         assert_eq!(&got, b"high");
         assert!(memory.write_slice(b"x", GuestAddress(MMIO_HOLE_START)).is_err());
+    }
+
+    #[test]
+    fn own_ram_shares_the_window_and_nothing_else_with_the_file() {
+        let bytes = MMIO_HOLE_START + (4 << 20);
+        let file = fd::memfd("ram", bytes).unwrap();
+        for window in [0x30_0000, HIGH_RAM_START + 0x10_0000] {
+            let memory = map_own_ram(&file, bytes, (window, 0x2000)).unwrap();
+            for gpa in [0x1000, window - 1, window + 0x1FFF, window + 0x2000, HIGH_RAM_START] {
+                memory.write_slice(b"x", GuestAddress(gpa)).unwrap();
+            }
+            let offset = if window < HIGH_RAM_START { window } else { window - HIGH_RAM_START + MMIO_HOLE_START };
+            let byte = |at: u64| {
+                let mut got = [0];
+                file.read_exact_at(&mut got, at).unwrap();
+                got[0]
+            };
+            assert_eq!([0x1000, offset - 1, offset + 0x1FFF, offset + 0x2000].map(byte), [0, 0, b'x', 0]);
+            file.write_all_at(b"y", offset).unwrap();
+            let mut got = [0];
+            memory.read_slice(&mut got, GuestAddress(window)).unwrap();
+            assert_eq!(got, *b"y");
+            let start = memory.get_host_address(GuestAddress(0)).unwrap();
+            assert_eq!(start.align_offset(HUGE_PAGE_BYTES as usize), 0);
+        }
+        // Where the window is not RAM there is none.
+        let memory = map_own_ram(&file, 1 << 20, (1 << 30, 0x2000)).unwrap();
+        assert!(memory.write_slice(b"x", GuestAddress(1 << 30)).is_err());
     }
 
     #[test]

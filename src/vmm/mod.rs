@@ -66,7 +66,7 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let supported =
         kvm.get_supported_cpuid(CPUID_ENTRIES_MAX).map_err(|cause| failed("read KVM's CPUID table", cause))?;
     let apic = ApicIds::new(&config.topology, x86::cpuid::llc_rule(supported.as_slice()));
-    let memory = memory::map_ram(adopt(config.ram_fd, "the memory file")?.into(), config.memory_bytes)?;
+    let memory = map_memory(config)?;
     let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
     let entry_gpa = load_kernel(&memory, config, &apic)?;
     load_initramfs(&memory, config)?;
@@ -104,6 +104,19 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     Ok(ended(&shared))
 }
 
+/// Guest RAM: of the reserved huge pages that the memory file is of, or else of this process.
+fn map_memory(config: &VmConfig) -> Result<GuestMemoryMmap> {
+    let file = File::from(adopt(config.ram_fd, "the memory file")?);
+    match has_reserved_pages(config) {
+        true => memory::map_ram(file, config.memory_bytes),
+        false => memory::map_own_ram(&file, config.memory_bytes, config.reserved.unwrap_or_default()),
+    }
+}
+
+fn has_reserved_pages(config: &VmConfig) -> bool {
+    config.perf.as_ref().is_some_and(|perf| perf.huge_pages)
+}
+
 /// Brings in the initramfs, where there is one.
 fn load_initramfs(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<()> {
     if config.initramfs_bytes == 0 {
@@ -121,7 +134,7 @@ fn lay(
     (file, offset): (&mut File, u64),
     bytes: u64,
 ) -> Result<()> {
-    match config.perf.as_ref().is_some_and(|perf| perf.huge_pages) {
+    match has_reserved_pages(config) {
         true => memory::copy_in(memory, gpa, (file, offset), bytes),
         false => memory::overlay(memory, gpa, (file, offset), bytes),
     }

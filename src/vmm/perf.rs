@@ -49,14 +49,15 @@ pub fn huge_pages() -> PerfItem {
         let lines = smaps.lines().filter_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
         lines.filter_map(|kib| kib.trim().parse::<u64>().ok()).sum()
     };
-    let (pool, transparent) = (sum("Shared_Hugetlb:") + sum("Private_Hugetlb:"), sum("ShmemPmdMapped:"));
+    let (pool, transparent) =
+        (sum("Shared_Hugetlb:") + sum("Private_Hugetlb:"), sum("ShmemPmdMapped:") + sum("AnonHugePages:"));
     if pool + transparent > 0 {
         let from = if pool > 0 { "of the reserved pool" } else { "made transparently" };
         return PerfItem::done(HUGE_PAGES, format!("{} in 2 MiB pages {from}", size((pool + transparent) * KIB)));
     }
-    let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
+    let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     let chosen = setting.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("absent", |(word, _)| word);
-    PerfItem::refused(HUGE_PAGES, format!("transparent huge pages for shared memory are '{chosen}'"))
+    PerfItem::refused(HUGE_PAGES, format!("transparent huge pages are '{chosen}'"))
 }
 
 /// Exits that a guest on CPUs of its own need not make.
