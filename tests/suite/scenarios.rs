@@ -104,6 +104,47 @@ fn dropped_task_fails_one_scenario_and_the_next_is_judged_apart() {
 }
 
 #[test]
+fn scenarios_fail_for_their_own_reason_under_a_fault() {
+    let Some(kernel) = emulation("scenarios: a fault for each", "7") else { return };
+    let scratch = Scratch::new();
+    let kernel = kernel.display().to_string();
+    let args = ["selftest", "--scenarios", "--short", "--kernel", &kernel, "--accel", "qemu", "--json", "-"];
+    let ran = run_in(&scratch, &args).exits(0);
+    let played = ran.json();
+    let played = played["scenarios"].as_array().expect("scenarios are an array");
+    assert!(played.len() >= 3 && played.iter().all(|one| one["correct"] == true), "{ran}");
+    for check in ["isolation", "not_starved"] {
+        assert!(played.iter().any(|one| one["check"] == check && one["seen_outcome"] == "FAIL"), "{check}{ran}");
+    }
+    let left = std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(left, 0, "selftest left files");
+}
+
+#[test]
+fn catalogue_has_a_fault_for_every_scenario() {
+    let ran = ktstr(&["selftest", "--scenarios", "--list"]).exits(0);
+    assert_eq!(ran.stdout.lines().count(), 73, "{ran}");
+    ktstr(&["selftest", "--scenarios", "--list", "no_such"]).exits(128).says("no scenario's name has 'no_such'");
+}
+
+#[test]
+fn cgroups_can_be_given_one_by_one() {
+    let Some(kernel) = emulation("scenarios: --cgroup", "7") else { return };
+    let args =
+        ["--topo", "4", "--cgroup", "a cpuset=cpus:0-1 weight=200: spin*2", "--cgroup", "b: pipe*1 nice=5; yield*1"];
+    let ran = run(&Scratch::new(), &kernel, &args).exits(0);
+    let result = ran.json();
+    let workers = result["workers"].as_array().expect("workers are an array");
+    assert_eq!(workers.len(), 5, "{ran}");
+    let isolation = result["checks"].as_array().unwrap().iter().find(|check| check["name"] == "isolation").unwrap();
+    assert_eq!((&isolation["group"], &isolation["status"]), (&"a".into(), &"pass".into()), "{ran}");
+    ktstr(&["--kernel", "x", "--cgroup", "a wieght=2: spin"])
+        .exits(128)
+        .says("column 3")
+        .says("did you mean 'weight'?");
+}
+
+#[test]
 fn file_is_checked_without_running_it() {
     let scratch = Scratch::new();
     let shown = ktstr(&["show", "cpuset"]).exits(0);
