@@ -329,7 +329,7 @@ mod tests {
             let finished = execute(&spec.as_ref().unwrap()[0], &settings(&mount, &subtree), &mut around);
             assert!(finished.error.is_none(), "{:?}", finished.error);
             assert_eq!(finished.early.is_some(), end);
-            let groups: Vec<&str> = around
+            let mut groups: Vec<&str> = around
                 .said
                 .iter()
                 .filter_map(|message| match message {
@@ -337,6 +337,8 @@ mod tests {
                     _ => None,
                 })
                 .collect();
+            // Who has ended first is told first.
+            groups.sort_unstable();
             let want: &[&str] = if end { &["a", "a", "b", "b"] } else { &["a", "a", "b", "b", "c"] };
             assert_eq!(groups, want);
             assert!(!mount.join(&subtree).exists());
