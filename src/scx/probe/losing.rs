@@ -17,7 +17,7 @@ const IDLE: i32 = 5;
 const ENQ_WAKEUP: i32 = 1;
 /// How many workers `drop-crowd` has room for: more than two cgroups of two, fewer than any crowd of the catalogue.
 const ROOM: i32 = 6;
-/// What a task that is to be lost has in `scx.dsq_vtime`, which a scheduler without a priority queue leaves alone.
+/// What a task that is to be lost (for `drop-crowd`: its number) has in `scx.dsq_vtime`, which a scheduler without a priority queue leaves alone.
 const MARK: i32 = 0x6b74;
 const MARKED: &str = "scx.dsq_vtime";
 
@@ -53,13 +53,15 @@ pub fn enqueue_foreground(kernel: &Kernel, _state_map: i32) -> Built {
     })
 }
 
-/// enqueue(p, flags): has room for the first few workers.
+/// enqueue(p, flags): has room for the workers that come first; each keeps its number.
 pub fn enqueue_first_few(kernel: &Kernel, state_map: i32) -> Built {
-    let pid = kernel.task_offset("pid")?;
-    enqueue_all_but(kernel, |asm, keep, lose| {
-        asm.load(Width::Word, R8, R7, pid).map_value(R1, state_map).mov_imm(R0, 0).compare_exchange(R1, R8);
-        // r0 is the first one's pid, or 0 for the first itself.
-        asm.jump_imm(When::Equal, R0, 0, keep).add_imm(R0, ROOM - 1).jump_reg(When::Above, R8, R0, lose);
+    let number = kernel.task_offset(MARKED)?;
+    enqueue_all_but(kernel, |asm, _, lose| {
+        let known = asm.label();
+        asm.load(Width::Double, R8, R7, number).jump_imm(When::NotEqual, R8, 0, known);
+        asm.map_value(R1, state_map).mov_imm(R8, 1).fetch_add(R1, R8).add_imm(R8, 1);
+        asm.store(Width::Double, R7, number, R8);
+        asm.bind(known).jump_imm(When::Above, R8, ROOM, lose);
         Ok(())
     })
 }

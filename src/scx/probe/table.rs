@@ -179,9 +179,8 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "drop-crowd",
-        about: "has room for six workers, and loses those that were forked after them",
+        about: "has room for six workers, and loses those that come after them",
         programs: &[STAY, program("enqueue", losing::enqueue_first_few)],
-        state_means: Some("counts from the task with pid"),
         ..LOSING
     },
     Probe {
