@@ -50,8 +50,10 @@ pub(super) fn scenario_seeds() -> Vec<Vec<u8>> {
         run t limit=5s cgroup=e: /bin/sh -c 'a; # b'\n  wait t\n  kill t\n  cpu-offline 3\n  replace-scheduler builtin:fifo\n\
         cgroup a copies=llcs cpuset=each: pipe*2; spin policy=fifo:3\n  cgroup c/d cpuset=cpus:0-1,3 max=5ms/50ms\nstep loop 100ms\n\
         swap-cpusets a0 c/d\n";
+    // What was found once.
+    let many = "scenario x\nstep\n  cgroup s cpuset=overlap:0/4000000000:50%: bursty(burst=2ms,sleep=5ms)*2555555555\n";
     let all = catalog::all_scenarios();
-    all.iter().map(|spec| print(std::slice::from_ref(spec)).into_bytes()).chain([own.into()]).collect()
+    all.iter().map(|spec| print(std::slice::from_ref(spec)).into_bytes()).chain([own.into(), many.into()]).collect()
 }
 
 /// Works with their parameters and options.

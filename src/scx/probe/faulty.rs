@@ -12,7 +12,7 @@ use crate::scx::asm::{Asm, Insn, Label, Reg, Reg::*, When, Width};
 /// not over yet.
 pub(super) const FAULT_AFTER_NS: i32 = 1_000_000_000;
 /// bpf_ktime_get_ns (enum bpf_func_id, include/uapi/linux/bpf.h).
-const KTIME_GET_NS: i32 = 5;
+pub(super) const KTIME_GET_NS: i32 = 5;
 /// A dispatch queue that nobody has made.
 const NO_SUCH_DSQ: u64 = 0x309;
 /// SCX_DSQ_LOCAL_ON (enum scx_dsq_id_flags): the local queue of the CPU in the low bits.

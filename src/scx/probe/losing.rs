@@ -3,7 +3,7 @@
 //! Owns whom each of them loses; leaves the parts shared by all programs to `programs`, when faults are due to `faulty`.
 //! Invariant: only workers of ours are lost, and all tasks of other kinds are scheduled as `fifo` does.
 
-use super::faulty::{FAULT_AFTER_NS, until_due};
+use super::faulty::{FAULT_AFTER_NS, KTIME_GET_NS, until_due};
 use super::kernel::Kernel;
 use super::programs::{ARG_1, insert_global, take_task, unless_worker};
 use crate::scx::asm::{Asm, Insn, Label, Reg::*, When, Width};
@@ -53,15 +53,18 @@ pub fn enqueue_foreground(kernel: &Kernel, _state_map: i32) -> Built {
     })
 }
 
-/// enqueue(p, flags): has room for the workers that come first; each keeps its number.
+/// enqueue(p, flags): has room for the workers that come first; each keeps its number. One that is too many is lost when it
+/// is 1 s old: while it is being made it may hold what the kernel needs (an RCU grace period, a lock of the cgroups).
 pub fn enqueue_first_few(kernel: &Kernel, state_map: i32) -> Built {
-    let number = kernel.task_offset(MARKED)?;
-    enqueue_all_but(kernel, |asm, _, lose| {
+    let (number, started) = (kernel.task_offset(MARKED)?, kernel.task_offset("start_time")?);
+    enqueue_all_but(kernel, |asm, keep, lose| {
         let known = asm.label();
         asm.load(Width::Double, R8, R7, number).jump_imm(When::NotEqual, R8, 0, known);
         asm.map_value(R1, state_map).mov_imm(R8, 1).fetch_add(R1, R8).add_imm(R8, 1);
         asm.store(Width::Double, R7, number, R8);
-        asm.bind(known).jump_imm(When::Above, R8, ROOM, lose);
+        asm.bind(known).jump_imm(When::Below, R8, ROOM + 1, keep);
+        asm.call_helper(KTIME_GET_NS).load(Width::Double, R1, R7, started).sub(R0, R1);
+        asm.jump_imm(When::Above, R0, FAULT_AFTER_NS, lose);
         Ok(())
     })
 }

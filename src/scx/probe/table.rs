@@ -179,7 +179,7 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "drop-crowd",
-        about: "has room for six workers, and loses those that come after them",
+        about: "has room for six workers, and loses those that come after them, from 1 s on",
         programs: &[STAY, program("enqueue", losing::enqueue_first_few)],
         ..LOSING
     },
