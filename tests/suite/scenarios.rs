@@ -1,8 +1,10 @@
 //! Scenarios through the binary: the catalogue in a few boots, files, faults.
 
-use crate::util::{Ran, Scratch, emulation, ktstr, run_in};
+use crate::util::{Ran, Scratch, binary, emulation, finish, ktstr, root, run_in, share_machine};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 /// Runs scenarios on the emulator, the result as JSON on standard output.
 fn run(scratch: &Scratch, kernel: &Path, args: &[&str]) -> Ran {
@@ -118,6 +120,27 @@ fn scenarios_fail_for_their_own_reason_under_a_fault() {
     }
     let left = std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0);
     assert_eq!(left, 0, "selftest left files");
+}
+
+#[test]
+fn recipe_of_the_readme_does_what_it_says() {
+    let Some(kernel) = emulation("scenarios: the recipe", "7") else { return };
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("read README.md");
+    let chapter = readme.split("## Recipe").nth(1).expect("a chapter with the recipe");
+    let script = chapter.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a script");
+    // What a newcomer builds and fetches is here already; all else is taken literally.
+    let rest = script.split_once("cat >").expect("a scenario file in it").1;
+    let rest = rest.replace("~/.cache/ktstr/kernels/7/vmlinuz", &kernel.display().to_string());
+    let scratch = Scratch::new();
+    std::os::unix::fs::symlink(binary(), scratch.0.join("ktstr")).expect("link the binary");
+    let mut command = Command::new("sh");
+    command.args(["-ec", &format!("cat >{rest}")]).current_dir(&scratch.0).env("XDG_STATE_HOME", &scratch.0);
+    let _shared = share_machine();
+    let ran = finish(command, Duration::from_secs(300)).exits(1);
+    let verdicts: Vec<&str> =
+        ran.stdout.lines().filter(|line| line.starts_with("PASS") || line.starts_with("FAIL:")).collect();
+    assert_eq!(verdicts.len(), 2, "{ran}");
+    assert!(verdicts[0].starts_with("PASS") && verdicts[1].contains("not_starved: worker 0 of newcomers"), "{ran}");
 }
 
 #[test]
