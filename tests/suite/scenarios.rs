@@ -134,7 +134,10 @@ fn recipe_of_the_readme_does_what_it_says() {
     let scratch = Scratch::new();
     std::os::unix::fs::symlink(binary(), scratch.0.join("ktstr")).expect("link the binary");
     let mut command = Command::new("sh");
-    command.args(["-ec", &format!("cat >{rest}")]).current_dir(&scratch.0).env("XDG_STATE_HOME", &scratch.0);
+    command
+        .args(["-ec", &format!("cat >{rest}")])
+        .current_dir(&scratch.0)
+        .env("XDG_STATE_HOME", scratch.0.join("state"));
     let _shared = share_machine();
     let ran = finish(command, Duration::from_secs(300)).exits(1);
     let verdicts: Vec<&str> =
