@@ -6,7 +6,7 @@
 use super::flags::Cmd;
 use crate::proto::guards::Guards;
 use crate::proto::limits::{Assert, Base, Layers};
-use crate::proto::scenario::DefWork;
+use crate::proto::scenario::{CgroupDef, DefWork};
 use crate::proto::topology::Topology;
 pub use crate::run::accel::AccelChoice;
 use crate::run::disk::DiskSpec;
@@ -115,6 +115,8 @@ pub struct GuestArgs {
     pub work: String,
     /// Scenario files, names and patterns; empty: the one that the other flags describe.
     pub scenarios: Vec<String>,
+    /// Cgroups that were described one by one; empty: `cgroups` equal ones.
+    pub own_cgroups: Vec<CgroupDef>,
     /// What the scheduler under test claims to support; none: everything.
     pub sched_flags: Option<Vec<String>>,
     /// The work that was asked for beside scenarios.
@@ -296,5 +298,7 @@ pub struct SelftestArgs {
     pub filter: Option<String>,
     pub list: bool,
     pub short: bool,
+    /// The catalogue's scenarios, and not the matrix.
+    pub scenarios: bool,
     pub json: Option<JsonTarget>,
 }

@@ -7,7 +7,7 @@ use super::args::{JsonTarget, SelftestArgs};
 use super::describe::{self, bad, chosen};
 use super::flags::{Arity, Cmd, Complete, FLAG, Flag, Group};
 use super::parse::Given;
-use super::{cmd_run, out};
+use super::{cmd_run, out, selftest_scenarios};
 use crate::error::{Context, Error, Result};
 use crate::report::Json;
 use crate::run::faults::{self, Fault, Layer, Played, Setting};
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// Width of a fault's name: the longest in the matrix.
 const NAME: usize = 22;
 
-pub const FLAGS: [Flag; 5] = [
+pub const FLAGS: [Flag; 6] = [
     Flag {
         long: "kernel",
         short: Some('k'),
@@ -41,6 +41,12 @@ pub const FLAGS: [Flag; 5] = [
         ..FLAG
     },
     Flag { long: "list", commands: &[Cmd::Selftest], help: "list the faults and play none", ..FLAG },
+    Flag {
+        long: "scenarios",
+        commands: &[Cmd::Selftest],
+        help: "play for each scenario of the catalogue a fault that breaks what it is about",
+        ..FLAG
+    },
     Flag { long: "short", commands: &[Cmd::Selftest], help: "only a few of them, of every kind", ..FLAG },
     Flag {
         long: "json",
@@ -67,13 +73,16 @@ pub(super) fn arguments(given: &Given) -> Result<SelftestArgs> {
         filter,
         list,
         short: given.has("short"),
+        scenarios: given.has("scenarios"),
         json: describe::json(given),
     };
-    if selected(&args).is_empty() {
+    let (none, whose, how) = match args.scenarios {
+        true => (selftest_scenarios::selected(&args).is_empty(), "scenario", "ktstr selftest --scenarios --list"),
+        false => (selected(&args).is_empty(), "fault", "ktstr selftest --list"),
+    };
+    if none {
         let name = args.filter.unwrap_or_default();
-        return Err(
-            bad("list", format!("no fault's name has '{name}' in it")).hint("'ktstr selftest --list' lists them")
-        );
+        return Err(bad("list", format!("no {whose}'s name has '{name}' in it")).hint(format!("'{how}' lists them")));
     }
     Ok(args)
 }
@@ -84,38 +93,42 @@ fn selected(args: &SelftestArgs) -> Vec<Fault> {
 }
 
 pub fn cmd_selftest(args: &SelftestArgs) -> Result<u8> {
+    if args.scenarios {
+        return selftest_scenarios::run(args);
+    }
     let faults = selected(args);
     if args.list {
         return out::print(&listing(&faults)).map(|()| 0);
     }
+    in_directory(args, |setting| {
+        let played = play_all(args, &faults, setting)?;
+        let wrong = played.iter().filter(|played| !played.wrong.is_empty()).count();
+        let right = played.len() - wrong;
+        show(args, &format!("{} faults played, {right} named correctly, {wrong} not\n", played.len()))?;
+        match &args.json {
+            Some(JsonTarget::Stdout) => out::print(&json(&played, &faults))?,
+            Some(JsonTarget::File(path)) => {
+                fs::write(path, json(&played, &faults)).context(|| format!("write {}", path.display()))?;
+            }
+            None => {}
+        }
+        Ok(wrong)
+    })
+}
+
+/// Plays in a directory that goes afterwards, or stays where something was wrong. `play` returns how much was.
+pub(super) fn in_directory(args: &SelftestArgs, play: impl FnOnce(&Setting) -> Result<usize>) -> Result<u8> {
     let Place::FreshIn(parent) = cmd_run::place(None) else {
         return Err(Error::internal("there is no place for runs"));
     };
     let dir = parent.join(format!("selftest-{}", crate::sys::process::id()));
     fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
-    let played = play_all(args, &faults, &Setting { kernel: args.kernel.clone(), accel: args.accel, dir: dir.clone() });
-    let played = match played {
-        Ok(played) => played,
-        Err(error) => {
-            fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?;
-            return Err(error);
-        }
-    };
-    let wrong = played.iter().filter(|played| !played.wrong.is_empty()).count();
-    let mut text = format!("{} faults played, {} named correctly, {wrong} not\n", played.len(), played.len() - wrong);
+    let wrong = play(&Setting { kernel: args.kernel.clone(), accel: args.accel, dir: dir.clone() });
     match wrong {
-        0 => fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?,
-        _ => text.push_str(&format!("the runs are in {}\n", dir.display())),
+        Ok(wrong) if wrong > 0 => show(args, &format!("the runs are in {}\n", dir.display()))?,
+        _ => fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?,
     }
-    show(args, &text)?;
-    match &args.json {
-        Some(JsonTarget::Stdout) => out::print(&json(&played, &faults))?,
-        Some(JsonTarget::File(path)) => {
-            fs::write(path, json(&played, &faults)).context(|| format!("write {}", path.display()))?;
-        }
-        None => {}
-    }
-    Ok(u8::from(wrong > 0))
+    wrong.map(|wrong| u8::from(wrong > 0))
 }
 
 fn play_all(args: &SelftestArgs, faults: &[Fault], setting: &Setting) -> Result<Vec<Played>> {
@@ -130,7 +143,7 @@ fn play_all(args: &SelftestArgs, faults: &[Fault], setting: &Setting) -> Result<
 }
 
 /// As it happens: where standard output is for JSON, on standard error.
-fn show(args: &SelftestArgs, text: &str) -> Result<()> {
+pub(super) fn show(args: &SelftestArgs, text: &str) -> Result<()> {
     if args.json == Some(JsonTarget::Stdout) {
         out::print_error(text);
         return Ok(());

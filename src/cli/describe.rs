@@ -9,7 +9,7 @@ use super::args::{
 };
 use super::flags::{self, Cmd};
 use super::parse::Given;
-use super::{cmd_selftest, disk, guards, limits, machine, matrix, scenarios, split, topics};
+use super::{cmd_selftest, disk, guards, limits, machine, matrix, own_cgroups, scenarios, split, topics};
 use crate::error::{Error, Result};
 use crate::proto::scenario::DefWork;
 use crate::units;
@@ -234,6 +234,7 @@ fn guest(given: &Given) -> Result<GuestArgs> {
     };
     Ok(GuestArgs {
         scenarios,
+        own_cgroups: own_cgroups::arguments(given)?,
         sched_flags,
         work_override,
         sched,

@@ -4,7 +4,7 @@
 //! and layout to `help`, `man` and `completions`.
 //! Invariant: a flag that is not in this table does not exist, and no other file spells a help line.
 
-use super::{cmd_selftest, guards, limits};
+use super::{cmd_selftest, guards, limits, own_cgroups};
 
 /// A command: the first word of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +83,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         operand: Operand::Optional("NAME"),
         help: "play faults in guests and show that each is named correctly",
         about: "Boots a guest for each fault of the matrix (docs/faults.md), brings the fault about, and compares outcome, exit \
-                code, stage and reason with what they have to be. With NAME: only faults with that in their name. Exit code 0 \
-                where all were named correctly, 1 where one was not.",
+                code, stage and reason with what they have to be. With NAME: only faults with that in their name. With --scenarios it plays \
+                a fault for each scenario of the catalogue (docs/scenarios.md), and NAME is a part of a scenario's name. Exit \
+                code 0 where all were named correctly, 1 where one was not.",
         hidden: false,
     },
     CommandSpec {
@@ -730,7 +731,7 @@ impl Flag {
 
 /// Every flag there is: the table, and the flags of the checks.
 pub fn all() -> impl Iterator<Item = &'static Flag> {
-    FLAGS.iter().chain(&guards::FLAGS).chain(&cmd_selftest::FLAGS).chain(&limits::FLAGS)
+    FLAGS.iter().chain(&own_cgroups::FLAGS).chain(&guards::FLAGS).chain(&cmd_selftest::FLAGS).chain(&limits::FLAGS)
 }
 
 /// The command of this name, hidden ones too.

@@ -27,10 +27,12 @@ mod machine;
 pub mod man;
 mod matrix;
 pub mod out;
+mod own_cgroups;
 pub mod parse;
 mod plan;
 mod scenarios;
 mod screen;
+mod selftest_scenarios;
 pub mod split;
 #[cfg(test)]
 mod tests_flags;

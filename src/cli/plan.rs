@@ -50,11 +50,19 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         works: works.clone(),
         ..CgroupDef::new(&format!("g{index}"), WorkType::SpinWait, Count::AUTO)
     };
-    let groups: Vec<CgroupDef> = (0..args.cgroups).map(group).collect();
+    let own = |def: &CgroupDef| CgroupDef {
+        works: if def.works.is_empty() { works.clone() } else { def.works.clone() },
+        ..def.clone()
+    };
+    let groups: Vec<CgroupDef> = match args.own_cgroups.is_empty() {
+        true => (0..args.cgroups).map(group).collect(),
+        false => args.own_cgroups.iter().map(own).collect(),
+    };
     let resolver = Resolver { topo: TestTopology::from_spec(&args.topology), workers_per_cgroup: args.workers };
     let steady = ScenarioSpec::steady(groups);
     if args.scenarios.is_empty() {
-        resolver.check(&steady).map_err(|error| Error::usage(format!("--work '{}': {error}", args.work)))?;
+        let flag = if args.own_cgroups.is_empty() { format!("--work '{}'", args.work) } else { "--cgroup".into() };
+        resolver.check(&steady).map_err(|error| Error::usage(format!("{flag}: {error}")))?;
     }
     let scenarios = if args.scenarios.is_empty() { vec![steady] } else { chosen.run };
     let spare_scheds =

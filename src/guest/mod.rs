@@ -13,6 +13,7 @@ mod outside;
 pub mod power;
 mod provoke;
 mod realtime;
+mod sabotage;
 mod topology;
 
 use std::path::Path;

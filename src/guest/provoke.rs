@@ -3,13 +3,14 @@
 //! Owns how each fault is caused; leaves finding and naming it to everybody else, who know nothing of it.
 //! Invariant: nothing here runs unless the plan names it, and each is done once.
 
-use super::power;
+use super::{CGROUP_ROOT, power, sabotage};
 use crate::channel::guest::{Damage, GuestSession};
 use crate::error::{Context, Error, Result};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::guards::Provocation;
 use crate::proto::message::Msg;
 use crate::proto::plan::SchedPolicy;
+use crate::scenario::SUBTREE;
 use crate::scx::probe;
 use crate::sys::process::{self, Fork};
 use crate::sys::spawn::Spawn;
@@ -17,6 +18,7 @@ use crate::sys::{sched, time};
 use crate::units::{MIB, NS_PER_MS, NS_PER_SEC};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 
 /// How long after the workers began: they are at work, and most of the run is still to come.
 pub const AFTER_START_NS: u64 = 700 * NS_PER_MS;
@@ -97,6 +99,7 @@ pub fn carry_out(which: Provocation, targets: &Targets, session: &mut GuestSessi
         Provocation::RingGarbage => session.damage(Damage::Garbage),
         Provocation::RingHead => session.damage(Damage::Head),
         Provocation::ChannelFlood => loop_over(|| session.send(&Msg::Note { text: "flood ".repeat(4096) })),
+        Provocation::CpusetFlip => in_child(|| sabotage::flip_cpusets(&Path::new(CGROUP_ROOT).join(SUBTREE))),
         Provocation::FakeLog => LIES.iter().try_for_each(|line| write("/dev/kmsg", &format!("<0>{line}\n"))),
     }
 }

@@ -1,12 +1,13 @@
 //! Every place where bytes of a stranger come in, as functions of bytes: what a hostile guest, or a hostile file, can say.
 //!
 //! Owns the table of targets and their seeds, which the tests here and the coverage-guided fuzzers of tests/fuzz share;
-//! leaves devices and kernel files to vmm/hostile.
+//! leaves devices and kernel files to vmm/hostile, what people write to `text`.
 //! Invariant: a target returns, whatever the bytes; it asserts what must hold after them. Built for tests and fuzzers only.
 
 pub mod input;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use crate::channel::host::HostSession;
 use crate::channel::ring::{REGION_BYTES, Ring};
@@ -45,6 +46,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "record", run: record, seeds: record_seeds },
     Target { name: "archive", run: archive, seeds: archive_seeds },
     Target { name: "klog", run: log, seeds: log_seeds },
+    Target { name: "scenario", run: text::scenario, seeds: text::scenario_seeds },
+    Target { name: "work", run: text::work, seeds: text::work_seeds },
 ];
 
 /// The host's end of ring and serial line, against a guest that writes where and what it likes.

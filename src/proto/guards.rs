@@ -39,6 +39,7 @@ wire_enum! {
         Backtrace = 27,
         NoBye = 28,
         RtStarve = 29,
+        CpusetFlip = 30,
     }
 }
 
@@ -98,6 +99,11 @@ pub const PROVOCATIONS: &[Row] = &[
     ),
     row(Provocation::NoBye, "no-bye", "restarts the machine before the result is told"),
     row(Provocation::RtStarve, "rt-starve", "lets a real-time task keep CPU 0 from everything else"),
+    row(
+        Provocation::CpusetFlip,
+        "cpuset-flip",
+        "gives each cgroup, from now on, all CPUs but those of its cpuset, as often as that is set",
+    ),
 ];
 
 impl Provocation {

@@ -16,6 +16,9 @@ use crate::sys::process::End;
 use crate::sys::time;
 use std::path::{Path, PathBuf};
 
+/// The subtree of cgroups that a guest's scenarios use.
+pub const SUBTREE: &str = "ktstr";
+
 /// What surrounds a scenario: PID 1 of a guest, or a test.
 pub trait Around {
     /// Lets time pass, at most a turn and not beyond `until_ns`, and misses nothing meanwhile.
@@ -242,5 +245,103 @@ impl Run<'_> {
         self.phase_from_ns = to_ns;
         let groups = self.world.border();
         self.around.say(Msg::Phase { phase: PhaseReport { name, from_ns, to_ns, groups } });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{TestTopology, parse};
+    use crate::sys::process;
+    use crate::units::NS_PER_MS;
+
+    /// Surroundings that only listen, and end the scenario at once where that is asked for.
+    #[derive(Default)]
+    struct Listener {
+        said: Vec<Msg>,
+        end: bool,
+    }
+
+    impl Around for Listener {
+        fn turn(&mut self, until_ns: u64) {
+            let left = until_ns.saturating_sub(time::monotonic_ns());
+            time::sleep_ns(left.min(5 * NS_PER_MS)).unwrap();
+        }
+        fn ended(&mut self) -> Vec<(i32, End)> {
+            // The test's process has children of other tests: workers are waited for by their handles.
+            Vec::new()
+        }
+        fn over(&mut self) -> Option<String> {
+            self.end.then(|| "enough".into())
+        }
+        fn say(&mut self, message: Msg) {
+            self.said.push(message);
+        }
+        fn scheduler(&mut self, _op: &SchedOp) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn settings<'a>(root: &'a Path, subtree: &'a str) -> Settings<'a> {
+        Settings {
+            cgroup_root: root,
+            subtree,
+            resolver: Resolver { topo: TestTopology::synthetic(1, 1, 2, 1), workers_per_cgroup: None },
+            duration_ns: 100 * NS_PER_MS,
+            settle_ns: 0,
+            seed: 1,
+            scratch_disk: None,
+        }
+    }
+
+    /// A writable cgroup2 mount.
+    fn mount() -> Option<PathBuf> {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let targets = mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let found = targets.filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).find(|dir| {
+            let probe = dir.join(format!("ktstr-engine-probe-{}", process::id()));
+            std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
+        });
+        if found.is_none() {
+            eprintln!("skipped: no writable cgroup2 mount on this machine");
+        }
+        found
+    }
+
+    #[test]
+    fn missing_cgroup2_cannot_be_judged_and_nothing_is_begun() {
+        let spec = parse("scenario x\nstep\n  cgroup a: spin*1\n").unwrap().remove(0);
+        let mut around = Listener::default();
+        let finished = execute(&spec, &settings(Path::new("/proc"), "t"), &mut around);
+        let error = finished.error.unwrap();
+        assert_eq!(error.kind(), crate::error::Kind::CannotJudge);
+        assert!(error.to_string().contains("CONFIG_CGROUPS"), "{error}");
+        assert!(around.said.is_empty());
+    }
+
+    #[test]
+    fn scenario_that_ends_early_still_tells_every_worker_and_leaves_no_cgroup() {
+        let Some(mount) = mount() else { return };
+        let subtree = format!("ktstr-engine-{}", process::id());
+        let spec = parse("scenario x\nstep\n  cgroup a: spin*2\n  cgroup b: pipe*1\nstep 200ms\n  cgroup c: spin*1\n");
+        for end in [false, true] {
+            let mut around = Listener { end, ..Listener::default() };
+            let finished = execute(&spec.as_ref().unwrap()[0], &settings(&mount, &subtree), &mut around);
+            assert!(finished.error.is_none(), "{:?}", finished.error);
+            assert_eq!(finished.early.is_some(), end);
+            let mut groups: Vec<&str> = around
+                .said
+                .iter()
+                .filter_map(|message| match message {
+                    Msg::Report { group, report } if report.completed => Some(group.as_str()),
+                    _ => None,
+                })
+                .collect();
+            // Who has ended first is told first.
+            groups.sort_unstable();
+            let want: &[&str] = if end { &["a", "a", "b", "b"] } else { &["a", "a", "b", "b", "c"] };
+            assert_eq!(groups, want);
+            assert!(!mount.join(&subtree).exists());
+        }
     }
 }

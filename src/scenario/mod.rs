@@ -13,7 +13,6 @@ mod parse;
 mod payload;
 mod phases;
 mod resolve;
-mod run;
 mod slices;
 #[cfg(test)]
 mod tests_parse;
@@ -25,7 +24,7 @@ mod works;
 mod world;
 
 pub use ctx::{Coded, Ctx, CtxParts, EMULATED_WORD, ScenarioFn};
-pub use engine::{Around, Finished, Settings, execute};
+pub use engine::{Around, Finished, SUBTREE, Settings, execute};
 pub use groups::{
     GroupHandle, collect_all, dfl_wl, execute_defs, execute_steps, execute_steps_with, setup_cgroups, spawn_diverse,
 };
@@ -33,7 +32,6 @@ pub use link::Link;
 pub use ops::SchedOp;
 pub use parse::{FLAGS, FileError, parse, print};
 pub use resolve::{GroupPlan, Random, Resolver, validate};
-pub use run::{Finding, SUBTREE, Scenario};
 pub use slices::GRACE_NS;
 pub use text::{cpuset as cpuset_text, hold as hold_text, op as op_text};
 pub use topo::{Llc, TestTopology};

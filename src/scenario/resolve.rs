@@ -4,11 +4,11 @@
 //! Invariant: pure; the same scenario, machine and seed give the same result on host and guest.
 
 use super::topo::TestTopology;
-use crate::proto::cpuset::CpuSet;
+use crate::proto::cpuset::{CpuSet, MAX_CPU};
 use crate::proto::plan::{SchedPolicy, WorkSpec};
 use crate::proto::scenario::{AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Needs, ScenarioSpec, Unit};
 use crate::proto::work::WorkType;
-use crate::workload::validate_spec;
+use crate::workload::{MAX_WORKERS, validate_spec};
 
 /// Most cgroups of one definition: a bound on what a plan can make PID 1 create.
 pub const MAX_COPIES: u32 = 1024;
@@ -92,6 +92,9 @@ impl Resolver {
     pub fn work(&self, work: &DefWork, def: &CgroupDef) -> Result<WorkSpec, String> {
         let size = work.work.worker_group_size().max(1);
         let count = self.count(work.workers);
+        if count > MAX_WORKERS {
+            return Err(format!("{}: {count} workers are more than {MAX_WORKERS}", work.work.cli_name()));
+        }
         // A number that somebody wrote must fit; one that follows from the machine is made to.
         let workers = if work.workers.unit == Unit::One { count } else { count.next_multiple_of(size) };
         let mut setup = work.setup.clone();
@@ -128,7 +131,10 @@ impl Resolver {
             let named = |why: String| format!("cgroup {name}: {why}");
             let (cpuset, works) = (cpuset.map_err(named)?, works.map_err(named)?);
             let pool = cpuset.clone().unwrap_or_else(|| self.topo.all_cpuset());
-            let workers = works.iter().map(|work| work.workers as usize).sum();
+            let workers: usize = works.iter().map(|work| work.workers as usize).sum();
+            if workers > MAX_WORKERS as usize {
+                return Err(named(format!("{workers} workers in all are more than {MAX_WORKERS}")));
+            }
             self.affinities(&def.affinity, &pool, workers, &mut Random::new(0)).map_err(named)?;
             for spec in &works {
                 // Pairs of one core are part of what that type is.
@@ -214,6 +220,9 @@ pub fn validate(spec: &CpusetSpec) -> Result<(), String> {
     match spec {
         CpusetSpec::Range { start, end } if start >= end => Err("a range must end after its start".into()),
         CpusetSpec::Disjoint { of: 0, .. } | CpusetSpec::Overlap { of: 0, .. } => Err("there are no 0 parts".into()),
+        CpusetSpec::Disjoint { of, .. } | CpusetSpec::Overlap { of, .. } if *of > MAX_CPU => {
+            Err(format!("{of} parts are more than the {MAX_CPU} CPUs that a machine can have"))
+        }
         CpusetSpec::Disjoint { index, of } | CpusetSpec::Overlap { index, of, .. } if index >= of => {
             Err(format!("part {index} of {of} does not exist: parts are counted from 0"))
         }
@@ -307,6 +316,17 @@ mod tests {
         assert_eq!(resolver.groups(&def).unwrap()[0].works[0].workers, 8);
         def.works[0].workers = Count::fixed(7);
         assert!(resolver.groups(&def).unwrap_err().contains("cgroup p: pipe num_workers must be a multiple of 2"));
+    }
+
+    #[test]
+    fn counts_beyond_any_machine_are_refused_before_anything_is_made_of_them() {
+        let resolver = resolver("4");
+        let mut def = CgroupDef::new("c", WorkType::SpinWait, Count::fixed(2_555_555_555));
+        assert!(resolver.groups(&def).unwrap_err().contains("2555555555 workers are more than 4096"));
+        def.works = vec![DefWork { workers: Count::fixed(4096), ..def.works[0].clone() }; 2];
+        assert!(resolver.groups(&def).unwrap_err().contains("8192 workers in all are more than 4096"));
+        let parts = CpusetSpec::Overlap { index: 0, of: 4_000_000_000, share: fraction(50) };
+        assert!(validate(&parts).unwrap_err().contains("4000000000 parts are more than"));
     }
 
     #[test]

@@ -67,6 +67,8 @@ const EXIT: u8 = 0x95;
 const STX_ATOMIC_DOUBLE: u8 = 0xdb;
 /// BPF_CMPXCHG: compares with r0, always fetches into r0.
 const CMPXCHG: i32 = 0xf1;
+/// BPF_ADD with BPF_FETCH: the source register becomes the old value.
+const FETCH_ADD: i32 = 0x01;
 /// BPF_PSEUDO_MAP_VALUE: the 64-bit immediate is the address of a map's value.
 const PSEUDO_MAP_VALUE: u8 = 2;
 /// BPF_PSEUDO_KFUNC_CALL: the immediate is the BTF id of a kernel function.
@@ -155,6 +157,10 @@ impl Asm {
     /// Atomically: where `*base` equals r0 it becomes `new`; r0 becomes what it was (64 bits).
     pub fn compare_exchange(&mut self, base: Reg, new: Reg) -> &mut Self {
         self.push(STX_ATOMIC_DOUBLE, (base as u8, new as u8), 0, CMPXCHG)
+    }
+    /// Atomically: adds `value` to `*base`; `value` becomes what was there (64 bits).
+    pub fn fetch_add(&mut self, base: Reg, value: Reg) -> &mut Self {
+        self.push(STX_ATOMIC_DOUBLE, (base as u8, value as u8), 0, FETCH_ADD)
     }
     /// Jumps where `left` compares so with a number.
     pub fn jump_imm(&mut self, when: When, left: Reg, right: i32, to: Label) -> &mut Self {

@@ -51,7 +51,7 @@ fn in_slices(scene: &Scene<'_>, group: &str) -> Found {
     let missing = blind.map(|(_, report)| format!("no CPU was seen of {}", who(group, report)));
     let cpusets: usize = scene.of_group(group).map(|(_, report)| report.slices.len()).max().unwrap_or(0);
     let reason = match cpusets {
-        1 => "ran on no CPU outside of its cpuset".to_owned(),
+        1 => "ran on no CPU outside of the cpuset in force".to_owned(),
         many => format!("ran on no CPU outside of the cpuset in force, of {many} in turn"),
     };
     Found { missing, ..Found::new(Measure::Count(0), reason) }

@@ -41,7 +41,7 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
     if let Some(exit) = log.exits.iter().find(|exit| exit.reason.is_error()) {
         return match noise::explains_exit(record, exit) {
             Some(why) => inconclusive(&format!("void, as {why}: {}", exit.describe())),
-            None => Check::new(NAME, Status::Fail, exit.describe()),
+            None => Check::new(NAME, Status::Fail, format!("{}{}", exit.describe(), whose(record, exit))),
         };
     }
     let Some(enabled) = &record.sched_enabled else { return inconclusive("it was not seen enabled") };
@@ -55,6 +55,13 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
         Some(last) => at_the_end(enabled, last, log),
         None => inconclusive("its end was not seen"),
     }
+}
+
+/// Which worker the kernel means, where the task that was not run is one.
+fn whose(record: &Record, exit: &SchedExit) -> String {
+    let pid = exit.victim.as_ref().map(|victim| victim.pid);
+    let worker = record.reports.iter().find(|(_, report)| Some(report.tid) == pid);
+    worker.map_or_else(String::new, |(group, report)| format!(", which is worker {} of {group}", report.worker_idx))
 }
 
 fn at_the_end(enabled: &Enabled, last: &SchedFinal, log: &KernelLog) -> Check {

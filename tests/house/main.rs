@@ -174,3 +174,19 @@ fn fault_matrix_in_the_documents_is_the_one_that_is_played() {
         "docs/faults.md is out of date: KTSTR_WRITE_DOCS=1 cargo test --test house fault_matrix writes it"
     );
 }
+
+#[test]
+fn catalogue_in_the_documents_has_the_faults_that_are_played() {
+    let path = root().join("docs/scenarios.md");
+    let tables = ktstr::run::faults::catalog::markdown();
+    if std::env::var_os("KTSTR_WRITE_DOCS").is_some() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let own = text.split("| fault | what is wrong |").next().unwrap();
+        std::fs::write(&path, format!("{own}{tables}")).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        there.ends_with(&tables),
+        "docs/scenarios.md is out of date: KTSTR_WRITE_DOCS=1 cargo test --test house catalogue_in writes it"
+    );
+}

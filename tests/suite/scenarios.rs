@@ -1,8 +1,10 @@
 //! Scenarios through the binary: the catalogue in a few boots, files, faults.
 
-use crate::util::{Ran, Scratch, emulation, ktstr, run_in};
+use crate::util::{Ran, Scratch, binary, emulation, finish, ktstr, root, run_in, share_machine};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 /// Runs scenarios on the emulator, the result as JSON on standard output.
 fn run(scratch: &Scratch, kernel: &Path, args: &[&str]) -> Ran {
@@ -101,6 +103,71 @@ fn dropped_task_fails_one_scenario_and_the_next_is_judged_apart() {
     let result = ran.json();
     assert_eq!(result["outcome"], "fail", "{ran}");
     assert_eq!(result["scenarios"].as_array().unwrap().len(), 2, "{ran}");
+}
+
+#[test]
+fn scenarios_fail_for_their_own_reason_under_a_fault() {
+    let Some(kernel) = emulation("scenarios: a fault for each", "7") else { return };
+    let scratch = Scratch::new();
+    let kernel = kernel.display().to_string();
+    let args = ["selftest", "--scenarios", "--short", "--kernel", &kernel, "--accel", "qemu", "--json", "-"];
+    let ran = run_in(&scratch, &args).exits(0);
+    let played = ran.json();
+    let played = played["scenarios"].as_array().expect("scenarios are an array");
+    assert!(played.len() >= 3 && played.iter().all(|one| one["correct"] == true), "{ran}");
+    for check in ["isolation", "not_starved"] {
+        assert!(played.iter().any(|one| one["check"] == check && one["seen_outcome"] == "FAIL"), "{check}{ran}");
+    }
+    let left = std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(left, 0, "selftest left files");
+}
+
+#[test]
+fn recipe_of_the_readme_does_what_it_says() {
+    let Some(kernel) = emulation("scenarios: the recipe", "7") else { return };
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("read README.md");
+    let chapter = readme.split("## Recipe").nth(1).expect("a chapter with the recipe");
+    let script = chapter.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a script");
+    // What a newcomer builds and fetches is here already; all else is taken literally.
+    let rest = script.split_once("cat >").expect("a scenario file in it").1;
+    let rest = rest.replace("~/.cache/ktstr/kernels/7/vmlinuz", &kernel.display().to_string());
+    let scratch = Scratch::new();
+    std::os::unix::fs::symlink(binary(), scratch.0.join("ktstr")).expect("link the binary");
+    let mut command = Command::new("sh");
+    command
+        .args(["-ec", &format!("cat >{rest}")])
+        .current_dir(&scratch.0)
+        .env("XDG_STATE_HOME", scratch.0.join("state"));
+    let _shared = share_machine();
+    let ran = finish(command, Duration::from_secs(300)).exits(1);
+    let verdicts: Vec<&str> =
+        ran.stdout.lines().filter(|line| line.starts_with("PASS") || line.starts_with("FAIL:")).collect();
+    assert_eq!(verdicts.len(), 2, "{ran}");
+    assert!(verdicts[0].starts_with("PASS") && verdicts[1].contains("not_starved: worker 0 of newcomers"), "{ran}");
+}
+
+#[test]
+fn catalogue_has_a_fault_for_every_scenario() {
+    let ran = ktstr(&["selftest", "--scenarios", "--list"]).exits(0);
+    assert_eq!(ran.stdout.lines().count(), 73, "{ran}");
+    ktstr(&["selftest", "--scenarios", "--list", "no_such"]).exits(128).says("no scenario's name has 'no_such'");
+}
+
+#[test]
+fn cgroups_can_be_given_one_by_one() {
+    let Some(kernel) = emulation("scenarios: --cgroup", "7") else { return };
+    let args =
+        ["--topo", "4", "--cgroup", "a cpuset=cpus:0-1 weight=200: spin*2", "--cgroup", "b: pipe*1 nice=5; yield*1"];
+    let ran = run(&Scratch::new(), &kernel, &args).exits(0);
+    let result = ran.json();
+    let workers = result["workers"].as_array().expect("workers are an array");
+    assert_eq!(workers.len(), 5, "{ran}");
+    let isolation = result["checks"].as_array().unwrap().iter().find(|check| check["name"] == "isolation").unwrap();
+    assert_eq!((&isolation["group"], &isolation["status"]), (&"a".into(), &"pass".into()), "{ran}");
+    ktstr(&["--kernel", "x", "--cgroup", "a wieght=2: spin"])
+        .exits(128)
+        .says("column 3")
+        .says("did you mean 'weight'?");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The fault matrix, as data that `ktstr selftest`, the tests and the documents share.
 //!
-//! Owns the document made of it; leaves the rows to `table`, and playing them to `play`.
+//! Owns the document made of it; leaves the rows to `table`, playing them to `play`, and the
+//! faults of the catalogue's scenarios to `catalog`.
 //! Invariant: the document says what the table says, and nothing else.
 
+pub mod catalog;
 mod play;
 mod table;
 

@@ -10,9 +10,9 @@ use crate::scx::asm::{Asm, Insn, Label, Reg, Reg::*, When, Width};
 
 /// How long after the first worker was queued the fault comes: workers are then at work, and a run of the default 2 s is
 /// not over yet.
-const FAULT_AFTER_NS: i32 = 1_000_000_000;
+pub(super) const FAULT_AFTER_NS: i32 = 1_000_000_000;
 /// bpf_ktime_get_ns (enum bpf_func_id, include/uapi/linux/bpf.h).
-const KTIME_GET_NS: i32 = 5;
+pub(super) const KTIME_GET_NS: i32 = 5;
 /// A dispatch queue that nobody has made.
 const NO_SUCH_DSQ: u64 = 0x309;
 /// SCX_DSQ_LOCAL_ON (enum scx_dsq_id_flags): the local queue of the CPU in the low bits.
@@ -25,7 +25,7 @@ const SCHED_EXT: i32 = 7;
 const FAR_BEYOND_THE_CONTEXT: i16 = 4096;
 
 /// Goes to `early` until the fault is due. `p` is in r7; r8 is used up. The shared word is the time of the first worker.
-fn until_due(asm: &mut Asm, state_map: i32, early: Label) {
+pub(super) fn until_due(asm: &mut Asm, state_map: i32, early: Label) {
     asm.call_helper(KTIME_GET_NS).mov(R8, R0);
     asm.map_value(R1, state_map).mov_imm(R0, 0).compare_exchange(R1, R8);
     asm.jump_imm(When::Equal, R0, 0, early);

@@ -117,9 +117,19 @@ pub(super) mod tests {
             value_id: 11,
             value_bytes: 128,
             slots: slots.into_iter().chain(last).map(named).collect(),
-            task: [("pid", 2808), ("comm", 3344), ("policy", 400), ("scx.disallow", 900), ("far", 40_000)]
-                .map(|(name, offset)| (name.to_string(), offset))
-                .into(),
+            task: [
+                ("pid", 2808),
+                ("comm", 3344),
+                ("policy", 400),
+                ("scx.disallow", 900),
+                ("scx.dsq_vtime", 908),
+                ("scx.slice", 916),
+                ("nr_cpus_allowed", 1000),
+                ("start_time", 2000),
+                ("far", 40_000),
+            ]
+            .map(|(name, offset)| (name.to_string(), offset))
+            .into(),
             kfuncs: [
                 ("scx_bpf_dispatch", 77),
                 ("scx_bpf_error_bstr", 78),
@@ -129,6 +139,12 @@ pub(super) mod tests {
             ]
             .map(|(name, id)| (name.to_string(), id))
             .into(),
+        }
+    }
+
+    impl Kernel {
+        pub fn forget(&mut self, member: &str) {
+            self.task.remove(member);
         }
     }
 

@@ -1,12 +1,13 @@
 //! The built-in probe schedulers: small sched_ext schedulers whose behaviour is known, to try checks against.
 //!
-//! Owns the life of the hidden process that holds one; leaves the list of them to `table`, programs to `programs` and
-//! `faulty`, loading to `load`.
+//! Owns the life of the hidden process that holds one; leaves the list of them to `table`, programs to `programs`,
+//! `faulty` and `losing`, loading to `load`.
 //! Invariant: the scheduler is in the kernel exactly as long as this process holds its link.
 
 mod faulty;
 pub mod kernel;
 pub mod load;
+mod losing;
 pub mod programs;
 mod table;
 

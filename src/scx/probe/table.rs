@@ -4,7 +4,7 @@
 //! Invariant: a name is what users type after `builtin:`, and says what the scheduler does or how it fails.
 
 use super::programs::Build;
-use super::{faulty, programs};
+use super::{faulty, losing, programs};
 
 /// One operation of a probe.
 #[derive(Debug)]
@@ -70,6 +70,11 @@ const STAY: Program = program("select_cpu", programs::select_previous_cpu);
 const PROBE: Probe =
     Probe { name: "", about: "", programs: FIFO, timeout_ms: None, flags: 0, state_means: None, quirk: Quirk::None };
 
+/// What loses tasks is ended by the watchdog, which fires after 1.0 to 1.5 times this.
+const LOSING: Probe = Probe { timeout_ms: Some(1000), ..PROBE };
+/// Loses whom another of its programs has marked.
+const UNMARKED: Program = program("enqueue", losing::enqueue_unmarked);
+
 /// Every probe scheduler: those that keep the rules first.
 pub const PROBES: &[Probe] = &[
     Probe {
@@ -127,10 +132,69 @@ pub const PROBES: &[Probe] = &[
         name: "drop",
         about: "loses one worker, so that the kernel's watchdog ends it within 2 s",
         programs: &[STAY, program("enqueue", programs::enqueue_all_but_one)],
-        // The watchdog fires after 1.0 to 1.5 times this.
-        timeout_ms: Some(1000),
         state_means: Some("lost the task with pid"),
-        ..PROBE
+        ..LOSING
+    },
+    Probe {
+        name: "drop-masked",
+        about: "loses workers that may not run on every CPU",
+        programs: &[STAY, program("enqueue", losing::enqueue_unmasked)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-rebound",
+        about: "loses workers whose CPUs change, from 1 s on",
+        programs: &[STAY, UNMARKED.copy(), program("set_cpumask", losing::mark)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-moved",
+        about: "loses workers that are moved to another cgroup, from 1 s on",
+        programs: &[STAY, UNMARKED.copy(), program("cgroup_move", losing::mark)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-yielding",
+        about: "loses workers that yield, from 1 s on",
+        programs: &[STAY, UNMARKED.copy(), program("yield", losing::mark)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-preempted",
+        about: "loses workers that leave a CPU to another class before their slice ends, from 1 s on",
+        programs: &[STAY, UNMARKED.copy(), program("stopping", losing::mark_preempted)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-woken",
+        about: "loses workers that wake up, from 1 s on",
+        programs: &[STAY, program("enqueue", losing::enqueue_awake)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-background",
+        about: "loses batch and idle workers",
+        programs: &[STAY, program("enqueue", losing::enqueue_foreground)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-crowd",
+        about: "has room for six workers, and loses those that come after them, from 1 s on",
+        programs: &[STAY, program("enqueue", losing::enqueue_first_few)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-late",
+        about: "loses workers that were forked 1 s later than the others",
+        programs: &[STAY, program("enqueue", losing::enqueue_early)],
+        ..LOSING
+    },
+    Probe {
+        name: "drop-bereaved",
+        about: "loses every worker as soon as one has ended",
+        programs: &[STAY, program("enqueue", losing::enqueue_until_an_end), program("exit_task", losing::note_end)],
+        state_means: Some("saw the end of the task with pid"),
+        ..LOSING
     },
     Probe {
         name: "error",
