@@ -86,23 +86,31 @@ fn spin_cost() {
     println!("spin: {full:.4} steps/ns with telemetry, {bare:.4} bare, ratio {:.4} (aim >= 0.99)", full / bare);
 }
 
-/// Kilobytes of a line of smaps_rollup.
-fn rollup(tid: i32, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{tid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok());
-    line.unwrap_or(0)
+/// KiB of a task that would not be there without it: its private pages, and its part of what it shares with others.
+fn own_kib(tid: i32) -> [u64; 2] {
+    let (mut shared, mut kib) = (false, [0; 2]);
+    for line in fs::read_to_string(format!("/proc/{tid}/smaps")).unwrap_or_default().lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [range, permissions, ..] if range.contains('-') => shared = permissions.ends_with('s'),
+            ["Private_Dirty:", count, "kB"] if !shared => kib[0] += count.parse().unwrap_or(0),
+            ["Pss:", count, "kB"] if shared => kib[1] += count.parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    kib
 }
 
-/// What one worker adds: what is its own, and its part of the memory shared with the others.
+/// What one worker adds, after a second of work. Page tables and the kernel's stacks are not counted.
 fn memory() {
-    let count = 100;
+    const WORKERS: u32 = 100;
     for text in ["spin", "ping-pong", "sequence(spin 1ms, yield 1ms, io 1ms)"] {
         let mut load = config(text);
-        load.num_workers = count;
+        load.num_workers = WORKERS;
         run(&load, |tids| {
-            let own: u64 = tids.iter().map(|tid| rollup(*tid, "Private_Dirty:")).sum();
-            let part: u64 = tids.iter().map(|tid| rollup(*tid, "Pss_Shmem:")).sum();
-            println!("memory: {text}: {} KiB private, {} KiB shared a worker (aim < 64 KiB)", own / 100, part / 100);
+            let all = tids.iter().map(|tid| own_kib(*tid)).fold([0, 0], |all, one| [all[0] + one[0], all[1] + one[1]]);
+            let [own, part] = all.map(|kib| kib / u64::from(WORKERS));
+            println!("memory: {text}: {} KiB a worker ({own} private, {part} shared; aim < 64)", own + part);
         });
     }
 }

@@ -95,9 +95,11 @@ pub enum Field {
     /// errno behind a `Failed` state.
     FailErrno,
     TextLen,
+    /// Its process, written by the parent just after the fork.
+    Pid,
 }
 
-const _: () = assert!((Field::TextLen as usize) < MIGRATIONS_AT);
+const _: () = assert!((Field::Pid as usize) < MIGRATIONS_AT);
 
 /// The whole shared mapping.
 #[derive(Debug)]

@@ -89,11 +89,12 @@ pub fn install_panic_hook() {
     });
 }
 
-/// The child, from just after the fork: one worker, or several that are its threads. All signals are blocked.
-pub fn run(crew: &[Birth<'_>]) -> ! {
-    let Some(first) = crew.first() else { process::exit_now(EXIT_FAILED) };
+/// The child, from just after the fork: one worker, or several that are its threads. All signals are blocked. It is given its
+/// reference to the shared memory, because counting another one would cost a page.
+pub fn run(crew: &[Birth<'_>], shared: Option<Arc<Shared>>) -> ! {
+    let (Some(first), Some(shared)) = (crew.first(), shared) else { process::exit_now(EXIT_FAILED) };
     // The parent never sets it, so this cannot find another's value.
-    if SHARED.set(Arc::clone(first.shared)).is_err() {
+    if SHARED.set(shared).is_err() {
         process::exit_now(EXIT_FAILED);
     }
     if let Err((what, error)) = prepare(first) {
