@@ -81,7 +81,7 @@ impl WorkloadHandle {
         places.iter_mut().for_each(change);
         let kinds = specs.iter().map(|spec| spec.work.sample_kinds().len()).max().unwrap_or(0);
         let common = specs.iter().map(|spec| Common::of(config, spec)).collect::<Result<Vec<Common>>>()?;
-        let shared = Shared::new(places.len(), &areas, kinds)
+        let shared = Shared::with_raw(places.len(), &areas, kinds, config.raw_samples)
             .context(|| format!("map the memory shared with {} workers", places.len()))?;
         worker::install_panic_hook();
         let mut handle = Self {

@@ -6,6 +6,7 @@
 //! workers has one thread, or a C library that keeps malloc usable after fork (glibc and musl both do).
 
 use super::kinds::{self, Links};
+use super::rng::Rng;
 use super::sampler::{Baseline, Sampler};
 use super::slot::{Field, Shared, Slot, State};
 use crate::proto::plan::{MemPolicy, SchedPolicy, WorkSpec};
@@ -131,7 +132,9 @@ fn live(birth: &Birth<'_>) {
     apply_settings(birth, slot);
     slot.set_state(State::Running);
     let opened_ns = birth.shared.opened_ns().load(Ordering::Relaxed);
-    let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns));
+    // Not the sequence of the type's own choices, which stay as they are.
+    let rng = Rng::of_worker(!birth.seed, birth.group, birth.idx);
+    let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns).with_raw(rng));
     task.run();
     task.finish();
     slot.set_state(State::Done);
