@@ -69,3 +69,8 @@ help:
 .PHONY: bench-workload
 bench-workload:
 	@$(CARGO) bench -q --locked --bench workload
+
+#   make miri          the shared memory of the engine under Miri (a nightly toolchain with miri and rust-src)
+.PHONY: miri
+miri:
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --locked --lib -- workload::slot workload::ring
