@@ -238,22 +238,9 @@ impl Common {
 
     /// The CPUs of one worker.
     fn cpus(&self, place: &Place, idx: usize, seed: u64) -> Option<CpuMask> {
-        let one = |cpu: Option<u32>| cpu.map(|cpu| CpuMask::of([cpu]));
-        match &self.affinity {
-            ResolvedAffinity::None => None,
-            ResolvedAffinity::Fixed(cpus) => Some(CpuMask::of(cpus.iter())),
-            ResolvedAffinity::SingleCpu(cpu) => one(Some(*cpu)),
-            ResolvedAffinity::OneEach(cpus) => one(cpus.iter().nth(idx % cpus.len().max(1))),
-            ResolvedAffinity::Pairs(pairs) => {
-                one(pairs.get(place.nth % pairs.len().max(1)).map(|pair| pair[place.position % pair.len()]))
-            }
-            ResolvedAffinity::Random { from, count } => {
-                let mut rest: Vec<u32> = from.iter().collect();
-                let mut rng = Rng::of_worker(seed, place.spec, idx);
-                let draw = |_| rest.swap_remove(rng.below(rest.len() as u64) as usize);
-                Some(CpuMask::of((0..*count).map(draw).collect::<Vec<u32>>()))
-            }
-        }
+        let mut rng = Rng::of_worker(seed, place.spec, idx);
+        let cpus = self.affinity.of_worker(idx, (place.nth, place.position), &mut |count| rng.below(count))?;
+        Some(CpuMask::of(cpus.iter()))
     }
 }
 
