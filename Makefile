@@ -68,4 +68,9 @@ help:
 #   make bench-workload  the workload engine against tracepoints and other tools
 .PHONY: bench-workload
 bench-workload:
-	@$(CARGO) bench -q --locked --bench workload
+	@$(CARGO) bench -q --locked --target "$$(scripts/build --target-only)" --bench workload
+
+#   make miri          the shared memory of the engine under Miri (a nightly toolchain with miri and rust-src)
+.PHONY: miri
+miri:
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --locked --lib -- workload::slot workload::ring

@@ -5,8 +5,11 @@
 //!
 //! `make bench-workload`. What needs root (tracefs) or a tool that is not installed is named and left out.
 
+mod bare;
+
 use ktstr::proto::cpuset::CpuSet;
 use ktstr::proto::hist::Hist;
+use ktstr::proto::plan::SchedPolicy;
 use ktstr::proto::report::WorkerReport;
 use ktstr::proto::scenario::AffinityIntent;
 use ktstr::proto::work::{SampleKind, WorkType};
@@ -16,7 +19,7 @@ use ktstr::workload::{WorkloadConfig, WorkloadHandle, parse_workspecs};
 use std::collections::HashMap;
 use std::fs;
 use std::hint::{black_box, spin_loop};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// How long each load runs.
@@ -86,23 +89,31 @@ fn spin_cost() {
     println!("spin: {full:.4} steps/ns with telemetry, {bare:.4} bare, ratio {:.4} (aim >= 0.99)", full / bare);
 }
 
-/// Kilobytes of a line of smaps_rollup.
-fn rollup(tid: i32, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{tid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok());
-    line.unwrap_or(0)
+/// KiB of a task that would not be there without it: its private pages, and its part of what it shares with others.
+fn own_kib(tid: i32) -> [u64; 2] {
+    let (mut shared, mut kib) = (false, [0; 2]);
+    for line in fs::read_to_string(format!("/proc/{tid}/smaps")).unwrap_or_default().lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [range, permissions, ..] if range.contains('-') => shared = permissions.ends_with('s'),
+            ["Private_Dirty:", count, "kB"] if !shared => kib[0] += count.parse().unwrap_or(0),
+            ["Pss:", count, "kB"] if shared => kib[1] += count.parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    kib
 }
 
-/// What one worker adds: what is its own, and its part of the memory shared with the others.
+/// What one worker adds, after a second of work. Page tables and the kernel's stacks are not counted.
 fn memory() {
-    let count = 100;
+    const WORKERS: u32 = 100;
     for text in ["spin", "ping-pong", "sequence(spin 1ms, yield 1ms, io 1ms)"] {
         let mut load = config(text);
-        load.num_workers = count;
+        load.num_workers = WORKERS;
         run(&load, |tids| {
-            let own: u64 = tids.iter().map(|tid| rollup(*tid, "Private_Dirty:")).sum();
-            let part: u64 = tids.iter().map(|tid| rollup(*tid, "Pss_Shmem:")).sum();
-            println!("memory: {text}: {} KiB private, {} KiB shared a worker (aim < 64 KiB)", own / 100, part / 100);
+            let all = tids.iter().map(|tid| own_kib(*tid)).fold([0, 0], |all, one| [all[0] + one[0], all[1] + one[1]]);
+            let [own, part] = all.map(|kib| kib / u64::from(WORKERS));
+            println!("memory: {text}: {} KiB a worker ({own} private, {part} shared; aim < 64)", own + part);
         });
     }
 }
@@ -178,7 +189,10 @@ fn number(line: &str, field: &str) -> Option<i64> {
 /// What the kernel's own events say of these tasks.
 #[derive(Default)]
 struct Told {
+    /// sched_waking to sched_switch.
     wakes: Hist,
+    /// From the waker's entry into its call to the wakee's return from its own: what two processes can see.
+    calls: Hist,
     migrations: u64,
 }
 
@@ -191,22 +205,37 @@ fn read_trace(text: &str, tids: &[i32], marks: [u64; 2]) -> Option<Told> {
         if event.contains("ktstr-mark") {
             marked.push(tsc);
         } else {
-            lines.push((tsc, event));
+            // `NAME-PID [CPU] FLAGS TIME`; the name may hold dashes, and no blank.
+            let current = head.split_whitespace().next().and_then(|task| task.rsplit('-').next()?.parse::<i64>().ok());
+            lines.push((tsc, current.unwrap_or(-1), event));
         }
     }
     let [first, last] = marked[..] else { return None };
     let ns_per_tick = (marks[1] - marks[0]) as f64 / (last - first) as f64;
-    let mut waking: HashMap<i64, u64> = HashMap::new();
+    let ns = |from: u64, until: u64| ((until - from) as f64 * ns_per_tick) as u64;
+    // When a task entered its call; when another was woken, and from which call; which call's wake has switched it in.
+    let mut entered: HashMap<i64, u64> = HashMap::new();
+    let mut waking: HashMap<i64, (u64, Option<u64>)> = HashMap::new();
+    let mut running: HashMap<i64, u64> = HashMap::new();
     let mut told = Told::default();
     let ours = |pid: i64| tids.iter().any(|tid| i64::from(*tid) == pid);
-    for (tsc, event) in lines {
-        if event.starts_with("sched_waking") {
+    for (tsc, current, event) in lines {
+        if event.starts_with("sys_enter") {
+            entered.insert(current, tsc);
+        } else if event.starts_with("sys_exit") {
+            entered.remove(&current);
+            if let Some(call) = running.remove(&current) {
+                told.calls.record(ns(call, tsc));
+            }
+        } else if event.starts_with("sched_waking") {
             if let Some(pid) = number(event, " pid=").filter(|pid| ours(*pid)) {
-                waking.entry(pid).or_insert(tsc);
+                waking.entry(pid).or_insert((tsc, entered.get(&current).copied()));
             }
         } else if event.starts_with("sched_switch") {
-            if let Some(begin) = number(event, "next_pid=").and_then(|pid| waking.remove(&pid)) {
-                told.wakes.record(((tsc - begin) as f64 * ns_per_tick) as u64);
+            let next = number(event, "next_pid=");
+            if let Some((pid, (begin, call))) = next.and_then(|pid| Some((pid, waking.remove(&pid)?))) {
+                told.wakes.record(ns(begin, tsc));
+                running.extend(call.map(|call| (pid, call)));
             }
         } else if event.starts_with("sched_migrate_task") {
             told.migrations += u64::from(number(event, " pid=").is_some_and(ours));
@@ -230,8 +259,14 @@ fn agree(text: &str) -> Result<(), String> {
     let tids = handle.tids();
     let list = tids.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
     trace.set("set_event_pid", &list)?;
-    for event in ["sched_waking", "sched_switch", "sched_migrate_task"] {
-        trace.set(&format!("events/sched/{event}/enable"), "1")?;
+    for event in [
+        "sched/sched_waking",
+        "sched/sched_switch",
+        "sched/sched_migrate_task",
+        "raw_syscalls/sys_enter",
+        "raw_syscalls/sys_exit",
+    ] {
+        trace.set(&format!("events/{event}/enable"), "1")?;
     }
     let mut marks = [0; 2];
     trace.set("trace_marker", "ktstr-mark")?;
@@ -251,13 +286,14 @@ fn agree(text: &str) -> Result<(), String> {
     let mut ours = Hist::new();
     reports.iter().filter_map(|report| report.hist(SampleKind::Wake)).for_each(|hist| ours.merge(hist));
     for (name, part) in [("p50", 5000), ("p90", 9000), ("p99", 9900)] {
-        if let (Some(mine), Some(theirs)) = (ours.percentile_ns(part), told.wakes.percentile_ns(part)) {
-            let ratio = mine as f64 / theirs as f64;
+        let all = [&ours, &told.wakes, &told.calls].map(|hist| hist.percentile_ns(part));
+        if let [Some(mine), Some(theirs), Some(calls)] = all {
+            let [near, same] = [theirs, calls].map(|other| mine as f64 / other as f64);
             println!(
-                "{text}: wake {name}: ours {}, sched_waking to sched_switch {}, ratio {ratio:.2}, apart {} ns",
+                "{text}: wake {name}: ours {}, sched_waking to sched_switch {}, ratio {near:.2}; call to return {}, ratio {same:.2}",
                 approx(mine),
                 approx(theirs),
-                mine as i64 - theirs as i64
+                approx(calls),
             );
         }
     }
@@ -289,28 +325,94 @@ fn tool(program: &str, arguments: &[&str]) -> Option<String> {
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Round trips a second of the pair types, against `perf bench sched pipe`, all on one CPU, where placement decides nothing.
+/// Exchanges a second of the pair types, against `perf bench sched pipe` and against bare pairs that make the same calls, all on
+/// one CPU, where placement decides nothing, and in the FIFO class, where the load of others decides nothing.
 fn exchange_rates() {
-    let cpu = sched::affinity(0).expect("own CPUs").iter().next().unwrap_or(0).to_string();
-    let perf = tool("taskset", &["-c", &cpu, "perf", "bench", "-f", "simple", "sched", "pipe", "-l", "200000"]);
-    let Some(seconds) = perf.and_then(|text| text.trim().parse::<f64>().ok()) else { return };
-    let theirs = 200_000.0 / seconds;
-    for text in ["pipe(burst_iters=1)", "ping-pong(spin_iters=1)", "wake-chain(depth=2,work_per_hop=1ns)"] {
-        let reports = run(&WorkloadConfig { affinity: AffinityIntent::SingleCpu, ..config(text) }, |_| {});
-        let ours = reports[0].iterations as f64 * NS_PER_SEC as f64 / reports[0].wall_time_ns as f64;
-        println!("{text}: {ours:.0} round trips/s, perf bench sched pipe {theirs:.0}, ratio {:.2}", ours / theirs);
+    const ROUNDS: usize = 3;
+    const LOOPS: u32 = 100_000;
+    let cpu = sched::affinity(0).expect("own CPUs").iter().next().unwrap_or(0);
+    let real_time = bare::may_be_real_time();
+    println!("exchanges on CPU {cpu}, {}:", if real_time { "SCHED_FIFO" } else { "normal class, no right to FIFO" });
+    let (cpu_text, loops) = (cpu.to_string(), LOOPS.to_string());
+    let mut words = vec!["-c", &cpu_text];
+    if real_time {
+        words.extend(["chrt", "-f", "10"]);
+    }
+    words.extend(["perf", "bench", "-f", "simple", "sched", "pipe", "-l", &loops]);
+    let perf: Vec<f64> = (0..ROUNDS)
+        .map_while(|_| tool("taskset", &words)?.trim().parse::<f64>().ok())
+        .map(|seconds| f64::from(LOOPS) / seconds)
+        .collect();
+    let theirs = (!perf.is_empty()).then(|| median(perf));
+    for (text, way) in [
+        ("pipe(burst_iters=1)", bare::Way::Pipe),
+        ("ping-pong(spin_iters=1)", bare::Way::Futex),
+        ("wake-chain(depth=2,work_per_hop=1ns)", bare::Way::Chain),
+    ] {
+        let sched_policy = match real_time {
+            true => SchedPolicy::Fifo { priority: bare::PRIORITY },
+            false => SchedPolicy::Normal,
+        };
+        let load = WorkloadConfig { affinity: AffinityIntent::SingleCpu, sched_policy, ..config(text) };
+        let (mut ours, mut same) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let report = run(&load, |_| {}).remove(0);
+            ours.push(report.iterations as f64 * NS_PER_SEC as f64 / report.wall_time_ns as f64);
+            same.push(bare::rate(way, cpu, real_time));
+        }
+        let (ours, same) = (median(ours), median(same));
+        let against = theirs.map_or(String::new(), |theirs| {
+            format!(", perf bench sched pipe {theirs:.0}/s, ratio {:.2}", ours / theirs)
+        });
+        // What is between them is the telemetry, and a look at the stop word.
+        let apart = 1e9 / ours - 1e9 / same;
+        println!(
+            "{text}: {ours:.0}/s; the same calls bare {same:.0}/s, ratio {:.2}, {apart:.0} ns an exchange{against}",
+            ours / same
+        );
+    }
+    // One message a byte, from one sender to one receiver, who does not answer: several go with one wake-up.
+    let said = tool("hackbench", &["-p", "-g", "1", "-f", "1", "-s", "1", "-l", "100000"]);
+    let seconds = said.and_then(|text| text.lines().find_map(|line| line.strip_prefix("Time: ")?.trim().parse().ok()));
+    if let Some(seconds) = seconds.filter(|seconds: &f64| *seconds > 0.0) {
+        println!("hackbench -p -g 1 -f 1 -s 1: {:.0} messages/s, unanswered", 100_000.0 / seconds);
     }
 }
 
-/// Oversleep of IdleChurn with precise timing against cyclictest with the same interval.
+/// Oversleep of IdleChurn against cyclictest with the same sleep, class and timer slack: the precise one in the FIFO class, where
+/// slack does not count; the other one in the normal class, where both have the usual 50 us.
 fn timers() {
-    let reports = run(&config("idle-churn(burst=100us,sleep=1ms,precise_timing=true)"), |_| {});
-    let ours = reports[0].hist(SampleKind::Timer).and_then(Hist::mean_ns).unwrap_or(0);
-    let said = tool("cyclictest", &["-q", "-i", "1000", "-l", "1000", "-t", "1", "-p", "0", "--policy=other"]);
-    let average = said.and_then(|text| number(&text.replace("Avg: ", "Avg:").replace(' ', ""), "Avg:"));
-    match average {
-        Some(us) => println!("idle-churn: oversleep {} on average, cyclictest {us} us", approx(ours)),
-        None => println!("idle-churn: oversleep {} on average", approx(ours)),
+    const ROUNDS: usize = 3;
+    let real_time = bare::may_be_real_time();
+    for (text, class) in [
+        ("idle-churn(burst=1us,sleep=1ms,precise_timing=true)*1 policy=fifo:10", &["-p", "10", "--policy=fifo"]),
+        ("idle-churn(burst=1us,sleep=1ms)*1", &["-p", "0", "--policy=other"]),
+    ] {
+        if text.contains("fifo") && !real_time {
+            println!("{text}: not compared: no right to a real-time class");
+            continue;
+        }
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let reports = run(&config(text), |_| {});
+            ours.extend(reports[0].hist(SampleKind::Timer).and_then(Hist::mean_ns).map(|ns| ns as f64));
+            // Without its tuning of idle states, which IdleChurn leaves as they are; in nanoseconds.
+            let common = ["-q", "-N", "-i", "1000", "-l", "1000", "-t", "1", "--default-system"];
+            let Some(said) = tool("cyclictest", &[&common[..], &class[..]].concat()) else { break };
+            theirs.extend(number(&said.replace(' ', ""), "Avg:").map(|ns| ns as f64));
+        }
+        match (ours.is_empty(), theirs.is_empty()) {
+            (false, false) => {
+                let (ours, theirs) = (median(ours), median(theirs));
+                let told = [ours, theirs].map(|ns| approx(ns as u64));
+                println!(
+                    "{text}: oversleep {} on average, cyclictest {}, ratio {:.2}",
+                    told[0],
+                    told[1],
+                    ours / theirs
+                );
+            }
+            _ => println!("{text}: not compared"),
+        }
     }
-    debug_assert!(Path::new("/proc").exists());
 }

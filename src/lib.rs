@@ -36,16 +36,23 @@ pub mod prelude {
     pub use crate::harness::{Case, Options};
     pub use crate::proto::asserted::{AssertResult, AssertStats};
     pub use crate::proto::cpuset::CpuSet;
+    pub use crate::proto::hist::Hist;
     pub use crate::proto::limits::{Assert, CheckId};
-    pub use crate::proto::plan::{SchedPolicy, WorkSpec};
-    pub use crate::proto::report::WorkerReport;
-    pub use crate::proto::scenario::{CgroupDef, Count, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step};
-    pub use crate::proto::work::{SampleKind, WorkType};
+    pub use crate::proto::plan::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSetup, WorkSpec};
+    pub use crate::proto::report::{ExitInfo, Migration, Samples, WorkerReport};
+    pub use crate::proto::scenario::{
+        AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step,
+    };
+    pub use crate::proto::work::{AluWidth, Phase, PiMode, SampleKind, SchedClass, WakeMechanism, WorkType};
     pub use crate::scenario::{
         Ctx, GroupHandle, TestTopology, collect_all, dfl_wl, execute_defs, execute_steps, execute_steps_with,
         setup_cgroups, spawn_diverse,
     };
+    pub use crate::sys::numa::build_nodemask;
     pub use crate::verdict::assert_cgroup;
-    pub use crate::workload::{WorkloadConfig, WorkloadHandle};
+    pub use crate::workload::{
+        ALL_NAMES, AffinityError, ConfigError, CustomTask, EarlyExit, ResolvedAffinity, WorkloadConfig, WorkloadHandle,
+        register_custom, suggest,
+    };
     pub use std::time::Duration;
 }

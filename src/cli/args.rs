@@ -127,6 +127,8 @@ pub struct GuestArgs {
     pub duration_ns: u64,
     /// None: to be drawn.
     pub seed: Option<u64>,
+    /// Workers keep some of their samples as they are.
+    pub raw_samples: bool,
     pub topology: Topology,
     pub disk: Option<DiskSpec>,
     /// Where the kernel's modules are; none: to be looked for.

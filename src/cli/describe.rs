@@ -246,6 +246,7 @@ fn guest(given: &Given) -> Result<GuestArgs> {
         cgroups,
         duration_ns,
         seed: given.one("seed").map(seed).transpose()?,
+        raw_samples: given.has("raw-samples"),
         topology,
         disk: given.one("disk").map(disk::parse).transpose()?,
         modules: given.one("modules").map(PathBuf::from),

@@ -418,6 +418,7 @@ pub const FLAGS: &[Flag] = &[
         help: "seed of every random choice",
         ..LOAD
     },
+    Flag { long: "raw-samples", help: "keep up to 100000 latencies of each kind and worker, in the JSON", ..LOAD },
     Flag {
         long: "topo",
         arity: Arity::Value("SPEC"),

@@ -89,6 +89,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         limits: Layers::default(),
         disk_bytes: None,
         disk_is_scratch: false,
+        raw_samples: args.raw_samples,
         guards: args.guards.clone(),
     };
     Ok((plan, program))

@@ -418,6 +418,7 @@ fn settings<'a>(plan: &Plan, index: u32, subtree: &'a str) -> Settings<'a> {
         settle_ns: plan.settle_ns,
         seed: plan.seed.wrapping_add(u64::from(index)),
         scratch_disk: plan.disk_is_scratch.then(|| SCRATCH_DISK.into()),
+        raw_samples: plan.raw_samples,
     }
 }
 

@@ -14,6 +14,7 @@ use super::registers::CpuDump;
 use super::report::WorkerReport;
 use super::seen::Seen;
 use super::topology::Topology;
+use super::work::SampleKind;
 use crate::{wire_enum, wire_struct};
 
 wire_enum! {
@@ -233,6 +234,8 @@ wire_enum! {
         Step = 10 { stimulus: Stimulus },
         /// What one worker of one cgroup measured.
         Report = 11 { group: String, report: WorkerReport },
+        /// Some of that worker's samples of one kind as they are; follows its report.
+        Raw = 27 { group: String, worker_idx: u32, kind: SampleKind, raw_ns: Vec<u64> },
         /// All workers are collected; `early` says why before the planned time.
         ScenarioEnd = 12 {
             uptime_ns: u64,

@@ -12,7 +12,7 @@ use super::topology::Topology;
 use crate::wire_struct;
 
 /// Version of the plan and of the messages; grows with every change of either.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// Names the build: the commit, or the version where there is none. Host and guest compare it.
 pub const BUILD: &str = env!("KTSTR_BUILD");
 
@@ -62,6 +62,8 @@ wire_struct! {
         pub disk_bytes: Option<u64>,
         /// Its contents are nobody's: work types may write it.
         pub disk_is_scratch: bool,
+        /// Workers keep some of their samples as they are.
+        pub raw_samples: bool,
         pub guards: Guards,
     }
 }
@@ -105,6 +107,7 @@ mod tests {
             limits: Layers::default(),
             disk_bytes: Some(1 << 20),
             disk_is_scratch: true,
+            raw_samples: true,
             guards: Guards::default(),
         };
         let bytes = plan.to_bytes();

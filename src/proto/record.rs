@@ -170,6 +170,13 @@ impl Record {
             Msg::Asserted { result } => self.asserted = Some(result),
             Msg::Spawned { group, workers } => self.spawned.push((group, workers)),
             Msg::Report { group, report } => self.reports.push((group, report)),
+            Msg::Raw { group, worker_idx, kind, raw_ns } => {
+                let of =
+                    |(name, report): &&mut (String, WorkerReport)| *name == group && report.worker_idx == worker_idx;
+                if let Some((_, report)) = self.reports.iter_mut().rev().find(of) {
+                    report.add_raw(kind, &raw_ns);
+                }
+            }
             Msg::ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns } => {
                 self.scenario_end = Some(ScenarioEnd { elapsed_ns, early, steal_ns, uptime_ns });
             }

@@ -9,6 +9,9 @@ use super::phase::CpuSlice;
 use super::work::SampleKind;
 use crate::{wire_enum, wire_struct};
 
+/// Most samples of one kind that a worker keeps as they are; few under Miri, which looks at every byte of a slice.
+pub const RAW_CAP: usize = if cfg!(miri) { 64 } else { 100_000 };
+
 wire_enum! {
     /// Why a worker gave no report of its own.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +51,12 @@ wire_struct! {
 wire_struct! {
     /// The samples of one kind: their histogram, and how many were offered to it.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct Samples { pub kind: SampleKind, pub hist: Hist }
+    pub struct Samples {
+        pub kind: SampleKind,
+        pub hist: Hist,
+        /// A uniform choice of at most `RAW_CAP` of them (Algorithm R), in no order; empty unless asked for.
+        pub raw_ns: Vec<u64>,
+    }
 }
 
 wire_struct! {
@@ -138,6 +146,42 @@ impl WorkerReport {
     pub fn hist(&self, kind: SampleKind) -> Option<&Hist> {
         self.samples.iter().find(|samples| samples.kind == kind).map(|samples| &samples.hist)
     }
+    /// The samples of one kind as they are, where they were asked for.
+    pub fn raw_ns(&self, kind: SampleKind) -> &[u64] {
+        self.samples.iter().find(|samples| samples.kind == kind).map_or(&[], |samples| &samples.raw_ns)
+    }
+    /// Wake latencies as they are, where they were asked for.
+    pub fn resume_latencies_ns(&self) -> &[u64] {
+        self.raw_ns(SampleKind::Wake)
+    }
+    /// How many wake latencies there were in all.
+    pub fn wake_sample_total(&self) -> u64 {
+        self.hist(SampleKind::Wake).map_or(0, Hist::count)
+    }
+    /// Costs of single iterations as they are, where they were asked for.
+    pub fn iteration_costs_ns(&self) -> &[u64] {
+        self.raw_ns(SampleKind::Cost)
+    }
+    /// How many iterations were timed in all.
+    pub fn iteration_cost_sample_total(&self) -> u64 {
+        self.hist(SampleKind::Cost).map_or(0, Hist::count)
+    }
+    /// Takes the raw samples out, a part at a time: so that each fits into a message. (kind, samples)
+    pub fn take_raw(&mut self, part: usize) -> Vec<(SampleKind, Vec<u64>)> {
+        let mut parts = Vec::new();
+        for samples in &mut self.samples {
+            let raw = std::mem::take(&mut samples.raw_ns);
+            parts.extend(raw.chunks(part).map(|some| (samples.kind, some.to_vec())));
+        }
+        parts
+    }
+    /// Puts such a part back.
+    pub fn add_raw(&mut self, kind: SampleKind, raw_ns: &[u64]) {
+        if let Some(samples) = self.samples.iter_mut().find(|samples| samples.kind == kind) {
+            let room = RAW_CAP - samples.raw_ns.len().min(RAW_CAP);
+            samples.raw_ns.extend_from_slice(&raw_ns[..raw_ns.len().min(room)]);
+        }
+    }
     /// The settings that were asked for and refused, in words.
     pub fn refusals(&self) -> Vec<String> {
         let named = [
@@ -159,7 +203,11 @@ mod tests {
     #[test]
     fn report_round_trips_and_is_refused_when_cut() {
         let mut report = WorkerReport::sentinel(12, 3, 1, "SpinWait", ExitInfo::Signaled { signal: 9 });
-        report.samples.push(Samples { kind: SampleKind::Wake, hist: Hist::from_counts([(5, 2)], 10, 5, 5) });
+        report.samples.push(Samples {
+            kind: SampleKind::Wake,
+            hist: Hist::from_counts([(5, 2)], 10, 5, 5),
+            raw_ns: vec![5, 5],
+        });
         report.migrations.push(Migration { at_ns: 1, from_cpu: 0, to_cpu: 1 });
         report.affinity_error = Some("invalid argument".into());
         let bytes = report.to_bytes();
@@ -169,5 +217,25 @@ mod tests {
         }
         assert_eq!(report.refusals(), ["affinity refused: invalid argument"]);
         assert_eq!(report.hist(SampleKind::Wake).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn raw_samples_are_divided_and_put_together_again() {
+        let mut report = WorkerReport::default();
+        let hist = Hist::from_counts([(5, 5)], 25, 5, 5);
+        report.samples.push(Samples { kind: SampleKind::Wake, hist: hist.clone(), raw_ns: vec![1, 2, 3, 4, 5] });
+        report.samples.push(Samples { kind: SampleKind::Cost, hist, raw_ns: vec![9] });
+        let whole = report.clone();
+        let parts = report.take_raw(2);
+        assert_eq!(parts.iter().map(|(_, raw)| raw.len()).collect::<Vec<_>>(), [2, 2, 1, 1]);
+        assert!(report.resume_latencies_ns().is_empty() && report.iteration_costs_ns().is_empty());
+        parts.iter().for_each(|(kind, raw)| report.add_raw(*kind, raw));
+        assert_eq!(report, whole);
+        assert_eq!((report.resume_latencies_ns(), report.wake_sample_total()), (&[1, 2, 3, 4, 5][..], 5));
+        assert_eq!((report.iteration_costs_ns(), report.iteration_cost_sample_total()), (&[9][..], 5));
+        // What comes from a guest is not believed to be bounded.
+        report.add_raw(SampleKind::Cost, &vec![1; 2 * RAW_CAP]);
+        assert_eq!(report.iteration_costs_ns().len(), RAW_CAP);
+        assert!(report.raw_ns(SampleKind::Io).is_empty());
     }
 }

@@ -266,11 +266,23 @@ pub(super) fn worker(group: &str, report: &WorkerReport) -> Json {
         ("migrations", report.migration_count.into()),
         ("cpus_used", report.cpus_used.to_string().into()),
         ("latency", samples(report.samples.iter().map(|samples| (samples.kind, &samples.hist)))),
+        ("raw_ns", raw(report)),
         ("numa_pages", numa_pages(report)),
         ("numa_pages_migrated", report.vmstat_numa_pages_migrated.into()),
         ("refusals", Json::array(&refusals)),
         ("notice", report.notice.clone().into()),
     ])
+}
+
+/// The samples as they are, by kind; null where they were not asked for.
+fn raw(report: &WorkerReport) -> Json {
+    let kept: Vec<_> = report.samples.iter().filter(|samples| !samples.raw_ns.is_empty()).collect();
+    match kept.is_empty() {
+        true => Json::Null,
+        false => {
+            Json::object(kept.iter().map(|samples| (samples.kind.name(), Json::array(samples.raw_ns.iter().copied()))))
+        }
+    }
 }
 
 /// Pages by node; null where nobody looked.

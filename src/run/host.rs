@@ -69,6 +69,7 @@ pub fn run(job: &HostJob, listener: Listener<'_>) -> Result<RunDir> {
         settle_ns: job.plan.settle_ns,
         seed: job.plan.seed,
         scratch_disk: None,
+        raw_samples: job.plan.raw_samples,
     };
     mark(&mut run, Stage::ScenarioStart, job.exec_ns, time::monotonic_ns());
     let mut machine = Machine { run };

@@ -45,6 +45,8 @@ pub struct Settings<'a> {
     pub seed: u64,
     /// A disk that workers may write to.
     pub scratch_disk: Option<PathBuf>,
+    /// Workers keep some of their samples as they are.
+    pub raw_samples: bool,
 }
 
 /// How it went.
@@ -84,6 +86,7 @@ fn prepare(spec: &ScenarioSpec, settings: &Settings<'_>, around: &mut dyn Around
         .map_err(|why| Error::cannot_judge(format!("scenario {}: {why}", spec.full_name())))?;
     let mut world = World::new(settings.resolver.clone(), settings.cgroup_root, settings.subtree, settings.seed)?;
     world.scratch_disk = settings.scratch_disk.clone();
+    world.raw_samples = settings.raw_samples;
     let cpusets = spec.cgroup_defs().any(|def| def.cpuset.is_some())
         || spec.ops().any(|op| matches!(op, Op::SetCpuset { .. } | Op::SwapCpusets { .. } | Op::ClearCpuset { .. }));
     if cpusets || world.manager.has_controller("cpuset")? {

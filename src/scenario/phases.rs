@@ -68,7 +68,7 @@ fn add_worker(row: &mut PhaseGroup, before: &Counters, after: &Counters) {
         let fresh = old.map_or_else(|| hist.clone(), |(_, old)| hist.since(old));
         match row.samples.iter_mut().find(|samples| samples.kind == *kind) {
             Some(samples) => samples.hist.merge(&fresh),
-            None => row.samples.push(Samples { kind: *kind, hist: fresh }),
+            None => row.samples.push(Samples { kind: *kind, hist: fresh, raw_ns: Vec::new() }),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::proto::cpuset::{CpuSet, MAX_CPU};
 use crate::proto::plan::{SchedPolicy, WorkSpec};
 use crate::proto::scenario::{AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Needs, ScenarioSpec, Unit};
 use crate::proto::work::WorkType;
-use crate::workload::{MAX_WORKERS, validate_spec};
+use crate::workload::{self, MAX_WORKERS, validate_spec};
 
 /// Most cgroups of one definition: a bound on what a plan can make PID 1 create.
 pub const MAX_COPIES: u32 = 1024;
@@ -157,40 +157,10 @@ impl Resolver {
         workers: usize,
         random: &mut Random,
     ) -> Result<Vec<Option<CpuSet>>, String> {
-        let all = |set: CpuSet| Ok(vec![Some(set); workers]);
-        let cpus: Vec<u32> = pool.iter().collect();
-        match intent {
-            AffinityIntent::Inherit => Ok(vec![None; workers]),
-            AffinityIntent::Random { count: Some(0) } => Err("a random affinity of no CPU".into()),
-            AffinityIntent::Random { count } => {
-                let size = count.map_or((cpus.len() / 2).max(1), |count| count as usize).min(cpus.len());
-                Ok((0..workers).map(|_| Some(random.subset(&cpus, size))).collect())
-            }
-            AffinityIntent::RandomSubset { from, count } => {
-                let from = from.intersection(pool);
-                if from.is_empty() {
-                    return Err(format!("the affinity has no CPU of the cgroup's {pool}"));
-                }
-                self.affinities(&AffinityIntent::Random { count: *count }, &from, workers, random)
-            }
-            AffinityIntent::LlcAligned => match self.topo.best_llc(pool) {
-                Some(set) => all(set),
-                None => Err(format!("no LLC has a CPU of {pool}")),
-            },
-            AffinityIntent::CrossCgroup => all(self.topo.all_cpuset()),
-            AffinityIntent::SingleCpu => all(cpus.first().copied().into_iter().collect()),
-            AffinityIntent::OneEach => Ok((0..workers)
-                .map(|index| cpus.get(index % cpus.len().max(1)).map(|cpu| [*cpu].into_iter().collect()))
-                .collect()),
-            AffinityIntent::Exact { cpus } => match cpus.intersection(pool) {
-                set if set.is_empty() => Err(format!("the affinity {cpus} has no CPU of the cgroup's {pool}")),
-                set => all(set),
-            },
-            AffinityIntent::SmtSiblingPair => match self.topo.smt_pair(pool) {
-                Some(pair) => all(pair),
-                None => Err(format!("no core has two threads among {pool}")),
-            },
-        }
+        let resolved = workload::resolve(intent, pool, &self.topo.cpus()).map_err(|why| why.to_string())?;
+        // Of a pair each worker in turn has one thread.
+        let of = |worker: usize| resolved.of_worker(worker, (worker / 2, worker % 2), &mut |count| random.below(count));
+        Ok((0..workers).map(of).collect())
     }
 
     /// Why the machine is too small for it; none where it fits.
@@ -245,11 +215,15 @@ impl Random {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
     }
+    /// One of `count` numbers.
+    pub fn below(&mut self, count: u64) -> u64 {
+        self.draw() % count.max(1)
+    }
     /// `size` of the CPUs, each choice alike.
     pub fn subset(&mut self, cpus: &[u32], size: usize) -> CpuSet {
         let mut rest = cpus.to_vec();
         let size = size.min(rest.len());
-        (0..size).map(|_| rest.swap_remove((self.draw() % rest.len() as u64) as usize)).collect()
+        (0..size).map(|_| rest.swap_remove(self.below(rest.len() as u64) as usize)).collect()
     }
 }
 
@@ -356,7 +330,7 @@ mod tests {
         assert_eq!(of(AffinityIntent::CrossCgroup).unwrap(), "0-7 0-7");
         assert_eq!(of(AffinityIntent::SingleCpu).unwrap(), "2 2");
         assert_eq!(of(AffinityIntent::OneEach).unwrap(), "2 3");
-        assert_eq!(of(AffinityIntent::SmtSiblingPair).unwrap(), "2-3 2-3");
+        assert_eq!(of(AffinityIntent::SmtSiblingPair).unwrap(), "2 3");
         assert_eq!(of(AffinityIntent::Exact { cpus: "5-7".parse().unwrap() }).unwrap(), "5 5");
         assert!(of(AffinityIntent::Exact { cpus: "7".parse().unwrap() }).is_err());
         assert!(of(AffinityIntent::Random { count: Some(0) }).is_err());
@@ -374,7 +348,7 @@ mod tests {
         let def = CgroupDef::new("c", WorkType::SmtSiblingSpin, Count::fixed(2));
         assert!(resolver("1n1l4c2t").groups(&def).is_ok());
         let why = resolver("4").groups(&def).unwrap_err();
-        assert!(why.contains("cgroup c: no core has two threads"), "{why}");
+        assert!(why.starts_with("cgroup c: ") && why.contains("no core has two hardware threads"), "{why}");
     }
 
     #[test]

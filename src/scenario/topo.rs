@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::scenario::Fraction;
 use crate::proto::topology::Topology;
+use crate::workload::Cpus;
 use std::fs;
 use std::path::Path;
 
@@ -53,6 +54,17 @@ impl TestTopology {
             Llc { cpus, numa_node: llc / llcs_per_node, cache_size_kb: None, cores }
         };
         Self { llcs: (0..llcs).map(one).collect(), nodes }
+    }
+
+    /// The same as the workload engine knows a machine.
+    pub fn cpus(&self) -> Cpus {
+        let nodes = (0..self.nodes).map(|node| (node, self.numa_aligned_cpuset(node).unwrap_or_default())).collect();
+        Cpus {
+            online: self.all_cpuset(),
+            llcs: self.llcs.iter().map(|llc| llc.cpus.clone()).collect(),
+            cores: self.llcs.iter().flat_map(|llc| llc.cores.clone()).collect(),
+            nodes,
+        }
     }
 
     /// What the kernel shows under `root` (`/` on a live system).

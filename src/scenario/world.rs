@@ -74,6 +74,7 @@ pub struct World {
     pub offline: Vec<u32>,
     /// A disk that workers may write to.
     pub scratch_disk: Option<PathBuf>,
+    pub raw_samples: bool,
     sums: PhaseSums,
     /// (name, workers, works) that were ever forked under it.
     history: Vec<(String, u32, u32)>,
@@ -92,6 +93,7 @@ impl World {
             payloads: Vec::new(),
             offline: Vec::new(),
             scratch_disk: None,
+            raw_samples: false,
             sums: PhaseSums::default(),
             history: Vec::new(),
         })
@@ -192,6 +194,7 @@ impl World {
         config.pool = Some(allowed.clone().unwrap_or_else(|| self.resolver.topo.all_cpuset()));
         config.cgroup_dir = Some(self.groups[index].dir.clone());
         config.scratch_disk = self.scratch_disk.clone();
+        config.raw_samples = self.raw_samples;
         config.validate()?;
         let handle = WorkloadHandle::spawn(&config)?;
         let tids = handle.tids();
@@ -392,6 +395,9 @@ impl World {
 /// From the SIGKILL of a command until we stop waiting for it: a task that the scheduler under test never runs cannot die.
 const PAYLOAD_END_NS: u64 = 2_000 * NS_PER_MS;
 
+/// Raw samples of one message: 128 KiB, half of what a frame holds.
+const RAW_PART: usize = 16 << 10;
+
 /// Tells the reports of a crew whose workers have all ended.
 fn tell_reports(crew: Crew, reports: Vec<WorkerReport>, around: &mut dyn Around) {
     let taken = crew.handle.take_cpus();
@@ -401,6 +407,10 @@ fn tell_reports(crew: Crew, reports: Vec<WorkerReport>, around: &mut dyn Around)
         report.group_idx += crew.first_spec;
         report.cpus_used = report.cpus_used.union(&cpus);
         report.slices = slices;
+        let (worker_idx, raw) = (report.worker_idx, report.take_raw(RAW_PART));
         around.say(Msg::Report { group: crew.label.clone(), report });
+        for (kind, raw_ns) in raw {
+            around.say(Msg::Raw { group: crew.label.clone(), worker_idx, kind, raw_ns });
+        }
     }
 }

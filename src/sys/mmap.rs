@@ -28,7 +28,9 @@ impl Mapping {
 
     /// Zeroed memory shared with children forked from here.
     pub fn shared_anonymous(bytes: usize) -> io::Result<Self> {
-        Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)
+        // Miri knows no shared mappings; its one process cannot tell.
+        let sharing = if cfg!(miri) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+        Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, sharing | libc::MAP_ANONYMOUS, -1, 0)
     }
 
     /// Zeroed memory of this process alone, a page at a time when it is touched.

@@ -39,7 +39,7 @@ pub fn worker(worker_idx: u32) -> WorkerReport {
         max_gap_ns: 17 * NS_PER_MS,
         max_gap_cpu: 1,
         max_gap_at_ns: NS_PER_SEC,
-        samples: vec![Samples { kind: SampleKind::Wake, hist }],
+        samples: vec![Samples { kind: SampleKind::Wake, hist, raw_ns: Vec::new() }],
         completed: true,
         ..WorkerReport::default()
     }
@@ -87,6 +87,7 @@ pub fn passing() -> Record {
         limits: Layers::default(),
         disk_bytes: None,
         disk_is_scratch: false,
+        raw_samples: false,
         guards: Guards::default(),
     };
     let reports = ["g0", "g1"].into_iter().flat_map(|name| (0..2).map(move |index| (name.to_owned(), worker(index))));

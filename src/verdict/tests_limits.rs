@@ -38,7 +38,7 @@ fn silence(record: &mut Record) {
 fn wakes(record: &mut Record, index: usize, samples: &[u64]) {
     let mut hist = Hist::new();
     samples.iter().for_each(|ns| hist.record(*ns));
-    report(record, index).samples = vec![Samples { kind: SampleKind::Wake, hist }];
+    report(record, index).samples = vec![Samples { kind: SampleKind::Wake, hist, raw_ns: Vec::new() }];
 }
 
 fn no_wakes(record: &mut Record) {

@@ -76,7 +76,7 @@ fn report(dice: &mut Dice, index: u32) -> WorkerReport {
             5 => report.max_run_delay_ns = dice.maybe(),
             6 => report.migration_count = dice.number(),
             7 => report.max_gap_ns = dice.number(),
-            8 => report.samples = vec![Samples { kind: SampleKind::Wake, hist: hist(dice, true) }],
+            8 => report.samples = vec![Samples { kind: SampleKind::Wake, hist: hist(dice, true), raw_ns: Vec::new() }],
             9 => report.samples.clear(),
             10 => report.numa_pages = dice.maybe().map(|pages| vec![(0, pages), (1, 3)]),
             11 => report.vmstat_numa_pages_migrated = dice.maybe(),

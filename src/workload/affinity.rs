@@ -60,6 +60,30 @@ pub enum ResolvedAffinity {
     Pairs(Vec<[u32; 2]>),
 }
 
+impl ResolvedAffinity {
+    /// The CPUs of one worker, which is member `position` of the `nth` group; `below` draws a number below another. None: as
+    /// inherited.
+    pub fn of_worker(
+        &self,
+        worker: usize,
+        (nth, position): (usize, usize),
+        below: &mut dyn FnMut(u64) -> u64,
+    ) -> Option<CpuSet> {
+        let one = |cpu: Option<u32>| cpu.map(|cpu| [cpu].into_iter().collect());
+        match self {
+            Self::None => None,
+            Self::Fixed(cpus) => Some(cpus.clone()),
+            Self::SingleCpu(cpu) => one(Some(*cpu)),
+            Self::OneEach(cpus) => one(cpus.iter().nth(worker % cpus.len().max(1))),
+            Self::Pairs(pairs) => one(pairs.get(nth % pairs.len().max(1)).map(|pair| pair[position % pair.len()])),
+            Self::Random { from, count } => {
+                let mut rest: Vec<u32> = from.iter().collect();
+                Some((0..*count).map(|_| rest.swap_remove(below(rest.len() as u64) as usize)).collect())
+            }
+        }
+    }
+}
+
 /// The machine's CPUs as sysfs shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cpus {

@@ -75,6 +75,8 @@ pub struct WorkloadConfig {
     pub pool: Option<CpuSet>,
     /// A disk whose contents may be destroyed, for the types that need one; none: a temporary file for each worker.
     pub scratch_disk: Option<PathBuf>,
+    /// Each worker keeps up to `RAW_CAP` of its samples of each kind as they are, which costs it 800 KB a kind.
+    pub raw_samples: bool,
     /// The workers' cgroup, for CgroupChurn, which makes others beside it.
     pub cgroup_dir: Option<PathBuf>,
 }
@@ -94,6 +96,7 @@ impl Default for WorkloadConfig {
             seed: 0,
             pool: None,
             scratch_disk: None,
+            raw_samples: false,
             cgroup_dir: None,
         }
     }

@@ -22,12 +22,15 @@ use crate::sys::{futex, numa, process, sched, signal, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// How long threads may take to be there: they only have to be made.
 const THREADS_NS: u64 = 10 * NS_PER_SEC;
+/// Most descriptors that are open at once for groups about to be forked: far below the usual limit of 1024 a process.
+const BATCH_DESCRIPTORS: usize = 64;
 
 /// A group of forked workers. Dropping it without collecting kills them.
 ///
@@ -78,7 +81,7 @@ impl WorkloadHandle {
         places.iter_mut().for_each(change);
         let kinds = specs.iter().map(|spec| spec.work.sample_kinds().len()).max().unwrap_or(0);
         let common = specs.iter().map(|spec| Common::of(config, spec)).collect::<Result<Vec<Common>>>()?;
-        let shared = Shared::new(places.len(), &areas, kinds)
+        let shared = Shared::with_raw(places.len(), &areas, kinds, config.raw_samples)
             .context(|| format!("map the memory shared with {} workers", places.len()))?;
         worker::install_panic_hook();
         let mut handle = Self {
@@ -94,34 +97,32 @@ impl WorkloadHandle {
     }
 
     /// Forks one process after the other: for a worker, or for all workers of a spec of threads.
+    ///
+    /// What they need is made for a batch at once, because whatever this process writes between two forks stays with the
+    /// earlier child as a copy of its own.
     fn fork_all(&mut self, places: &[Place], common: &[Common], seed: u64) -> Result<()> {
         let mut from = 0;
         while from < places.len() {
             let spec_idx = places[from].spec;
-            let threads = self.specs[spec_idx].setup.clone_mode == CloneMode::Thread;
-            let size = self.specs[spec_idx].work.worker_group_size().max(1) as usize;
-            // Threads: all of the spec in one process. Otherwise a group at a time, which shares its descriptors.
-            let count = match threads {
-                true => places[from..].iter().take_while(|place| place.spec == spec_idx).count(),
-                false => size.min(places.len() - from),
+            let of_spec = places[from..].iter().take_while(|place| place.spec == spec_idx).count();
+            let spec = &self.specs[spec_idx];
+            let threads = spec.setup.clone_mode == CloneMode::Thread;
+            let size = spec.work.worker_group_size().max(1) as usize;
+            let count = match Links::descriptors(&spec.work) {
+                descriptors if descriptors > 0 && !threads => {
+                    of_spec.min(size * (BATCH_DESCRIPTORS / descriptors).max(1))
+                }
+                _ => of_spec,
             };
-            let members = from..from + count;
             let links = (0..count.div_ceil(size))
-                .map(|_| Links::make(&self.specs[spec_idx].work))
+                .map(|_| Links::make(&spec.work))
                 .collect::<io::Result<Vec<Links>>>()
                 .context(|| format!("make the descriptors that worker {from} shares with its partners"))?;
             let shared = Arc::clone(&self.shared);
             let mut births = Vec::with_capacity(count);
-            for idx in members.clone() {
-                let common = &common[spec_idx];
-                births.push(birth(
-                    &shared,
-                    &self.specs[spec_idx],
-                    (idx, &places[idx]),
-                    common,
-                    &links[(idx - from) / size],
-                    seed,
-                )?);
+            for idx in from..from + count {
+                let links = &links[(idx - from) / size];
+                births.push(birth(&shared, spec, (idx, &places[idx]), &common[spec_idx], links, seed)?);
             }
             if threads {
                 let keep: Vec<_> = births.iter().flat_map(|birth| birth.keep.iter().copied()).collect();
@@ -130,34 +131,35 @@ impl WorkloadHandle {
                     first.keep.sort_unstable();
                 }
             }
-            let crews: Vec<&[Birth<'_>]> = if threads { vec![&births[..]] } else { births.chunks(1).collect() };
-            let mut forked = Vec::new();
-            for crew in crews {
-                let pid = fork_crew(crew).context(|| format!("fork worker {}", crew[0].idx))?;
-                for birth in crew {
-                    let (idx, position) = (birth.idx as u32, birth.position as u32);
-                    let who = Identity { pid, tid: pid, idx, group_idx: spec_idx as u32, position };
+            let mut inherited = Some(Arc::clone(&self.shared));
+            let mut forks = births.chunks(if threads { count } else { 1 });
+            let forked = forks.try_for_each(|crew| fork_crew(crew, &mut inherited));
+            for birth in &births {
+                let pid = shared.slot(birth.idx).get(Field::Pid) as i32;
+                let (idx, position) = (birth.idx as u32, birth.position as u32);
+                let who = Identity { pid, tid: pid, idx, group_idx: spec_idx as u32, position };
+                if pid != 0 {
                     self.workers.push(Worker::new(who));
-                    forked.push(birth.idx);
                 }
             }
+            forked?;
             drop(births);
             if threads {
-                self.await_threads(&forked)?;
+                self.await_threads(from..from + count)?;
             }
-            // Our copies of the group's descriptors are closed here, so that its members see each other's end.
-            from = members.end;
+            // Our copies of the groups' descriptors are closed here, so that the members see each other's end.
+            from += count;
         }
         Ok(())
     }
 
     /// Waits until every thread is there, because only it knows its id.
-    fn await_threads(&mut self, indices: &[usize]) -> Result<()> {
+    fn await_threads(&mut self, indices: Range<usize>) -> Result<()> {
         let deadline = time::monotonic_ns() + THREADS_NS;
         for idx in indices {
-            let slot = self.shared.slot(*idx);
+            let slot = self.shared.slot(idx);
             while slot.state() == State::Spawned {
-                let pid = self.workers[*idx].who.pid;
+                let pid = self.workers[idx].who.pid;
                 if time::monotonic_ns() > deadline || process::has_ended(pid).context(|| "look at the threads")? {
                     return Err(Error::host(format!("cannot start the threads of worker {idx}")));
                 }
@@ -165,7 +167,7 @@ impl WorkloadHandle {
                     debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted);
                 }
             }
-            self.workers[*idx].who.tid = slot.get(Field::Tid) as i32;
+            self.workers[idx].who.tid = slot.get(Field::Tid) as i32;
         }
         Ok(())
     }
@@ -236,22 +238,9 @@ impl Common {
 
     /// The CPUs of one worker.
     fn cpus(&self, place: &Place, idx: usize, seed: u64) -> Option<CpuMask> {
-        let one = |cpu: Option<u32>| cpu.map(|cpu| CpuMask::of([cpu]));
-        match &self.affinity {
-            ResolvedAffinity::None => None,
-            ResolvedAffinity::Fixed(cpus) => Some(CpuMask::of(cpus.iter())),
-            ResolvedAffinity::SingleCpu(cpu) => one(Some(*cpu)),
-            ResolvedAffinity::OneEach(cpus) => one(cpus.iter().nth(idx % cpus.len().max(1))),
-            ResolvedAffinity::Pairs(pairs) => {
-                one(pairs.get(place.nth % pairs.len().max(1)).map(|pair| pair[place.position % pair.len()]))
-            }
-            ResolvedAffinity::Random { from, count } => {
-                let mut rest: Vec<u32> = from.iter().collect();
-                let mut rng = Rng::of_worker(seed, place.spec, idx);
-                let draw = |_| rest.swap_remove(rng.below(rest.len() as u64) as usize);
-                Some(CpuMask::of((0..*count).map(draw).collect::<Vec<u32>>()))
-            }
-        }
+        let mut rng = Rng::of_worker(seed, place.spec, idx);
+        let cpus = self.affinity.of_worker(idx, (place.nth, place.position), &mut |count| rng.below(count))?;
+        Some(CpuMask::of(cpus.iter()))
     }
 }
 
@@ -302,22 +291,28 @@ fn worker_name(work: &WorkType, idx: usize) -> Result<CString> {
     CString::new(name).map_err(|_| Error::internal(format!("the name of worker {idx} holds a zero byte")))
 }
 
-/// Forks with every signal blocked, so that none meets the child half made.
-fn fork_crew(crew: &[Birth<'_>]) -> io::Result<i32> {
-    let before = signal::block_all()?;
-    let forked = process::fork();
-    if let Ok(Fork::Child) = forked {
-        worker::run(crew);
-    }
-    signal::set_mask(&before)?;
-    match forked? {
-        Fork::Parent(pid) => {
-            // The child does the same; whoever is first. It can only fail because the child has ended already.
-            match process::set_own_group(pid) {
-                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-                _ => Ok(pid),
-            }
+/// Forks with every signal blocked, so that none meets the child half made. Its id goes to the shared memory, because to write
+/// anywhere else would cost the child a page.
+fn fork_crew(crew: &[Birth<'_>], inherited: &mut Option<Arc<Shared>>) -> Result<()> {
+    let Some(first) = crew.first() else { return Ok(()) };
+    let mut fork = || -> io::Result<i32> {
+        let before = signal::block_all()?;
+        let forked = process::fork();
+        if let Ok(Fork::Child) = forked {
+            worker::run(crew, inherited.take());
         }
-        Fork::Child => process::exit_now(1),
+        signal::set_mask(&before)?;
+        match forked? {
+            Fork::Parent(pid) => Ok(pid),
+            Fork::Child => process::exit_now(1),
+        }
+    };
+    let attempt = || format!("fork worker {}", first.idx);
+    let pid = fork().context(attempt)?;
+    crew.iter().for_each(|birth| birth.shared.slot(birth.idx).set(Field::Pid, pid as u64));
+    // The child does the same; whoever is first. It can only fail because the child has ended already.
+    match process::set_own_group(pid) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error).context(attempt),
+        _ => Ok(()),
     }
 }

@@ -82,7 +82,9 @@ fn measured(who: &Identity, spec: &WorkSpec, slot: Slot<'_>) -> WorkerReport {
         max_gap_ns: slot.get(Field::MaxGapNs),
         max_gap_cpu: slot.get(Field::MaxGapCpu) as u32,
         max_gap_at_ns: slot.get(Field::MaxGapAtNs),
-        samples: kinds.map(|(place, kind)| Samples { kind: *kind, hist: slot.hist(place) }).collect(),
+        samples: kinds
+            .map(|(place, kind)| Samples { kind: *kind, hist: slot.hist(place), raw_ns: slot.raw(place) })
+            .collect(),
         completed: true,
         exit_info: None,
         affinity_error: refusal(slot, Field::AffinityErrno),

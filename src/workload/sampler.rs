@@ -7,6 +7,7 @@
 //! TASK_DELAY_ACCT select); the sysctl kernel.sched_schedstats governs other statistics only. A kernel that has the file but
 //! does not count prints `0 0 0`, which no task that has run can have: that is taken as "not known".
 
+use super::rng::Rng;
 use super::slot::{Field, Slot};
 use crate::proto::report::Migration;
 use crate::sys::{fd, sched, time};
@@ -78,6 +79,8 @@ pub struct Sampler<'a> {
     baseline: Option<SchedStat>,
     last_run_delay_ns: u64,
     max_run_delay_ns: u64,
+    /// Which of the raw samples are kept; none: they are not asked for.
+    raw: Option<Rng>,
 }
 
 /// What is read before the gate, so that a worker that waits long for its first turn has that wait in its numbers.
@@ -114,10 +117,16 @@ impl<'a> Sampler<'a> {
             schedstat: baseline.schedstat,
             baseline: baseline.stat,
             max_run_delay_ns: 0,
+            raw: None,
         };
         sampler.tick_at(now);
         sampler.look_at_run_delay();
         sampler
+    }
+
+    /// Keeps raw samples too, where the slot has room for them.
+    pub fn with_raw(self, rng: Rng) -> Self {
+        Self { raw: self.slot.keeps_raw().then_some(rng), ..self }
     }
 
     /// The worker made progress. Returns the time.
@@ -152,8 +161,11 @@ impl<'a> Sampler<'a> {
 
     /// One latency sample, at its place among the type's kinds.
     #[inline]
-    pub fn record(&self, place: usize, ns: u64) {
+    pub fn record(&mut self, place: usize, ns: u64) {
         self.slot.record(place, ns);
+        if let Some(rng) = &mut self.raw {
+            self.slot.keep_raw(place, ns, rng);
+        }
     }
 
     #[cold]

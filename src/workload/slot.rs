@@ -5,8 +5,9 @@
 
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::{BUCKETS, Hist, bucket};
-use crate::proto::report::Migration;
+use crate::proto::report::{Migration, RAW_CAP};
 use crate::sys::mmap::Mapping;
+use crate::workload::rng::Rng;
 use std::fmt::{self, Write};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -95,9 +96,11 @@ pub enum Field {
     /// errno behind a `Failed` state.
     FailErrno,
     TextLen,
+    /// Its process, written by the parent just after the fork.
+    Pid,
 }
 
-const _: () = assert!((Field::TextLen as usize) < MIGRATIONS_AT);
+const _: () = assert!((Field::Pid as usize) < MIGRATIONS_AT);
 
 /// The whole shared mapping.
 #[derive(Debug)]
@@ -108,11 +111,20 @@ pub struct Shared {
     workers: usize,
     slots_at: usize,
     slot_words: usize,
+    /// Room for raw samples behind the slots: none, or so many words a worker.
+    raw_words: usize,
 }
 
 impl Shared {
-    /// Memory for so many workers, each with room for `kinds` histograms, and for groups of so many words each.
+    /// The same as `with_raw` without raw samples.
+    #[cfg(test)]
     pub fn new(workers: usize, groups: &[usize], kinds: usize) -> io::Result<Self> {
+        Self::with_raw(workers, groups, kinds, false)
+    }
+
+    /// Memory for so many workers, each with room for `kinds` histograms, and for groups of so many words each; where asked for
+    /// with room for raw samples, of which only what is touched takes memory.
+    pub fn with_raw(workers: usize, groups: &[usize], kinds: usize, raw: bool) -> io::Result<Self> {
         let mut groups_at = Vec::with_capacity(groups.len() + 1);
         groups_at.push(HEADER_WORDS);
         for words in groups {
@@ -120,8 +132,9 @@ impl Shared {
         }
         let slots_at = groups_at[groups.len()].next_multiple_of(PAGE_WORDS);
         let slot_words = (HISTS_AT + kinds.min(MAX_KINDS) * HIST_WORDS).next_multiple_of(PAGE_WORDS);
-        let map = Mapping::shared_anonymous((slots_at + workers * slot_words) * 8)?;
-        Ok(Self { map, groups_at, workers, slots_at, slot_words })
+        let raw_words = if raw { (kinds.min(MAX_KINDS) * RAW_CAP).next_multiple_of(PAGE_WORDS) } else { 0 };
+        let map = Mapping::shared_anonymous((slots_at + workers * (slot_words + raw_words)) * 8)?;
+        Ok(Self { map, groups_at, workers, slots_at, slot_words, raw_words })
     }
     fn half(&self, word: usize) -> &AtomicU32 {
         &self.map.halves()[word * 2]
@@ -156,7 +169,9 @@ impl Shared {
         assert!(index < self.workers, "slot {index} of {}", self.workers);
         let at = self.slots_at + index * self.slot_words;
         let end = at + self.slot_words;
-        Slot { words: &self.map.words()[at..end], halves: &self.map.halves()[at * 2..end * 2] }
+        let raw_at = self.slots_at + self.workers * self.slot_words + index * self.raw_words;
+        let raw = &self.map.words()[raw_at..raw_at + self.raw_words];
+        Slot { words: &self.map.words()[at..end], halves: &self.map.halves()[at * 2..end * 2], raw }
     }
 }
 
@@ -191,6 +206,8 @@ impl<'a> Group<'a> {
 pub struct Slot<'a> {
     words: &'a [AtomicU64],
     halves: &'a [AtomicU32],
+    /// `RAW_CAP` words a kind, or none.
+    raw: &'a [AtomicU64],
 }
 
 impl<'a> Slot<'a> {
@@ -298,6 +315,24 @@ impl<'a> Slot<'a> {
         let counter = &self.halves[(at + LINE_WORDS) * 2 + bucket(ns)];
         counter.store(counter.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
     }
+    /// Keeps the sample that `record` counted last, so that each of all samples is equally likely to be among those kept
+    /// (Vitter, Random Sampling with a Reservoir, 1985: Algorithm R).
+    pub fn keep_raw(&self, place: usize, ns: u64, rng: &mut Rng) {
+        let counted = self.words[HISTS_AT + place * HIST_WORDS].load(Ordering::Relaxed);
+        let at = if counted <= RAW_CAP as u64 { counted.saturating_sub(1) } else { rng.below(counted) };
+        if let Some(kept) = self.raw.get(place * RAW_CAP..(place + 1) * RAW_CAP).and_then(|raw| raw.get(at as usize)) {
+            kept.store(ns, Ordering::Relaxed);
+        }
+    }
+    pub fn keeps_raw(&self) -> bool {
+        !self.raw.is_empty()
+    }
+    /// The samples kept as they are.
+    pub fn raw(&self, place: usize) -> Vec<u64> {
+        let counted = self.words[HISTS_AT + place * HIST_WORDS].load(Ordering::Relaxed);
+        let kept = self.raw.iter().skip(place * RAW_CAP).take(counted.min(RAW_CAP as u64) as usize);
+        kept.map(|word| word.load(Ordering::Relaxed)).collect()
+    }
     pub fn hist(&self, place: usize) -> Hist {
         let at = HISTS_AT + place * HIST_WORDS;
         let word = |i: usize| self.words[at + i].load(Ordering::Relaxed);
@@ -334,6 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "looks at every word of large slots, for which Miri takes many minutes")]
     fn slots_do_not_overlap_and_stay_below_their_bound() {
         let shared = Shared::new(3, &[1, 100], MAX_KINDS).unwrap();
         assert!(shared.slot_words * 8 < 64 << 10);
@@ -362,6 +398,38 @@ mod tests {
         assert_eq!((shared.group(0).words().len(), shared.group(1).words().len()), (16, 112));
         assert!(!shared.stopped());
         assert_eq!(shared.gate().load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn raw_samples_are_all_of_them_and_beyond_the_cap_a_uniform_choice() {
+        let shared = Shared::with_raw(2, &[], 2, true).unwrap();
+        let (slot, mut rng) = (shared.slot(1), Rng::of_worker(7, 0, 1));
+        let mut add = |count: std::ops::Range<u64>| {
+            for ns in count {
+                slot.record(1, ns);
+                slot.keep_raw(1, ns, &mut rng);
+            }
+        };
+        let some = RAW_CAP as u64 / 10;
+        add(0..some);
+        assert_eq!(slot.raw(1), (0..some).collect::<Vec<u64>>());
+        let many = 4 * RAW_CAP as u64;
+        add(some..many);
+        let raw = slot.raw(1);
+        assert_eq!(raw.len(), RAW_CAP);
+        let distinct: std::collections::BTreeSet<u64> = raw.iter().copied().collect();
+        assert_eq!(distinct.len(), RAW_CAP, "a sample is kept twice");
+        // Of each tenth of the samples about a tenth is kept: 10,000, whose standard deviation is below 100.
+        for tenth in 0..if cfg!(miri) { 0 } else { 10 } {
+            let kept = raw.iter().filter(|ns| **ns * 10 / many == tenth).count();
+            assert!((9000..11000).contains(&kept), "tenth {tenth}: {kept}");
+        }
+        // Neither the other kind, nor the other worker, nor who was not asked.
+        assert!(slot.raw(0).is_empty() && shared.slot(0).raw(1).is_empty());
+        let shared = Shared::new(1, &[], 1).unwrap();
+        shared.slot(0).record(0, 5);
+        shared.slot(0).keep_raw(0, 5, &mut rng);
+        assert!(!shared.slot(0).keeps_raw() && shared.slot(0).raw(0).is_empty());
     }
 
     #[test]

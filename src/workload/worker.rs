@@ -6,6 +6,7 @@
 //! workers has one thread, or a C library that keeps malloc usable after fork (glibc and musl both do).
 
 use super::kinds::{self, Links};
+use super::rng::Rng;
 use super::sampler::{Baseline, Sampler};
 use super::slot::{Field, Shared, Slot, State};
 use crate::proto::plan::{MemPolicy, SchedPolicy, WorkSpec};
@@ -89,11 +90,12 @@ pub fn install_panic_hook() {
     });
 }
 
-/// The child, from just after the fork: one worker, or several that are its threads. All signals are blocked.
-pub fn run(crew: &[Birth<'_>]) -> ! {
-    let Some(first) = crew.first() else { process::exit_now(EXIT_FAILED) };
+/// The child, from just after the fork: one worker, or several that are its threads. All signals are blocked. It is given its
+/// reference to the shared memory, because counting another one would cost a page.
+pub fn run(crew: &[Birth<'_>], shared: Option<Arc<Shared>>) -> ! {
+    let (Some(first), Some(shared)) = (crew.first(), shared) else { process::exit_now(EXIT_FAILED) };
     // The parent never sets it, so this cannot find another's value.
-    if SHARED.set(Arc::clone(first.shared)).is_err() {
+    if SHARED.set(shared).is_err() {
         process::exit_now(EXIT_FAILED);
     }
     if let Err((what, error)) = prepare(first) {
@@ -130,7 +132,9 @@ fn live(birth: &Birth<'_>) {
     apply_settings(birth, slot);
     slot.set_state(State::Running);
     let opened_ns = birth.shared.opened_ns().load(Ordering::Relaxed);
-    let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns));
+    // Not the sequence of the type's own choices, which stay as they are.
+    let rng = Rng::of_worker(!birth.seed, birth.group, birth.idx);
+    let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns).with_raw(rng));
     task.run();
     task.finish();
     slot.set_state(State::Done);

@@ -22,13 +22,18 @@ const TEST: &str = "host: a run on this machine";
 fn run_on_this_machine_gives_a_verdict_and_leaves_no_cgroup() {
     let Some(mount) = cgroup2() else { return not_run(TEST, "no writable cgroup2 mount") };
     let text = "ping-pong*1; bursty(burst=1ms,sleep=2ms)*1 nice=5";
-    let ran = ktstr(&["run", "--host", "--work", text, "--duration", "300ms", "--seed", "7", "--json", "-"]);
+    let ran =
+        ktstr(&["run", "--host", "--work", text, "--duration", "300ms", "--seed", "7", "--raw-samples", "--json", "-"]);
     // A busy machine may not be fair; what matters here is that everything was measured.
     let result = ran.json();
     let workers = result["workers"].as_array().unwrap_or_else(|| panic!("no workers:{ran}"));
     assert_eq!(workers.len(), 6, "{ran}");
     for worker in workers {
         assert_eq!(worker["completed"], true, "{ran}");
+        for (kind, of) in worker["latency"].as_object().expect("latency") {
+            let raw = worker["raw_ns"][kind].as_array().map_or(0, |raw| raw.len() as u64);
+            assert_eq!(Some(raw), of["count"].as_u64(), "{kind}: {ran}");
+        }
         let kinds: Vec<&String> = worker["latency"].as_object().expect("latency").keys().collect();
         // The map that the test reads into is in the order of its keys.
         let want: &[&str] = if worker["work_type"] == "Bursty" { &["timer"] } else { &["block", "wake"] };

@@ -19,6 +19,7 @@ mod judge;
 mod lab;
 mod left;
 mod many;
+mod placement;
 mod scenarios;
 mod topology;
 mod util;

@@ -13,7 +13,7 @@ const ONLY: usize = 0;
 
 /// A buffer with the place where the walk stands.
 pub struct Walk {
-    memory: Mapping,
+    pub memory: Mapping,
     stride: usize,
     at: usize,
 }
@@ -55,6 +55,7 @@ pub fn pressure(task: &mut Task<'_>, size_kb: u64, stride: u64, yields: bool) {
         }
         task.iteration_done();
     }
+    task.held = Some(walk.memory);
 }
 
 #[cfg(test)]

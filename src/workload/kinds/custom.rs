@@ -56,7 +56,7 @@ impl CustomTask<'_, '_> {
         self.task.iteration_done();
     }
     /// One sample of kind `user`.
-    pub fn record_ns(&self, ns: u64) {
+    pub fn record_ns(&mut self, ns: u64) {
         self.task.sampler.record(ONLY, ns);
     }
     /// Spins.

@@ -54,7 +54,7 @@ pub fn wait_until(task: &mut Task<'_>, word: &AtomicU32, ready: impl Fn(u32) -> 
 
 impl Task<'_> {
     /// Samples a wait that was ended by the wake of this stamp. An older stamp is another wake's.
-    pub fn sample_wake(&self, wait: &Wait, stamp: u64, wake: usize, block: Option<usize>) {
+    pub fn sample_wake(&mut self, wait: &Wait, stamp: u64, wake: usize, block: Option<usize>) {
         if wait.woken && stamp >= wait.before {
             self.sampler.record(wake, wait.after.saturating_sub(stamp));
             if let Some(block) = block {

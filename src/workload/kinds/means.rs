@@ -71,6 +71,16 @@ impl Links {
         })
     }
 
+    /// How many descriptors `make` opens.
+    pub fn descriptors(work: &WorkType) -> usize {
+        match work {
+            WorkType::PipeIo { .. } | WorkType::CachePipe { .. } => 4,
+            WorkType::WakeChain { depth, wake: WakeMechanism::Pipe, .. } => 2 * *depth as usize,
+            WorkType::EpollStorm { .. } => 2,
+            _ => 0,
+        }
+    }
+
     /// The pipe from the member before, and the one to the member after. With two members each is both.
     pub fn ends(&self, position: usize) -> Option<Ends<'_>> {
         let next = (position + 1) % self.pipes.len().max(1);

@@ -19,7 +19,7 @@ pub fn page_fault_churn(task: &mut Task<'_>, region_kb: u64, touches: u64, spin_
     };
     let words = region.words();
     let pages = words.len() as u64 / PAGE_WORDS;
-    while !task.stopped() {
+    'cycles: while !task.stopped() {
         for touch in 0..touches {
             let page = task.rng.below(pages);
             words[(page * PAGE_WORDS) as usize].store(touch, Ordering::Relaxed);
@@ -27,7 +27,7 @@ pub fn page_fault_churn(task: &mut Task<'_>, region_kb: u64, touches: u64, spin_
             if touch % TOUCHES_PER_LOOK == TOUCHES_PER_LOOK - 1 {
                 task.sampler.tick();
                 if task.stopped() {
-                    return;
+                    break 'cycles;
                 }
             }
         }
@@ -37,4 +37,5 @@ pub fn page_fault_churn(task: &mut Task<'_>, region_kb: u64, touches: u64, spin_
         task.spin(spin_iters);
         task.iteration_done();
     }
+    task.held = Some(region);
 }

@@ -27,6 +27,8 @@ mod signals;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_cost;
+#[cfg(test)]
 mod tests_cpu;
 #[cfg(test)]
 mod tests_faults;
@@ -44,6 +46,7 @@ use super::sampler::Sampler;
 use super::slot::{Field, Group, Shared, Slot};
 use super::worker::{self, Birth};
 use crate::proto::work::WorkType;
+use crate::sys::mmap::Mapping;
 use crate::sys::{sched as cpus, time};
 use std::fmt;
 use std::io::Error;
@@ -68,6 +71,8 @@ pub struct Task<'a> {
     moved_before: Option<u64>,
     units: u64,
     iterations: u64,
+    /// The buffer of a loop that has ended: it stays until its pages were counted.
+    held: Option<Mapping>,
 }
 
 impl<'a> Task<'a> {
@@ -84,6 +89,7 @@ impl<'a> Task<'a> {
             moved_before: if birth.means.tell_pages { pages::migrated() } else { None },
             units: 0,
             iterations: 0,
+            held: None,
         }
     }
 
@@ -154,11 +160,12 @@ impl<'a> Task<'a> {
     }
 
     /// Writes the final numbers.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         self.slot.set(Field::Iterations, self.iterations);
         self.slot.set(Field::WorkUnits, self.units);
         let moved_before = self.moved_before;
         self.sampler.finish();
+        let held = self.held.take();
         if let (true, Some(pages)) = (self.birth.means.tell_pages, pages::by_node()) {
             pages.iter().enumerate().for_each(|(node, count)| self.slot.set_pages(node, *count));
             self.slot.set(Field::PagesKnown, 1);
@@ -167,6 +174,7 @@ impl<'a> Task<'a> {
                 self.slot.set(Field::MovedKnown, 1);
             }
         }
+        drop(held);
     }
 
     fn stopped(&self) -> bool {

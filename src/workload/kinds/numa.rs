@@ -40,6 +40,7 @@ pub fn working_set_sweep(task: &mut Task<'_>, region_kb: u64, period_ns: u64, ta
         task.sleep_once(period_ns, Some(ONLY));
         task.iteration_done();
     }
+    task.held = Some(region);
 }
 
 pub fn migration_churn(task: &mut Task<'_>, period_ns: u64) {

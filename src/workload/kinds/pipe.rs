@@ -52,6 +52,7 @@ pub fn cache_pipe(task: &mut Task<'_>, size_kb: u64, burst_iters: u64) {
         task.iteration_done();
     }
     task.idle_until_stopped();
+    task.held = Some(walk.memory);
 }
 
 /// Writes one byte, waits for the partner's, reads it. False: stop, or the partner is gone.

@@ -5,6 +5,7 @@
 
 use super::tests::*;
 use crate::proto::plan::CloneMode;
+use crate::proto::report::RAW_CAP;
 use crate::proto::report::{ExitInfo, WorkerReport};
 use crate::proto::work::SampleKind;
 use crate::sys::{process, sched};
@@ -12,6 +13,24 @@ use crate::workload::{WorkloadConfig, WorkloadHandle};
 
 fn wakes(report: &WorkerReport) -> u64 {
     samples(report, SampleKind::Wake)
+}
+
+#[test]
+fn raw_samples_are_those_of_the_histogram_and_kept_only_when_asked_for() {
+    let plain = one_group("ping-pong");
+    assert!(watch(&plain, 50, |_| {}).iter().all(|report| report.resume_latencies_ns().is_empty()));
+    for report in watch(&WorkloadConfig { raw_samples: true, ..plain }, 50, |_| {}) {
+        let hist = report.hist(SampleKind::Wake).unwrap();
+        let raw = report.resume_latencies_ns();
+        assert_eq!(raw.len() as u64, hist.count().min(RAW_CAP as u64));
+        assert_eq!(report.wake_sample_total(), hist.count());
+        assert_eq!((raw.iter().min().copied(), raw.iter().max().copied()), (hist.min_ns(), hist.max_ns()));
+        assert_eq!(report.raw_ns(SampleKind::Block).len(), raw.len());
+    }
+    let alu = WorkloadConfig { raw_samples: true, ..one_group("alu") };
+    let report = watch(&alu, 50, |_| {}).remove(0);
+    assert!(!report.iteration_costs_ns().is_empty() && report.resume_latencies_ns().is_empty());
+    assert_eq!(report.iteration_cost_sample_total(), report.iterations);
 }
 
 #[test]
