@@ -122,6 +122,8 @@ wire_struct! {
         pub max_rejected: Option<u64>,
         /// The stall timeout that the scheduler under test was given.
         pub watchdog_ms: Option<u32>,
+        /// How long the scheduler may take until it is enabled, where the user said so.
+        pub enable_timeout_ns: Option<u64>,
     }
 }
 
@@ -151,6 +153,7 @@ mod tests {
             max_events: vec![("X".into(), 3)],
             max_rejected: Some(0),
             watchdog_ms: Some(5),
+            enable_timeout_ns: Some(7),
         };
         assert_eq!(Guards::from_bytes(&guards.to_bytes()).unwrap(), guards);
     }

@@ -38,7 +38,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
     keep.extend(spec.disk.map(|disk| number(&disk.file)));
     let environment: Vec<(String, String)> =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
+    let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
     Spawn { argv: &argv, environment: &environment, stdio, keep: &keep, die_with_parent: true }
         .start()
         .context(|| format!("start {}", program.display()))

@@ -226,6 +226,7 @@ impl Watch<'_, '_> {
             lines.com2.as_fd(),
             lines.doorbell.as_fd(),
             lines.events.as_fd(),
+            lines.log.as_fd(),
             self.machine.pidfd.as_fd(),
         ];
         // Rounded up, so that the wait does not end just before the time.
@@ -234,7 +235,7 @@ impl Watch<'_, '_> {
         Ok(())
     }
 
-    /// Takes console, doorbell, COM2 and ring.
+    /// Takes console, the process's own output, doorbell, COM2 and ring.
     fn take_lines(&mut self) -> Result<()> {
         let mut console = Vec::new();
         read_all(&self.machine.lines.console, &mut console)?;
@@ -242,6 +243,9 @@ impl Watch<'_, '_> {
             self.run.add_console(&console);
             (self.listener)(Event::Console(console));
         }
+        let mut printed = Vec::new();
+        read_all(&self.machine.lines.log, &mut printed)?;
+        self.run.add_vmm_log(&printed);
         let mut door = Vec::new();
         read_all(&self.machine.lines.doorbell, &mut door)?;
         if door.contains(&DOORBELL_PID1) {
