@@ -39,6 +39,8 @@ wire_enum! {
         Backtrace = 27,
         NoBye = 28,
         RtStarve = 29,
+        TripleFault = 30,
+        HardHang = 31,
     }
 }
 
@@ -97,6 +99,8 @@ pub const PROVOCATIONS: &[Row] = &[
         "has the kernel print backtraces of its CPUs (SysRq-l), which harms nothing",
     ),
     row(Provocation::NoBye, "no-bye", "restarts the machine before the result is told"),
+    row(Provocation::TripleFault, "triple-fault", "jumps to code that faults where no fault can be handled (kexec)"),
+    row(Provocation::HardHang, "hard-hang", "jumps to code that loops on one CPU with interrupts off (kexec)"),
     row(Provocation::RtStarve, "rt-starve", "lets a real-time task keep CPU 0 from everything else"),
 ];
 

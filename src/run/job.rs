@@ -235,6 +235,7 @@ fn run_vm(
         listener,
         exec_ns: job.exec_ns,
         over_budget: false,
+        triple_fault: false,
         perf: boot.perf.map(|plan| plan.take_refused()).unwrap_or_default(),
     };
     let end = watch.until_end(limits)?;

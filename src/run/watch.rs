@@ -5,6 +5,7 @@
 
 use super::machine::{Machine, MachineEvent, read_all};
 use super::noise::Witness;
+use super::qemu;
 use super::rundir::{REGISTERS, RunDir};
 use super::silence::Silence;
 use super::symbols::Symbols;
@@ -57,6 +58,8 @@ pub struct Watch<'a, 'b> {
     pub exec_ns: u64,
     /// The guest has said more than the record takes.
     pub over_budget: bool,
+    /// The emulator has logged one.
+    pub triple_fault: bool,
     /// Signs of life.
     pub silence: Silence,
     /// Performance mode: what was refused before the start, and then what the VM tells; empty where it was not asked for.
@@ -168,6 +171,7 @@ impl Watch<'_, '_> {
         witness.sample(time::monotonic_ns());
         self.machine.kill()?;
         self.take_lines()?;
+        let end = if self.triple_fault && bye_ns.is_none() && end == VmEnd::Reset { VmEnd::TripleFault } else { end };
         self.run.end_console();
         self.mark(Stage::VmEnd);
         let dropped = self.session.dropped_by_guest();
@@ -245,6 +249,7 @@ impl Watch<'_, '_> {
         }
         let mut printed = Vec::new();
         read_all(&self.machine.lines.log, &mut printed)?;
+        self.triple_fault |= printed.windows(qemu::TRIPLE_FAULT.len()).any(|words| words == qemu::TRIPLE_FAULT);
         self.run.add_vmm_log(&printed);
         let mut door = Vec::new();
         read_all(&self.machine.lines.doorbell, &mut door)?;

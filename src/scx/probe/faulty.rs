@@ -12,7 +12,7 @@ use crate::scx::asm::{Asm, Insn, Label, Reg, Reg::*, When, Width};
 /// not over yet.
 const FAULT_AFTER_NS: i32 = 1_000_000_000;
 /// bpf_ktime_get_ns (enum bpf_func_id, include/uapi/linux/bpf.h).
-const KTIME_GET_NS: i32 = 5;
+pub(super) const KTIME_GET_NS: i32 = 5;
 /// A dispatch queue that nobody has made.
 const NO_SUCH_DSQ: u64 = 0x309;
 /// SCX_DSQ_LOCAL_ON (enum scx_dsq_id_flags): the local queue of the CPU in the low bits.
@@ -60,7 +60,7 @@ fn complain(asm: &mut Asm, kernel: &Kernel, text: &str, code: Option<i32>) -> Re
 }
 
 /// An enqueue that is fifo's until the fault is due, does something then, and queues the task all the same.
-fn fifo_until_due(
+pub(super) fn fifo_until_due(
     kernel: &Kernel,
     state_map: i32,
     fault: impl FnOnce(&mut Asm) -> Result<(), String>,
