@@ -12,7 +12,7 @@ use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::host::{self, HostJob};
 use crate::run::job::{self, Job};
-use crate::run::rundir::{Place, RunDir, SCHED_DUMP, SCHED_LOG, SUMMARY, VERDICT};
+use crate::run::rundir::{Place, RunDir, SCHED_DUMP, SUMMARY, VERDICT};
 use crate::run::suite::Told;
 use crate::sys::tty;
 use crate::verdict::bad_on::BadOn;
@@ -213,10 +213,8 @@ fn full_summary(record: &Record, verdict: &Verdict) -> String {
 fn store(run: &RunDir, summary: String, json: &str) -> Result<()> {
     run.write(VERDICT, json)?;
     let record = run.record();
-    for (name, text) in [(SCHED_LOG, &record.sched_output), (SCHED_DUMP, &record.sched_dump)] {
-        if !text.is_empty() {
-            run.write(name, text)?;
-        }
+    if !record.sched_dump.is_empty() {
+        run.write(SCHED_DUMP, &record.sched_dump)?;
     }
     run.write(SUMMARY, &summary)
 }

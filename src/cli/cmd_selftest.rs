@@ -1,7 +1,8 @@
 //! `ktstr selftest`: plays the faults of the matrix and shows that each is named correctly.
 //!
 //! Owns what is shown, the temporary directory, and the exit code; leaves the faults and playing them to run/faults.
-//! Invariant: exit code 0 means that every fault that was played was named as the matrix says, and that one was played.
+//! Invariant: exit code 0 means that every fault that was played was named as the matrix says, and that one was played; 125
+//! that none was named wrongly, but the host disturbed some each time.
 
 use super::args::{JsonTarget, SelftestArgs};
 use super::describe::{self, bad, chosen};
@@ -10,9 +11,10 @@ use super::parse::Given;
 use super::{cmd_run, out, selftest_scenarios};
 use crate::error::{Context, Error, Result};
 use crate::report::Json;
-use crate::run::faults::{self, Fault, Layer, Played, Setting};
+use crate::run::faults::{self, Fault, Layer, Played, Setting, Sight};
 use crate::run::rundir::Place;
 use crate::units::approx;
+use crate::verdict::Outcome;
 use std::fs;
 use std::path::PathBuf;
 
@@ -102,9 +104,13 @@ pub fn cmd_selftest(args: &SelftestArgs) -> Result<u8> {
     }
     in_directory(args, |setting| {
         let played = play_all(args, &faults, setting)?;
-        let wrong = played.iter().filter(|played| !played.wrong.is_empty()).count();
-        let right = played.len() - wrong;
-        show(args, &format!("{} faults played, {right} named correctly, {wrong} not\n", played.len()))?;
+        let count = |sight| played.iter().filter(|played| played.sight() == sight).count();
+        let (right, disturbed, wrong) = (count(Sight::Right), count(Sight::Disturbed), count(Sight::Wrong));
+        let mut text = format!("{} faults played, {right} named correctly, {wrong} not", played.len());
+        if disturbed > 0 {
+            text.push_str(&format!(", {disturbed} disturbed by the host each time"));
+        }
+        show(args, &format!("{text}\n"))?;
         match &args.json {
             Some(JsonTarget::Stdout) => out::print(&json(&played, &faults))?,
             Some(JsonTarget::File(path)) => {
@@ -112,23 +118,27 @@ pub fn cmd_selftest(args: &SelftestArgs) -> Result<u8> {
             }
             None => {}
         }
-        Ok(wrong)
+        Ok(match (wrong, disturbed) {
+            (0, 0) => Outcome::Pass,
+            (0, _) => Outcome::Inconclusive,
+            _ => Outcome::Fail,
+        })
     })
 }
 
-/// Plays in a directory that goes afterwards, or stays where something was wrong. `play` returns how much was.
-pub(super) fn in_directory(args: &SelftestArgs, play: impl FnOnce(&Setting) -> Result<usize>) -> Result<u8> {
+/// Plays in a directory that goes afterwards, or stays where not all was right, as `play` says.
+pub(super) fn in_directory(args: &SelftestArgs, play: impl FnOnce(&Setting) -> Result<Outcome>) -> Result<u8> {
     let Place::FreshIn(parent) = cmd_run::place(None) else {
         return Err(Error::internal("there is no place for runs"));
     };
     let dir = parent.join(format!("selftest-{}", crate::sys::process::id()));
     fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
-    let wrong = play(&Setting { kernel: args.kernel.clone(), accel: args.accel, dir: dir.clone() });
-    match wrong {
-        Ok(wrong) if wrong > 0 => show(args, &format!("the runs are in {}\n", dir.display()))?,
-        _ => fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?,
+    let outcome = play(&Setting { kernel: args.kernel.clone(), accel: args.accel, dir: dir.clone() });
+    match outcome {
+        Ok(Outcome::Pass) | Err(_) => fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?,
+        Ok(_) => show(args, &format!("the runs are in {}\n", dir.display()))?,
     }
-    wrong.map(|wrong| u8::from(wrong > 0))
+    outcome.map(Outcome::exit_code)
 }
 
 fn play_all(args: &SelftestArgs, faults: &[Fault], setting: &Setting) -> Result<Vec<Played>> {
@@ -152,9 +162,18 @@ pub(super) fn show(args: &SelftestArgs, text: &str) -> Result<()> {
 }
 
 fn line(fault: &Fault, played: &Played) -> String {
-    let mark = if played.wrong.is_empty() { "ok   " } else { "WRONG" };
+    let mark = match played.sight() {
+        Sight::Right => "ok   ",
+        Sight::Disturbed => "noise",
+        Sight::Wrong => "WRONG",
+    };
     let (outcome, took) = (fault.outcome.word(), approx(played.took_ns));
-    let mut text = format!("{mark}  {:NAME$} {outcome:12} {took:>8}  {}\n", fault.name, played.headline);
+    let told = played.to_verdict_ns.map_or_else(|| "-".into(), approx);
+    let mut text = format!("{mark}  {:NAME$} {outcome:12} {took:>8} {told:>8}  {}\n", fault.name, played.headline);
+    if played.plays > 1 {
+        text.push_str(&format!("       played {} times\n", played.plays));
+    }
+    text.extend(played.disturbed.iter().map(|why| format!("       disturbed: {why}\n")));
     played.wrong.iter().for_each(|why| text.push_str(&format!("       {why}\n")));
     text
 }
@@ -183,6 +202,9 @@ fn json(played: &[Played], faults: &[Fault]) -> String {
             ("seen_headline", (&played.headline).into()),
             ("seen_stopped_at", played.stopped.into()),
             ("took_ns", played.took_ns.into()),
+            ("to_verdict_ns", played.to_verdict_ns.into()),
+            ("disturbed", played.disturbed.as_deref().into()),
+            ("plays", played.plays.into()),
         ])
     };
     let rows = played.iter().zip(faults).map(row);
@@ -221,11 +243,17 @@ mod tests {
             wrong: vec!["exit code Some(0), not 1".into()],
             code: Some(0),
             headline: "h".into(),
-            stopped: None,
             took_ns: 5_000_000_000,
+            to_verdict_ns: Some(800_000_000),
+            plays: 1,
+            ..Played::default()
         };
         assert!(line(&fault, &played).starts_with("WRONG  kernel-panic"));
         assert!(line(&fault, &played).contains("\n       exit code Some(0), not 1\n"));
+        assert!(line(&fault, &played).contains("  800 ms  h\n"), "{}", line(&fault, &played));
+        let noisy = Played { disturbed: Some("the vCPUs waited".into()), plays: 3, ..played.clone() };
+        assert!(line(&fault, &noisy).starts_with("noise  kernel-panic"));
+        assert!(line(&fault, &noisy).contains("       played 3 times\n       disturbed: the vCPUs waited\n"));
         let text = json(&[played], &[fault]);
         assert!(text.contains("\"correct\": false") && text.contains("\"seen_exit_code\": 0"), "{text}");
         assert!(listing(&[fault]).contains("FAIL           1  it panics while workers work"), "{}", listing(&[fault]));

@@ -479,7 +479,7 @@ mod tests {
                 "kernel" | "host" => continue,
                 "cell-result" => "9",
                 "bad-on" => "stall",
-                "watchdog" => "2s",
+                "watchdog" | "enable-timeout" => "2s",
                 "provoke" => "panic",
                 "max-event" => "x=1",
                 "max-rejected" => "0",

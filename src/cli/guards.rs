@@ -17,7 +17,7 @@ const LONGEST_WATCHDOG_MS: u64 = 30_000;
 pub const WATCHDOG_MS: &str = "{watchdog_ms}";
 pub const WATCHDOG_S: &str = "{watchdog_s}";
 
-pub const FLAGS: [Flag; 5] = [
+pub const FLAGS: [Flag; 6] = [
     Flag {
         long: "watchdog",
         arity: Arity::Value("TIME"),
@@ -26,6 +26,16 @@ pub const FLAGS: [Flag; 5] = [
         commands: &[Cmd::Run, Cmd::Image],
         help: "how long a task may wait until the kernel ends the scheduler, up to 30s: built-in ones take it, others where \
            --sched-args says {watchdog_ms} or {watchdog_s}",
+        ..FLAG
+    },
+    Flag {
+        long: "enable-timeout",
+        arity: Arity::Value("TIME"),
+        default: "60s",
+        group: Group::Subject,
+        commands: &[Cmd::Run, Cmd::Image],
+        help: "how long the scheduler may take until the kernel says that it is enabled; a limit that is given holds under an \
+           emulator too",
         ..FLAG
     },
     Flag {
@@ -83,7 +93,8 @@ pub fn guards(given: &Given, sched: Option<&SchedChoice>) -> Result<Guards> {
         return Err(Error::usage("--max-event and --max-rejected are about a scheduler, and none is given")
             .hint("--sched PATH"));
     }
-    Ok(Guards { provoke, allow_log, max_events, max_rejected, watchdog_ms: watchdog(given, sched)? })
+    let (watchdog_ms, enable_timeout_ns) = (watchdog(given, sched)?, enable_timeout(given, sched)?);
+    Ok(Guards { provoke, allow_log, max_events, max_rejected, watchdog_ms, enable_timeout_ns })
 }
 
 fn provocation(name: &str) -> Result<Provocation> {
@@ -133,6 +144,18 @@ fn watchdog(given: &Given, sched: Option<&SchedChoice>) -> Result<Option<u32>> {
     }
 }
 
+/// How long its start may take.
+fn enable_timeout(given: &Given, sched: Option<&SchedChoice>) -> Result<Option<u64>> {
+    let Some(value) = given.one("enable-timeout") else { return Ok(None) };
+    if sched.is_none() {
+        return Err(bad("enable-timeout", "there is no scheduler to wait for".into()).hint("--sched PATH"));
+    }
+    match units::parse_duration(&utf8("enable-timeout", value)?).map_err(|why| bad("enable-timeout", why))? {
+        0 => Err(bad("enable-timeout", "no scheduler is enabled in no time".into())),
+        ns => Ok(Some(ns)),
+    }
+}
+
 /// An external scheduler's arguments with the stall timeout in its places, and whether there was one.
 pub fn with_watchdog(args: &GuestArgs) -> (Vec<String>, bool) {
     let Some(ms) = args.guards.watchdog_ms else { return (args.sched_args.clone(), false) };
@@ -153,6 +176,20 @@ mod tests {
         match parse(format!("-k x {words}").split(' ').map(Into::into))? {
             Command::Run(args) => Ok(args.guest),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn enable_timeout_is_the_users_or_none() {
+        let of = |words: &str| guest(words).map(|args| args.guards.enable_timeout_ns);
+        assert_eq!(of("--sched builtin:fifo --enable-timeout 2s").unwrap(), Some(2_000_000_000));
+        assert_eq!(of("--sched builtin:fifo").unwrap(), None);
+        for (words, why) in [
+            ("--enable-timeout 2s", "no scheduler to wait for"),
+            ("--sched a --enable-timeout 0s", "in no time"),
+            ("--sched a --enable-timeout 2", "unit"),
+        ] {
+            assert!(of(words).unwrap_err().to_string().contains(why), "{words}");
         }
     }
 

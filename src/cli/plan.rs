@@ -140,8 +140,9 @@ pub fn includes(plan: &Plan) -> Result<Vec<(PathBuf, String)>> {
         .collect()
 }
 
-fn sched_spec(name: String, argv: Vec<String>) -> SchedSpec {
-    SchedSpec { name, argv, enable_timeout_ns: ENABLE_TIMEOUT_NS, stop_timeout_ns: STOP_TIMEOUT_NS }
+fn sched_spec(name: String, argv: Vec<String>, args: &GuestArgs) -> SchedSpec {
+    let enable_timeout_ns = args.guards.enable_timeout_ns.unwrap_or(ENABLE_TIMEOUT_NS);
+    SchedSpec { name, argv, enable_timeout_ns, stop_timeout_ns: STOP_TIMEOUT_NS }
 }
 
 fn builtin(name: &str, args: &GuestArgs) -> Result<SchedSpec> {
@@ -158,7 +159,7 @@ fn builtin(name: &str, args: &GuestArgs) -> Result<SchedSpec> {
     if let Some(first) = args.sched_args.first() {
         return Err(Error::usage(format!("built-in schedulers take no arguments, yet --sched-args gives '{first}'")));
     }
-    Ok(sched_spec(format!("builtin:{name}"), probe::argv(GUEST_SELF, name, args.guards.watchdog_ms)))
+    Ok(sched_spec(format!("builtin:{name}"), probe::argv(GUEST_SELF, name, args.guards.watchdog_ms), args))
 }
 
 fn external(path: &Path, args: &GuestArgs) -> Result<SchedSpec> {
@@ -172,7 +173,7 @@ fn external(path: &Path, args: &GuestArgs) -> Result<SchedSpec> {
             )));
     }
     let argv = std::iter::once(image::sched_guest_path(path)?).chain(arguments).collect();
-    Ok(sched_spec(name, argv))
+    Ok(sched_spec(name, argv, args))
 }
 
 fn draw_seed() -> Result<u64> {

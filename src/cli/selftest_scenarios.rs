@@ -9,6 +9,7 @@ use super::out;
 use crate::error::{Context, Result};
 use crate::report::Json;
 use crate::run::faults::catalog::{Row, Seen, play, rows};
+use crate::verdict::Outcome;
 use std::fs;
 
 /// Width of a scenario's name: the longest in the catalogue.
@@ -45,7 +46,7 @@ pub(super) fn run(args: &SelftestArgs) -> Result<u8> {
             }
             None => {}
         }
-        Ok(wrong)
+        Ok(if wrong > 0 { Outcome::Fail } else { Outcome::Pass })
     })
 }
 

@@ -181,6 +181,7 @@ tests of ktstr, 700 ms after its workers began: --provoke FAULT.
 
   panic reboot power-off oom-kill kernel-flood                  the kernel
   sched-off sched-kill sched-stop sched-term cpu-offline        the scheduler
+  triple-fault hard-hang                                       the machine
   worker-kill worker-stop kill-all memory-hog rt-hog rt-starve
   cpuset-flip                                                   the workload
   pid1-exit pid1-abort pid1-panic pid1-silent spin-all no-bye   PID 1

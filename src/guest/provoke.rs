@@ -14,7 +14,7 @@ use crate::scenario::SUBTREE;
 use crate::scx::probe;
 use crate::sys::process::{self, Fork};
 use crate::sys::spawn::Spawn;
-use crate::sys::{sched, time};
+use crate::sys::{mount, sched, time};
 use crate::units::{MIB, NS_PER_MS, NS_PER_SEC};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -40,6 +40,12 @@ const LIES: [&str; 5] = [
     "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
     "[    1.000000] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [x:1]",
 ];
+
+/// `lidt` of a table without an entry (kernels from 6.15 on leave a handler behind), and `ud2`: its fault becomes a double
+/// fault, and that a triple one.
+const FAULTS: [u8; 19] = [0x0f, 0x01, 0x1d, 0x02, 0, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// `cli`, and a jump to itself: kexec has stopped all other CPUs.
+const LOOPS: [u8; 3] = [0xfa, 0xeb, 0xfe];
 
 /// Whom a provocation may hit.
 #[derive(Clone, Debug, Default)]
@@ -95,6 +101,8 @@ pub fn carry_out(which: Provocation, targets: &Targets, session: &mut GuestSessi
         Provocation::Pid1Abort => process::abort_now(),
         Provocation::Pid1Panic => panic!("provoked"),
         Provocation::Pid1Silent => loop_over(|| time::sleep_ns(NS_PER_SEC).context(|| "sleep")),
+        Provocation::TripleFault => jump_to(&FAULTS),
+        Provocation::HardHang => jump_to(&LOOPS),
         Provocation::NoBye => power::restart(),
         Provocation::RingGarbage => session.damage(Damage::Garbage),
         Provocation::RingHead => session.damage(Damage::Head),
@@ -102,6 +110,12 @@ pub fn carry_out(which: Provocation, targets: &Targets, session: &mut GuestSessi
         Provocation::CpusetFlip => in_child(|| sabotage::flip_cpusets(&Path::new(CGROUP_ROOT).join(SUBTREE))),
         Provocation::FakeLog => LIES.iter().try_for_each(|line| write("/dev/kmsg", &format!("<0>{line}\n"))),
     }
+}
+
+/// Leaves the kernel for this code, in 64-bit mode with paging.
+fn jump_to(code: &[u8]) -> Result<()> {
+    mount::kexec_load(code).context(|| "load code for kexec")?;
+    Err(mount::kexec()).context(|| "leave the kernel by kexec")
 }
 
 /// /proc/sysrq-trigger takes every key, whatever the mask for keyboards allows.

@@ -10,6 +10,8 @@ mod table;
 #[cfg(test)]
 mod tests_classify;
 #[cfg(test)]
+mod tests_fixtures;
+#[cfg(test)]
 mod tests_table;
 mod title;
 

@@ -39,7 +39,9 @@ wire_enum! {
         Backtrace = 27,
         NoBye = 28,
         RtStarve = 29,
-        CpusetFlip = 30,
+        TripleFault = 30,
+        HardHang = 31,
+        CpusetFlip = 32,
     }
 }
 
@@ -98,6 +100,8 @@ pub const PROVOCATIONS: &[Row] = &[
         "has the kernel print backtraces of its CPUs (SysRq-l), which harms nothing",
     ),
     row(Provocation::NoBye, "no-bye", "restarts the machine before the result is told"),
+    row(Provocation::TripleFault, "triple-fault", "jumps to code that faults where no fault can be handled (kexec)"),
+    row(Provocation::HardHang, "hard-hang", "jumps to code that loops on one CPU with interrupts off (kexec)"),
     row(Provocation::RtStarve, "rt-starve", "lets a real-time task keep CPU 0 from everything else"),
     row(
         Provocation::CpusetFlip,
@@ -128,6 +132,8 @@ wire_struct! {
         pub max_rejected: Option<u64>,
         /// The stall timeout that the scheduler under test was given.
         pub watchdog_ms: Option<u32>,
+        /// How long the scheduler may take until it is enabled, where the user said so.
+        pub enable_timeout_ns: Option<u64>,
     }
 }
 
@@ -157,6 +163,7 @@ mod tests {
             max_events: vec![("X".into(), 3)],
             max_rejected: Some(0),
             watchdog_ms: Some(5),
+            enable_timeout_ns: Some(7),
         };
         assert_eq!(Guards::from_bytes(&guards.to_bytes()).unwrap(), guards);
     }

@@ -6,11 +6,12 @@
 use super::noise;
 use super::scenarios;
 use super::table::{Align, layout};
-use super::text::{counted, fit, short_count, tail};
+use super::text::{counted, fit, folded, short_count, tail};
 use crate::klog::{Class, Severity, one_line};
 use crate::proto::message::VmEnd;
 use crate::proto::perf::PerfItem;
 use crate::proto::record::Record;
+use crate::scx::fold::fold;
 use crate::units::{approx, duration, size};
 use crate::verdict::table::Side;
 use crate::verdict::{
@@ -81,7 +82,7 @@ pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
     let next = advice(record, verdict);
     if !next.is_empty() {
         lines.push(String::new());
-        lines.extend(next.iter().map(|text| fit(&format!("try: {text}"), WIDTH)));
+        lines.extend(next.iter().flat_map(|text| folded(&format!("try: {text}"), WIDTH, 5)));
     }
     lines.push(String::new());
     lines.push(verdict_line(verdict, style));
@@ -358,7 +359,7 @@ fn evidence(record: &Record, verdict: &Verdict) -> Vec<String> {
 
 /// The last lines of a text under a title; nothing where the text says nothing.
 fn section(lines: &mut Vec<String>, title: &str, text: &str) {
-    let shown = tail(text, EVIDENCE_LINES, WIDTH - 2);
+    let shown = tail(&fold(text).join("\n"), EVIDENCE_LINES, WIDTH - 2);
     if !shown.is_empty() {
         lines.push(String::new());
         lines.push(title.to_owned());

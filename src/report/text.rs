@@ -18,6 +18,23 @@ pub fn fit(text: &str, width: usize) -> String {
     format!("{kept}{CUT}")
 }
 
+/// The words on as many lines of `width` characters as they need; those after the first are indented.
+pub fn folded(text: &str, width: usize, indent: usize) -> Vec<String> {
+    let clean = one_line(text);
+    let mut lines = vec![String::new()];
+    for word in clean.split(' ') {
+        let last = lines.len() - 1;
+        let (used, more) = (lines[last].chars().count(), word.chars().count());
+        if used > indent && used + 1 + more > width {
+            lines.push(format!("{}{word}", " ".repeat(indent)));
+        } else {
+            let space = if lines[last].is_empty() { "" } else { " " };
+            lines[last].push_str(&format!("{space}{word}"));
+        }
+    }
+    lines
+}
+
 /// The last `count` lines that say something, cleaned and shortened.
 pub fn tail(text: &str, count: usize, width: usize) -> Vec<String> {
     let mut lines: Vec<String> =
@@ -58,6 +75,15 @@ mod tests {
         assert_eq!(fit("abcdefgh", 5), "abc..");
         assert_eq!(fit("äöüäöü", 4), "äö..");
         assert_eq!(tail("a\n\nb\nc\n", 2, 10), ["b", "c"]);
+    }
+
+    #[test]
+    fn words_are_folded_and_none_is_lost() {
+        assert_eq!(folded("try: one", 20, 5), ["try: one"]);
+        let lines = folded("try: one two three four five", 14, 5);
+        assert_eq!(lines, ["try: one two", "     three", "     four five"]);
+        // A word that is longer than a line is not cut.
+        assert_eq!(folded("try: /a/very/long/path x", 10, 5), ["try: /a/very/long/path", "     x"]);
     }
 
     #[test]

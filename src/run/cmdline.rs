@@ -69,9 +69,10 @@ pub fn build(words: &Words<'_>) -> String {
     match words.accel {
         // Our machine has no PCI bus, and an i8042 whose only use is the reset.
         AccelKind::Kvm => line.extend(["pci=off".into(), "reboot=k".into()]),
-        // The emulator's firmware knows nothing of the ring; its power-off and reset go through ACPI.
+        // The emulator's firmware knows nothing of the ring; its power-off goes through ACPI. No reset by a triple fault
+        // (reboot=t), so that one which happens means what it says.
         AccelKind::Qemu => {
-            line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=t".into(), EMULATED_WORD.into()])
+            line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=k".into(), EMULATED_WORD.into()])
         }
     }
     line.extend(words.wide_apic_ids.then(|| "irqaffinity=0".into()));

@@ -205,7 +205,6 @@ fn run_vm(
     };
     let region = Mapping::shared_file(&ram, ring_at, REGION_BYTES as usize).context(|| "map the ring")?;
     let mut session = HostSession::new(Ring::create(region)?);
-    let log = run.file(VMM_LOG)?;
     let disk = job.disk.as_ref().map(DiskSpec::open).transpose()?;
     let spec = MachineSpec {
         accel,
@@ -222,7 +221,6 @@ fn run_vm(
         disk: disk.as_ref(),
         perf: boot.perf.as_deref().filter(|plan| plan.applies()).map(|plan| &plan.config),
         unpacked: boot.unpacked,
-        log: &log,
     };
     let mut machine = Machine::start(&spec)?;
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
@@ -237,6 +235,7 @@ fn run_vm(
         listener,
         exec_ns: job.exec_ns,
         over_budget: false,
+        triple_fault: false,
         perf: boot.perf.map(|plan| plan.take_refused()).unwrap_or_default(),
     };
     let end = watch.until_end(limits)?;

@@ -67,7 +67,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
     ];
     keep.extend(config.disk.as_ref().map(|disk| disk.fd));
     keep.extend(config.unpacked.as_ref().map(|kernel| kernel.fd));
-    let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
+    let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
     Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
         .start()
         .context(|| "start the VM's process")

@@ -45,8 +45,6 @@ pub struct MachineSpec<'a> {
     pub perf: Option<&'a PerfConfig>,
     /// The kernel in memory form, for our own VMM.
     pub unpacked: Option<&'a Unpacked>,
-    /// Takes what the process itself prints.
-    pub log: &'a File,
 }
 
 /// What the machine tells about itself.
@@ -78,6 +76,8 @@ pub struct Lines {
     pub doorbell: OwnedFd,
     /// Frames of our VMM, or the emulator's monitor.
     pub events: OwnedFd,
+    /// What the process itself prints.
+    pub log: OwnedFd,
 }
 
 /// The machine's ends of the same lines, in the same order.
@@ -86,6 +86,7 @@ pub struct FarLines {
     pub com2: OwnedFd,
     pub doorbell: OwnedFd,
     pub events: OwnedFd,
+    pub log: OwnedFd,
 }
 
 /// A running VM.
@@ -204,7 +205,7 @@ fn end_process(pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Four connected pairs; our ends do not block.
+/// Five connected pairs; our ends do not block.
 fn socket_lines() -> std::io::Result<(Lines, FarLines)> {
     let pair = || {
         let (near, far) = fd::socket_pair()?;
@@ -215,8 +216,10 @@ fn socket_lines() -> std::io::Result<(Lines, FarLines)> {
     let (com2, far_com2) = pair()?;
     let (doorbell, far_doorbell) = pair()?;
     let (events, far_events) = pair()?;
-    let far = FarLines { console: far_console, com2: far_com2, doorbell: far_doorbell, events: far_events };
-    Ok((Lines { console, com2, doorbell, events }, far))
+    let (log, far_log) = pair()?;
+    let far =
+        FarLines { console: far_console, com2: far_com2, doorbell: far_doorbell, events: far_events, log: far_log };
+    Ok((Lines { console, com2, doorbell, events, log }, far))
 }
 
 /// Takes what a line holds now, at most a bounded amount per call.

@@ -17,7 +17,11 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Only for `make bench`, which compares VMMs: QEMU with KVM, on this machine of its, instead of QEMU's emulation.
 const MACHINE_VARIABLE: &str = "KTSTR_BENCH_QEMU";
 /// Told to the monitor once, before it sends events (docs/interop/qmp-spec.rst).
-const QMP_HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+/// Then it is to log what makes it reset a CPU: it tells a triple fault by that alone, and else as the guest's own reset.
+const QMP_HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n\
+    {\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"log cpu_reset\"}}\n";
+/// What it logs then (target/i386/tcg/excp_helper.c).
+pub const TRIPLE_FAULT: &[u8] = b"Triple fault";
 /// A monitor line is never longer; a longer one is a fault.
 const MOST_LINE_BYTES: usize = 1024 * 1024;
 
@@ -38,7 +42,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
     keep.extend(spec.disk.map(|disk| number(&disk.file)));
     let environment: Vec<(String, String)> =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
-    let stdio = [None, Some(spec.log.as_fd()), Some(spec.log.as_fd())];
+    let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
     Spawn { argv: &argv, environment: &environment, stdio, keep: &keep, die_with_parent: true }
         .start()
         .context(|| format!("start {}", program.display()))

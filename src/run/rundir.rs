@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// Console bytes kept in console.log.
 const CONSOLE_FILE_CAP_BYTES: usize = 16 << 20;
+/// Bytes kept in vmm.log: a VMM says a few lines, and an emulator that complains about each access would say gigabytes.
+const VMM_LOG_CAP_BYTES: usize = 1 << 20;
+/// Bytes kept in scheduler.log: the largest log that the kernel's verifier writes (UINT_MAX >> 8, kernel/bpf/log.c).
+const SCHED_LOG_CAP_BYTES: usize = 16 << 20;
 /// Console kept in the record: the beginning, and the end. Together below the record's own cap.
 const CONSOLE_HEAD_BYTES: usize = 64 << 10;
 const CONSOLE_TAIL_BYTES: usize = 128 << 10;
@@ -86,6 +90,33 @@ pub(super) fn make_fresh(parent: &Path) -> Result<PathBuf> {
         .map_err(with_hint)
 }
 
+/// A file that keeps the beginning of what it is given, and says where it was cut.
+#[derive(Debug)]
+struct Capped {
+    name: &'static str,
+    file: File,
+    cap: usize,
+    /// Bytes given so far, kept or not.
+    seen: usize,
+}
+
+impl Capped {
+    fn new(name: &'static str, file: File, cap: usize) -> Self {
+        Self { name, file, cap, seen: 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let room = self.cap.saturating_sub(self.seen);
+        let is_cut_here = self.seen <= self.cap && bytes.len() > room;
+        self.seen = self.seen.saturating_add(bytes.len());
+        self.file.write_all(&bytes[..bytes.len().min(room)])?;
+        if is_cut_here {
+            writeln!(self.file, "\n[cut here: {} keeps {} bytes]", self.name, self.cap)?;
+        }
+        Ok(())
+    }
+}
+
 /// The open directory, and the record as it grows.
 #[derive(Debug)]
 pub struct RunDir {
@@ -93,8 +124,10 @@ pub struct RunDir {
     /// Ours to remove as a whole; a directory that the user named is only emptied.
     made: bool,
     record_file: File,
-    console_file: File,
-    console_bytes: usize,
+    console_file: Capped,
+    vmm_file: Capped,
+    /// Made when the scheduler under test first says something.
+    sched_file: Option<Capped>,
     /// What the record does not hold yet of a console beyond `CONSOLE_HEAD_BYTES`: its end.
     console_tail: Vec<u8>,
     /// Bytes of messages that the guest has sent.
@@ -133,8 +166,9 @@ impl RunDir {
             path: path.to_owned(),
             made,
             record_file,
-            console_file: create(CONSOLE)?,
-            console_bytes: 0,
+            console_file: Capped::new(CONSOLE, create(CONSOLE)?, CONSOLE_FILE_CAP_BYTES),
+            vmm_file: Capped::new(VMM_LOG, create(VMM_LOG)?, VMM_LOG_CAP_BYTES),
+            sched_file: None,
             console_tail: Vec::new(),
             guest_bytes: 0,
             sequence: 0,
@@ -150,12 +184,6 @@ impl RunDir {
     pub fn record(&self) -> &Record {
         &self.record
     }
-    /// A file of this directory for a child process to write to.
-    pub fn file(&self, name: &str) -> Result<File> {
-        let path = self.path.join(name);
-        File::create(&path).context(|| format!("create {}", path.display()))
-    }
-
     /// Adds a message of the guest's; false where it has said more than any honest guest would.
     pub fn add_from_guest(&mut self, message: Msg) -> bool {
         if self.guest_bytes > GUEST_CAP_BYTES {
@@ -172,28 +200,44 @@ impl RunDir {
         self.sequence = self.sequence.wrapping_add(1);
         let written = self.record_file.write_all(&bytes);
         self.note_failure(RECORD, written);
+        if let Msg::SchedOutput { text } = &message {
+            let written = self.add_sched_output(text);
+            self.note_failure(SCHED_LOG, written);
+        }
         self.record.apply(message);
     }
 
     /// Adds console bytes as they came.
     pub fn add_console(&mut self, bytes: &[u8]) {
-        let room = CONSOLE_FILE_CAP_BYTES.saturating_sub(self.console_bytes);
-        let kept = &bytes[..bytes.len().min(room)];
-        let mut written = self.console_file.write_all(kept);
-        if kept.len() < bytes.len() && room > 0 {
-            let cut = format!("\n[cut here: console.log keeps {CONSOLE_FILE_CAP_BYTES} bytes]\n");
-            written = written.and_then(|()| self.console_file.write_all(cut.as_bytes()));
-        }
-        self.console_bytes = self.console_bytes.saturating_add(bytes.len());
+        let before = self.console_file.seen;
+        let written = self.console_file.add(bytes);
         self.note_failure(CONSOLE, written);
         // The record keeps the beginning as it comes, and the end, where a panic stands, when the VM has ended.
-        let head = CONSOLE_HEAD_BYTES.saturating_sub(self.console_bytes - bytes.len()).min(bytes.len());
+        let head = CONSOLE_HEAD_BYTES.saturating_sub(before).min(bytes.len());
         if head > 0 {
             self.add(Msg::Console { text: String::from_utf8_lossy(&bytes[..head]).into_owned() });
         }
         self.console_tail.extend_from_slice(&bytes[head..]);
         let excess = self.console_tail.len().saturating_sub(CONSOLE_TAIL_BYTES);
         self.console_tail.drain(..excess);
+    }
+
+    /// All of it, while the record keeps the end.
+    fn add_sched_output(&mut self, text: &str) -> io::Result<()> {
+        let file = match &mut self.sched_file {
+            Some(file) => file,
+            none => {
+                let file = File::create(self.path.join(SCHED_LOG))?;
+                none.insert(Capped::new(SCHED_LOG, file, SCHED_LOG_CAP_BYTES))
+            }
+        };
+        file.add(text.as_bytes())
+    }
+
+    /// Adds what the VM's process printed itself.
+    pub fn add_vmm_log(&mut self, bytes: &[u8]) {
+        let written = self.vmm_file.add(bytes);
+        self.note_failure(VMM_LOG, written);
     }
 
     /// The console has ended: its end goes into the record.
@@ -291,6 +335,37 @@ mod tests {
         run.end_console();
         assert!(run.record().console.ends_with("the end\n"));
         assert!(fs::metadata(run.path().join("record")).unwrap().len() < 3 << 20);
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn all_that_a_scheduler_says_is_kept_while_the_record_keeps_the_end() {
+        let parent = parent("sched");
+        let mut run = fresh(&parent).unwrap();
+        assert!(!run.path().join(SCHED_LOG).exists());
+        for line in 0..60_000 {
+            run.add(Msg::SchedOutput { text: format!("{line}: (bf) r1 = r2\n") });
+        }
+        let log = fs::read_to_string(run.path().join(SCHED_LOG)).unwrap();
+        assert_eq!(log.lines().count(), 60_000);
+        assert!(run.record().sched_output.lines().count() < 60_000);
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn files_say_where_they_were_cut() {
+        let parent = parent("cut");
+        let mut run = fresh(&parent).unwrap();
+        let chunk = vec![b'y'; VMM_LOG_CAP_BYTES / 4];
+        // Exactly full is not cut; the next byte is, once.
+        (0..4).for_each(|_| run.add_vmm_log(&chunk));
+        let log = || fs::read_to_string(run.path().join(VMM_LOG)).unwrap();
+        assert_eq!(log().len(), VMM_LOG_CAP_BYTES);
+        let mut run = fresh(&parent).unwrap();
+        (0..9).for_each(|_| run.add_vmm_log(&chunk));
+        let log = fs::read_to_string(run.path().join(VMM_LOG)).unwrap();
+        assert!(log.ends_with("yy\n[cut here: vmm.log keeps 1048576 bytes]\n"), "{}", &log[VMM_LOG_CAP_BYTES - 9..]);
+        assert_eq!(log.matches("cut here").count(), 1);
         fs::remove_dir_all(parent).unwrap();
     }
 

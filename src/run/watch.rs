@@ -5,6 +5,7 @@
 
 use super::machine::{Machine, MachineEvent, read_all};
 use super::noise::Witness;
+use super::qemu;
 use super::rundir::{REGISTERS, RunDir};
 use super::silence::Silence;
 use super::symbols::Symbols;
@@ -57,6 +58,8 @@ pub struct Watch<'a, 'b> {
     pub exec_ns: u64,
     /// The guest has said more than the record takes.
     pub over_budget: bool,
+    /// The emulator has logged one.
+    pub triple_fault: bool,
     /// Signs of life.
     pub silence: Silence,
     /// Performance mode: what was refused before the start, and then what the VM tells; empty where it was not asked for.
@@ -168,6 +171,7 @@ impl Watch<'_, '_> {
         witness.sample(time::monotonic_ns());
         self.machine.kill()?;
         self.take_lines()?;
+        let end = if self.triple_fault && bye_ns.is_none() && end == VmEnd::Reset { VmEnd::TripleFault } else { end };
         self.run.end_console();
         self.mark(Stage::VmEnd);
         let dropped = self.session.dropped_by_guest();
@@ -226,6 +230,7 @@ impl Watch<'_, '_> {
             lines.com2.as_fd(),
             lines.doorbell.as_fd(),
             lines.events.as_fd(),
+            lines.log.as_fd(),
             self.machine.pidfd.as_fd(),
         ];
         // Rounded up, so that the wait does not end just before the time.
@@ -234,7 +239,7 @@ impl Watch<'_, '_> {
         Ok(())
     }
 
-    /// Takes console, doorbell, COM2 and ring.
+    /// Takes console, the process's own output, doorbell, COM2 and ring.
     fn take_lines(&mut self) -> Result<()> {
         let mut console = Vec::new();
         read_all(&self.machine.lines.console, &mut console)?;
@@ -242,6 +247,10 @@ impl Watch<'_, '_> {
             self.run.add_console(&console);
             (self.listener)(Event::Console(console));
         }
+        let mut printed = Vec::new();
+        read_all(&self.machine.lines.log, &mut printed)?;
+        self.triple_fault |= printed.windows(qemu::TRIPLE_FAULT.len()).any(|words| words == qemu::TRIPLE_FAULT);
+        self.run.add_vmm_log(&printed);
         let mut door = Vec::new();
         read_all(&self.machine.lines.doorbell, &mut door)?;
         if door.contains(&DOORBELL_PID1) {

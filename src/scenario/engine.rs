@@ -294,6 +294,7 @@ mod tests {
             settle_ns: 0,
             seed: 1,
             scratch_disk: None,
+            raw_samples: false,
         }
     }
 

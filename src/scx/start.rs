@@ -5,7 +5,7 @@
 //! Invariant: no call here waits: the caller's loop asks again.
 
 use super::state::{ENABLED, Snapshot, sched_ext_dir};
-use super::{exec_error, probe};
+use super::{exec_error, fold, probe};
 use crate::error::{Context, Error, Result};
 use crate::proto::message::{ProcessEnd, SchedFailure};
 use crate::proto::plan::SchedSpec;
@@ -204,7 +204,7 @@ impl Scheduler {
         /// A screen's part; all of it is in the output that the caller forwards.
         const LINES: usize = 12;
         let words = String::from_utf8_lossy(&self.tail);
-        let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
+        let lines = fold::fold(&words);
         if lines.is_empty() {
             return format!("{text}; it printed nothing");
         }

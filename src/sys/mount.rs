@@ -62,6 +62,35 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// Where `kexec_load` puts its code: memory that every guest has, far above what firmware and boot loader use.
+const KEXEC_AT: usize = 64 << 20;
+/// A page of x86.
+const PAGE_BYTES: usize = 4096;
+
+/// Loads code that `kexec` is to jump to.
+pub fn kexec_load(code: &[u8]) -> io::Result<()> {
+    /// struct kexec_segment (include/linux/kexec.h).
+    #[repr(C)]
+    struct Segment {
+        buffer: *const u8,
+        buffer_bytes: usize,
+        memory: usize,
+        memory_bytes: usize,
+    }
+    let memory_bytes = code.len().next_multiple_of(PAGE_BYTES);
+    let segment = Segment { buffer: code.as_ptr(), buffer_bytes: code.len(), memory: KEXEC_AT, memory_bytes };
+    // SAFETY: the segment and its buffer are valid for the call; one segment, no flags.
+    check_long(unsafe { libc::syscall(libc::SYS_kexec_load, KEXEC_AT, 1, &segment, 0) })?;
+    Ok(())
+}
+
+/// Leaves the kernel for what was loaded. Returns only where that failed.
+pub fn kexec() -> io::Error {
+    // SAFETY: reboot takes numbers only.
+    unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
+    io::Error::last_os_error()
+}
+
 /// Writes everything back and restarts the machine. Returns only where that failed.
 pub fn restart() -> io::Error {
     // SAFETY: both take no memory.

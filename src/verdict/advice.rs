@@ -45,7 +45,7 @@ fn of_start(record: &Record) -> Option<String> {
             "all that it printed is in scheduler.log of the run directory; --sched-args passes it options".into()
         }
         SchedFailure::EnableTimeout | SchedFailure::OutOfTime => {
-            "where the machine is slow, --timeout gives it longer; scheduler.log has what it printed".into()
+            "where the machine is slow, --enable-timeout and --timeout give it longer; scheduler.log has what it printed".into()
         }
     })
 }

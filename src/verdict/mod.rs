@@ -43,6 +43,7 @@ mod tests_noise;
 mod tests_properties;
 #[cfg(test)]
 mod tests_scheduler;
+mod told;
 mod workers;
 
 pub use advice::advice;
@@ -50,8 +51,10 @@ pub use cause::NOTHING_WRONG;
 pub use cgroup::assert_cgroup;
 pub use check::{Check, Measure, Status};
 pub use judge::{Verdict, judge, judge_stored, stored_layers};
+pub use noise::disturbed_host;
 pub use outcome::Outcome;
 pub use several::{OfScenario, judge_by};
 pub use stage::{reached, stopped_at};
 pub use stats::{GroupStats, group_stats};
+pub use told::{Since, time_to_verdict};
 pub use workers::{EMULATED, EMULATOR, METAL};

@@ -37,6 +37,14 @@ pub fn whole_scenario(record: &Record) -> Option<String> {
     })
 }
 
+/// How a whole run was disturbed, from its start to its end: the share of the time they wanted to run in which its vCPUs
+/// waited for the host's CPUs. None where that is little, or where nothing was witnessed.
+pub fn disturbed_host(record: &Record) -> Option<String> {
+    let percent = record.noise.as_ref()?.waited_percent()?;
+    (percent > TAKEN_PERCENT as f64)
+        .then(|| format!("the vCPUs waited {percent:.0} % of the time that they wanted to run"))
+}
+
 /// Why a time above its limit says nothing: without what the host took in an interval of that length it would be within.
 pub fn explains(record: &Record, measured_ns: u64, limit_ns: u64) -> Option<String> {
     let waited_ns = record.noise.as_ref()?.most_within(measured_ns);

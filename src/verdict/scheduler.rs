@@ -150,7 +150,7 @@ fn verifier_reason(text: &str) -> Option<&str> {
         let instruction = line.split_once(':').is_some_and(|(at, _)| at.bytes().all(|byte| byte.is_ascii_digit()));
         !instruction
             && !line.is_empty()
-            && !["processed ", "--", "peak_states", "verification time", "stack depth"]
+            && !["processed ", "--", "... ", "peak_states", "verification time", "stack depth"]
                 .iter()
                 .any(|mark| line.starts_with(mark))
     };

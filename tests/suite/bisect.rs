@@ -19,6 +19,11 @@ const CRASHES: &str = "#!/bin/sh\necho c > /proc/sysrq-trigger\nexec /init __pro
 /// One that fails in seven of eight boots, by the kernel's own random numbers.
 const FLAKY: &str = "#!/bin/sh\nread id < /proc/sys/kernel/random/uuid\ncase $id in [2-9a-f]*) exit 3 ;; esac\nexec /init __probe fifo\n";
 
+/// What the tree's scenario runs in the guest: it stands for a fault that came with kernel 7.
+const SCENARIO: &str = "scenario load\nstep 100%\n  run fault: /bin/sh -c 'read -r release </proc/sys/kernel/osrelease; \
+                        case $release in 7.*) echo c >/proc/sysrq-trigger; while :; do :; done ;; esac'\n  \
+                        cgroup a workers=1: spin\n";
+
 /// Offset of setup_sects in a bzImage (Documentation/arch/x86/boot.rst).
 const SETUP_SECTS: usize = 0x1f1;
 /// The same of payload_offset, which counts from the start of the protected-mode code.
@@ -47,6 +52,8 @@ fn hanging(mut image: Vec<u8>) -> Vec<u8> {
 struct Tree {
     scratch: Scratch,
     commits: Vec<String>,
+    /// The step, as seen from the tree.
+    step: &'static str,
 }
 
 impl Tree {
@@ -61,8 +68,10 @@ impl Tree {
         scratch.file("kernels/hanging", hanging(image.clone()));
         scratch.file("kernels/good", image);
         std::os::unix::fs::symlink(binary(), scratch.0.join("bin/ktstr")).unwrap();
-        let step = scratch.file("step.sh", step_script());
-        fs::set_permissions(step, fs::Permissions::from_mode(0o755)).unwrap();
+        for (number, name) in ["step.sh", "step-own.sh"].into_iter().enumerate() {
+            let step = scratch.file(name, step_script(number));
+            fs::set_permissions(step, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         scratch.file(
             "tree/Makefile",
             "bzImage:\n\tmkdir -p arch/x86/boot && cp \"$(KERNELS)/$$(cat version)\" arch/x86/boot/bzImage\n",
@@ -72,8 +81,15 @@ impl Tree {
             "all:\n\tmkdir -p build/bin && cp scx_simple build/bin && chmod +x build/bin/scx_simple\n",
         );
         scratch.file("tree/.gitignore", "arch\nbuild\nbuild.log\n");
-        let mut tree = Self { scratch, commits: Vec::new() };
+        let mut tree = Self { scratch, commits: Vec::new(), step: "../step.sh" };
         tree.git(&["init", "-q"]);
+        tree.commit(history);
+        tree
+    }
+
+    /// More of them.
+    fn commit(&mut self, history: &[(&str, &str)]) {
+        let tree = self;
         for (number, (version, scheduler)) in history.iter().enumerate() {
             tree.scratch.file("tree/version", version);
             tree.scratch.file("tree/tools/sched_ext/scx_simple", scheduler);
@@ -84,7 +100,6 @@ impl Tree {
             let commit = tree.git(&["rev-parse", "HEAD"]).trim().to_owned();
             tree.commits.push(commit);
         }
-        tree
     }
 
     fn command(&self, program: &str) -> Command {
@@ -113,7 +128,7 @@ impl Tree {
     fn bisect(&self, flags: &[&str]) -> (String, crate::util::Ran) {
         self.git(&["bisect", "start", self.commits.last().unwrap(), &self.commits[0]]);
         let mut command = self.command("git");
-        command.args(["bisect", "run", "../step.sh", "--accel", "qemu", "--duration", "1s"]).args(flags);
+        command.args(["bisect", "run", self.step, "--accel", "qemu", "--duration", "1s"]).args(flags);
         let _shared = share_machine();
         let ran = finish(command, BISECT_LIMIT).exits(0);
         let found = ran.stdout.lines().find_map(|line| line.strip_suffix(" is the first bad commit"));
@@ -121,10 +136,10 @@ impl Tree {
     }
 }
 
-/// The script of the document.
-fn step_script() -> String {
+/// A script of the document, by its number.
+fn step_script(number: usize) -> String {
     let text = fs::read_to_string(root().join("docs/bisect.md")).expect("read docs/bisect.md");
-    let script = text.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+    let script = text.split("```sh\n").nth(number + 1).and_then(|rest| rest.split("```").next());
     script.expect("docs/bisect.md has a script").to_owned()
 }
 
@@ -158,6 +173,29 @@ fn bisection_ends_at_the_bad_commit_among_unbootable_and_hanging_ones() {
     assert_eq!(found, tree.commits[6], "{ran}");
     assert!(ran.stdout.contains("SKIP: the kernel did not boot to PID 1"), "the hanging one comes first:{ran}");
     assert!(ran.stdout.contains("FAIL: Kernel panic - not syncing: sysrq triggered crash"), "{ran}");
+}
+
+#[test]
+fn bisection_over_kernels_of_several_versions_ends_at_the_first_that_breaks() {
+    let Some(kernel) = tools("bisect: versions") else { return };
+    let (Some(old), Some(middle)) = (emulation("bisect: versions", "6.1"), emulation("bisect: versions", "6.12"))
+    else {
+        return;
+    };
+    // Without a scheduler of its own a commit is its kernel alone.
+    let versions = ["6.1", "6.1", "unbootable", "6.12", "hanging", "6.12", "good", "unbootable", "good"];
+    let mut tree = Tree::new(&kernel, &[]);
+    for (name, image) in [("6.1", &old), ("6.12", &middle)] {
+        fs::copy(image, tree.scratch.0.join("kernels").join(name)).unwrap();
+    }
+    tree.scratch.file("load.scn", SCENARIO);
+    tree.commit(&versions.map(|version| (version, "")));
+    tree.step = "../step-own.sh";
+    let (found, ran) = tree.bisect(&["--scenario", "../load.scn", "--topo", "1", "--timeout", "30s"]);
+    assert_eq!(found, tree.commits[6], "{ran}");
+    assert!(ran.stdout.contains("SKIP: the kernel did not boot to PID 1"), "the hanging one comes first:{ran}");
+    assert!(ran.stdout.contains("FAIL: Kernel panic - not syncing: sysrq triggered crash"), "{ran}");
+    assert!(ran.stdout.contains("PASS"), "an older kernel passes:{ran}");
 }
 
 #[test]

@@ -40,6 +40,34 @@ pub enum Act {
     KillVm,
 }
 
+/// When a run has to be over, counted from its fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// At the planned end, or at a deadline of its own.
+    AtItsEnd,
+    /// Long before the planned end; when the fault was cannot be told.
+    Early,
+    /// Counted from the loss of the scheduler.
+    Dead,
+    /// Counted from the kernel's line.
+    Line,
+    /// Counted from PID 1's last sign of life.
+    Silent,
+}
+
+impl Prompt {
+    /// What the document says of it.
+    pub fn promise(self) -> &'static str {
+        match self {
+            Self::AtItsEnd => "at its end",
+            Self::Early => "before its planned end",
+            Self::Dead => "1 s after the scheduler is gone",
+            Self::Line => "1 s after the kernel's line",
+            Self::Silent => "20 s after the last sign of life",
+        }
+    }
+}
+
 /// One fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
@@ -56,8 +84,7 @@ pub struct Fault {
     pub act: Act,
     /// Nothing is booted.
     pub refused: bool,
-    /// The run must be over before its planned duration.
-    pub early: bool,
+    pub prompt: Prompt,
     /// One of the few that every test run plays.
     pub short: bool,
 }
@@ -85,13 +112,16 @@ fn parse(line: &'static str) -> Option<Fault> {
         reason,
         act: Act::Nothing,
         refused: false,
-        early: false,
+        prompt: Prompt::AtItsEnd,
         short: false,
     };
     for flag in flags.split_whitespace().filter(|flag| *flag != "-") {
         match flag {
             "refused" => fault.refused = true,
-            "early" => fault.early = true,
+            "early" => fault.prompt = Prompt::Early,
+            "dead" => fault.prompt = Prompt::Dead,
+            "line" => fault.prompt = Prompt::Line,
+            "silent" => fault.prompt = Prompt::Silent,
             "short" => fault.short = true,
             "SIGINT" => fault.act = Act::Signal(libc::SIGINT),
             "SIGTERM" => fault.act = Act::Signal(libc::SIGTERM),

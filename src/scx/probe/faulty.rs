@@ -60,7 +60,7 @@ fn complain(asm: &mut Asm, kernel: &Kernel, text: &str, code: Option<i32>) -> Re
 }
 
 /// An enqueue that is fifo's until the fault is due, does something then, and queues the task all the same.
-fn fifo_until_due(
+pub(super) fn fifo_until_due(
     kernel: &Kernel,
     state_map: i32,
     fault: impl FnOnce(&mut Asm) -> Result<(), String>,

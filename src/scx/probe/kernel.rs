@@ -14,7 +14,7 @@ const TASK: &str = "task_struct";
 /// Its member of type struct sched_ext_entity.
 const TASK_ENTITY: &str = "scx";
 /// Functions of the kernel that a probe may call begin so.
-const KFUNC_PREFIX: &[u8] = b"scx_bpf_";
+const KFUNC_PREFIXES: [&[u8]; 3] = [b"scx_bpf_", b"bpf_iter_num_", b"bpf_preempt_"];
 
 /// One member of the operations table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Kernel {
         let mut structures: BTreeMap<&str, u32> = BTreeMap::new();
         let mut kfuncs = BTreeMap::new();
         btf.visit(&[Kind::Struct, Kind::Func], &mut |id, kind, name| {
-            if kind == Kind::Func && name.starts_with(KFUNC_PREFIX) {
+            if kind == Kind::Func && KFUNC_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
                 kfuncs.insert(String::from_utf8_lossy(name).into_owned(), id);
             } else if kind == Kind::Struct {
                 if let Some(wanted) = [OPS, OPS_VALUE, TASK].into_iter().find(|wanted| wanted.as_bytes() == name) {
@@ -136,6 +136,11 @@ pub(super) mod tests {
                 ("scx_bpf_exit_bstr", 79),
                 ("scx_bpf_task_cpu", 80),
                 ("scx_bpf_nr_cpu_ids", 81),
+                ("bpf_iter_num_new", 82),
+                ("bpf_iter_num_next", 83),
+                ("bpf_iter_num_destroy", 84),
+                ("bpf_preempt_disable", 85),
+                ("bpf_preempt_enable", 86),
             ]
             .map(|(name, id)| (name.to_string(), id))
             .into(),

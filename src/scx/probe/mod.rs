@@ -5,6 +5,7 @@
 //! Invariant: the scheduler is in the kernel exactly as long as this process holds its link.
 
 mod faulty;
+mod hang;
 pub mod kernel;
 pub mod load;
 mod losing;

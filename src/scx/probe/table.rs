@@ -4,7 +4,7 @@
 //! Invariant: a name is what users type after `builtin:`, and says what the scheduler does or how it fails.
 
 use super::programs::Build;
-use super::{faulty, losing, programs};
+use super::{faulty, hang, losing, programs};
 
 /// One operation of a probe.
 #[derive(Debug)]
@@ -218,6 +218,18 @@ pub const PROBES: &[Probe] = &[
         name: "init-fail",
         about: "refuses in ops.init, so that the kernel never enables it",
         programs: &[FIFO[0].copy(), sleepable("init", faulty::init_refuses)],
+        ..PROBE
+    },
+    Probe {
+        name: "init-spin",
+        about: "keeps a CPU from everything else for 9 s in ops.init, interrupts excepted; then it is fifo",
+        programs: &[FIFO[0].copy(), sleepable("init", hang::init_spins)],
+        ..PROBE
+    },
+    Probe {
+        name: "spin",
+        about: "after 1 s does not return from enqueue for 9 s, with the runqueue locked and interrupts off",
+        programs: &[STAY, program("enqueue", hang::enqueue_spins)],
         ..PROBE
     },
     Probe {
