@@ -30,7 +30,9 @@ pub fn time_to_verdict(record: &Record, verdict: &Verdict) -> Option<(Since, u64
     }
     let cut_short = record.scenario_end.as_ref().is_none_or(|end| end.early.is_some());
     let over_ns = record.mark(Stage::Bye).or_else(|| record.mark(Stage::VmEnd))?;
-    let until_over = |since, at_ns: u64| Some((since, over_ns.checked_sub(at_ns)?));
+    let until_over = |since, at_ns: u64| {
+        (at_ns <= over_ns.saturating_add(CLOCKS_DIFFER_NS)).then(|| (since, over_ns.saturating_sub(at_ns)))
+    };
     // The guest's clocks begin with its kernel.
     let on_host =
         |time_us: u64| Some(record.mark(Stage::KernelEntry)?.saturating_add(time_us.saturating_mul(NS_PER_US)));
@@ -99,6 +101,11 @@ mod tests {
         set(&mut record, Stage::KernelEntry, 1_000);
         set(&mut record, Stage::VmEnd, 1_000 + line_us * NS_PER_US + 42);
         assert_eq!(of(&record), Some((Since::KernelLine, 42)));
+        // The guest's clock may be ahead of the host's idea of it, but not by any length.
+        set(&mut record, Stage::VmEnd, 1_000 + line_us * NS_PER_US - CLOCKS_DIFFER_NS);
+        assert_eq!(of(&record), Some((Since::KernelLine, 0)));
+        set(&mut record, Stage::VmEnd, 1_000 + line_us * NS_PER_US - CLOCKS_DIFFER_NS - 1);
+        assert_eq!(of(&record), None);
         record.vm_end = Some(VmEnd::Silent { for_ns: 20, busy_percent: None });
         assert_eq!(of(&record), Some((Since::LastSign, 20)));
     }
