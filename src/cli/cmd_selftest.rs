@@ -143,6 +143,8 @@ pub(super) fn in_directory(args: &SelftestArgs, play: impl FnOnce(&Setting) -> R
 
 fn play_all(args: &SelftestArgs, faults: &[Fault], setting: &Setting) -> Result<Vec<Played>> {
     faults::prepare(&setting.dir)?;
+    let (took, verdict, host) = ("took", "verdict", "host");
+    show(args, &format!("       {:NAME$} {:12} {took:>8} {verdict:>8} {host:>8}\n", "fault", "outcome"))?;
     let mut played = Vec::new();
     for fault in faults {
         let one = faults::play(fault, setting)?;
@@ -168,8 +170,10 @@ fn line(fault: &Fault, played: &Played) -> String {
         Sight::Wrong => "WRONG",
     };
     let (outcome, took) = (fault.outcome.word(), approx(played.took_ns));
-    let told = played.to_verdict_ns.map_or_else(|| "-".into(), approx);
-    let mut text = format!("{mark}  {:NAME$} {outcome:12} {took:>8} {told:>8}  {}\n", fault.name, played.headline);
+    let known = |ns: Option<u64>| ns.map_or_else(|| "-".into(), approx);
+    let (told, host) = (known(played.to_verdict_ns), known(played.host_ns));
+    let mut text =
+        format!("{mark}  {:NAME$} {outcome:12} {took:>8} {told:>8} {host:>8}  {}\n", fault.name, played.headline);
     if played.plays > 1 {
         text.push_str(&format!("       played {} times\n", played.plays));
     }
@@ -203,6 +207,7 @@ fn json(played: &[Played], faults: &[Fault]) -> String {
             ("seen_stopped_at", played.stopped.into()),
             ("took_ns", played.took_ns.into()),
             ("to_verdict_ns", played.to_verdict_ns.into()),
+            ("to_verdict_host_ns", played.host_ns.into()),
             ("disturbed", played.disturbed.as_deref().into()),
             ("plays", played.plays.into()),
         ])
@@ -245,12 +250,13 @@ mod tests {
             headline: "h".into(),
             took_ns: 5_000_000_000,
             to_verdict_ns: Some(800_000_000),
+            host_ns: Some(30_000_000),
             plays: 1,
             ..Played::default()
         };
         assert!(line(&fault, &played).starts_with("WRONG  kernel-panic"));
         assert!(line(&fault, &played).contains("\n       exit code Some(0), not 1\n"));
-        assert!(line(&fault, &played).contains("  800 ms  h\n"), "{}", line(&fault, &played));
+        assert!(line(&fault, &played).contains("  800 ms  30.0 ms  h\n"), "{}", line(&fault, &played));
         let noisy = Played { disturbed: Some("the vCPUs waited".into()), plays: 3, ..played.clone() };
         assert!(line(&fault, &noisy).starts_with("noise  kernel-panic"));
         assert!(line(&fault, &noisy).contains("       played 3 times\n       disturbed: the vCPUs waited\n"));

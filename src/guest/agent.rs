@@ -16,15 +16,18 @@ use crate::cgroup::guard;
 use crate::channel::guest::GuestSession;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::guards::Provocation;
-use crate::proto::message::{Msg, SchedFailure};
+use crate::proto::limits::CheckId;
+use crate::proto::message::{Msg, SchedFailure, SchedFinal};
 use crate::proto::plan::{Plan, SchedSpec};
 use crate::proto::scenario::ScenarioSpec;
 use crate::scenario::{self, Around, Coded, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::scx::start::{Progress, Scheduler};
 use crate::scx::support::Support;
+use crate::scx::watch::Lost;
 use crate::sys::process::{self, End};
 use crate::sys::{mount, poll, time};
 use crate::units::NS_PER_MS;
+use crate::verdict::table::{in_force, is_on};
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -35,17 +38,20 @@ const SCRATCH_DISK: &str = "/dev/vda";
 const TURN_MS: u64 = 20;
 /// Between two looks at the scheduler, so that its death is noticed long before a second has passed.
 const LIVENESS_EVERY_NS: u64 = 100 * NS_PER_MS;
-/// How long the kernel and the scheduler's process may take until it is clear what became of them: a loss is told within
-/// a second.
+/// How long the kernel may take, once a loss is seen, until it is clear what became of the scheduler, and how long its
+/// process may take to end by itself: a loss is told within a second. The workers are collected meanwhile.
 const SETTLED_NS: u64 = 600 * NS_PER_MS;
-/// After the scheduler went away its last words and the kernel's lines about it are still to come.
+const LEAVES_NS: u64 = 300 * NS_PER_MS;
+/// The last words of a scheduler that did not end in order, and the kernel's lines about it, are still to come. Of one that
+/// did there are none: the kernel logs the end before its state is `disabled`.
 const LAST_WORDS_NS: u64 = 200 * NS_PER_MS;
 
 /// The agent.
 pub struct Agent {
     outside: Outside,
     scheduler: Option<Scheduler>,
-    had_scheduler: bool,
+    /// A scheduler did not end in order.
+    last_words: bool,
     /// Scenarios that are code.
     codes: Vec<Coded>,
     /// What `attach` starts, and what may take its place.
@@ -53,6 +59,8 @@ pub struct Agent {
     spares: Vec<SchedSpec>,
     /// Why the scheduler under test is no longer what was started.
     lost: Option<String>,
+    /// That loss, and when it was seen, until it is clear what became of the scheduler.
+    loss: Option<(Lost, u64)>,
     /// Processes that ended and were reaped, until the scenario is told.
     ended: Vec<(i32, End)>,
     next_liveness_ns: u64,
@@ -63,7 +71,7 @@ pub struct Agent {
 
 impl Agent {
     pub fn new(session: GuestSession, codes: &[Coded]) -> Self {
-        let mut outside = Outside { session, kmsg: None, dump: None, stop_asked: false, sign_ns: 0, unsent: None };
+        let mut outside = Outside::new(session);
         match Kmsg::open() {
             Ok(kmsg) => outside.kmsg = Some(kmsg),
             Err(error) => outside.say(Msg::Note { text: error.to_string() }),
@@ -71,11 +79,12 @@ impl Agent {
         Self {
             outside,
             scheduler: None,
-            had_scheduler: false,
+            last_words: false,
             codes: codes.to_vec(),
             spec: None,
             spares: Vec::new(),
             lost: None,
+            loss: None,
             ended: Vec::new(),
             next_liveness_ns: 0,
             provoke: Vec::new(),
@@ -86,6 +95,9 @@ impl Agent {
     /// Does what the plan says, and tells whatever it cannot do.
     pub fn carry_out(&mut self, plan: &Plan) {
         self.provoke = plan.guards.provoke.clone();
+        if is_on(&in_force(&plan.limits), CheckId::KernelLogClean) {
+            self.outside.allowed = Some(plan.guards.allow_log.clone());
+        }
         self.outside.look();
         if let Err(error) = self.load_modules(plan) {
             return self.refuse("modules", &error);
@@ -119,7 +131,8 @@ impl Agent {
 
     /// One scenario with a scheduler of its own. False: no other can follow.
     fn one(&mut self, plan: &Plan, scenario: &ScenarioSpec, index: u32) -> bool {
-        (self.lost, self.spec) = (None, plan.sched.clone());
+        (self.lost, self.loss, self.spec) = (None, None, plan.sched.clone());
+        self.outside.stall = None;
         self.spares = plan.spare_scheds.clone();
         if let Some(spec) = &plan.sched
             && !self.start_scheduler(spec)
@@ -142,9 +155,7 @@ impl Agent {
 
     /// Tells that one of several scenarios is over, when the kernel has said all it has to say about it.
     fn over(&mut self, index: u32, before: Option<(u64, u64)>) {
-        if self.had_scheduler {
-            self.pass(LAST_WORDS_NS);
-        }
+        self.hear_last_words();
         let end = self.outside.rest_of_the_log();
         // Without the end of the log the scenario stays open, and what is missing is missing in its record.
         if let (Some((records, lost, true)), Some(before)) = (end, before) {
@@ -161,10 +172,7 @@ impl Agent {
 
     /// Sends the end of the log and Bye.
     pub fn finish(mut self) -> Result<()> {
-        // What the kernel still has to say about a scheduler that is gone comes a little later.
-        if self.had_scheduler {
-            self.pass(LAST_WORDS_NS);
-        }
+        self.hear_last_words();
         if let Some((records, lost, complete)) = self.outside.rest_of_the_log() {
             match complete {
                 true => self.outside.say(Msg::KlogEnd { records, lost }),
@@ -203,7 +211,7 @@ impl Agent {
             }
         }
         match Scheduler::start(spec, Path::new("/")) {
-            Ok(scheduler) => (self.scheduler, self.had_scheduler) = (Some(scheduler), true),
+            Ok(scheduler) => self.scheduler = Some(scheduler),
             Err(error) => {
                 self.outside.say(Msg::SchedFailed { why: SchedFailure::NotExecutable, text: error.to_string() });
                 return false;
@@ -253,12 +261,7 @@ impl Agent {
 
     /// Stops the scheduler because the scenario says so.
     fn detach(&mut self) {
-        if let Some(mut scheduler) = self.scheduler.take() {
-            let outside = &mut self.outside;
-            let last = scheduler.stop(&mut |text| {
-                outside.scheduler_said(text);
-                outside.look();
-            });
+        if let Some(last) = self.end_scheduler() {
             self.outside.say(Msg::SchedDetached { last });
         }
     }
@@ -271,25 +274,56 @@ impl Agent {
         }
     }
 
-    /// Why the scheduler under test is no longer what was started, told once.
+    /// Why the scheduler under test is no longer what was started, told once now, and again when all is known.
     fn scheduler_lost(&mut self) -> Option<String> {
         let now = time::monotonic_ns();
         if now < self.next_liveness_ns {
             return None;
         }
         self.next_liveness_ns = now + LIVENESS_EVERY_NS;
-        let first = self.scheduler.as_mut()?.check()?;
-        // The kernel is still about to end it, or its process: a moment later it can be said what became of it.
-        let settle_until = time::monotonic_ns() + SETTLED_NS;
-        let mut settled = first.clone();
-        while time::monotonic_ns() < settle_until && !(settled.is_settled() && settled.end.is_some()) {
-            self.pass(TURN_MS * NS_PER_MS);
-            settled = self.scheduler.as_mut().and_then(Scheduler::check).unwrap_or(settled);
+        let lost = self.scheduler.as_mut()?.check()?;
+        self.tell_loss(&lost);
+        let text = format!("the scheduler went away: {}", lost.text);
+        self.loss = Some((lost, now));
+        Some(text)
+    }
+
+    fn stalled(&self) -> Option<String> {
+        self.outside.stall.as_ref().map(|text| format!("the kernel reports a stall: {text}"))
+    }
+
+    fn tell_loss(&mut self, lost: &Lost) {
+        let Lost { after_ns, end, state, text, .. } = lost.clone();
+        self.outside.say(Msg::SchedDied { after_ns, end, state, text });
+    }
+
+    /// The kernel may still be about to end what was lost, or its process to leave: a moment later it can be said what
+    /// became of them.
+    fn settle_loss(&mut self) {
+        let Some((first, seen_ns)) = self.loss.take() else { return };
+        let mut last = first.clone();
+        loop {
+            last = self.scheduler.as_mut().and_then(Scheduler::check).unwrap_or(last);
+            let limit_ns = match last.is_settled() {
+                true if last.replaced || last.end.is_some() => 0,
+                true => LEAVES_NS,
+                false => SETTLED_NS,
+            };
+            if time::monotonic_ns() >= seen_ns.saturating_add(limit_ns) {
+                break;
+            }
+            self.turn_until(u64::MAX);
         }
-        self.pass(LAST_WORDS_NS);
-        let (after_ns, text) = (first.after_ns, settled.text);
-        self.outside.say(Msg::SchedDied { after_ns, end: settled.end, state: settled.state, text: text.clone() });
-        Some(format!("the scheduler went away: {text}"))
+        last.after_ns = first.after_ns;
+        if last != first {
+            self.tell_loss(&last);
+        }
+    }
+
+    fn hear_last_words(&mut self) {
+        if std::mem::take(&mut self.last_words) {
+            self.pass(LAST_WORDS_NS);
+        }
     }
 
     /// Brings about what was asked for, when it is due.
@@ -307,14 +341,21 @@ impl Agent {
     }
 
     fn stop_scheduler(&mut self) {
-        if let Some(mut scheduler) = self.scheduler.take() {
-            let outside = &mut self.outside;
-            let last = scheduler.stop(&mut |text| {
-                outside.scheduler_said(text);
-                outside.look();
-            });
+        if let Some(last) = self.end_scheduler() {
             self.outside.say(Msg::SchedStopped { last });
         }
+    }
+
+    fn end_scheduler(&mut self) -> Option<SchedFinal> {
+        self.settle_loss();
+        let mut scheduler = self.scheduler.take()?;
+        let outside = &mut self.outside;
+        let last = scheduler.stop(&mut |text| {
+            outside.scheduler_said(text);
+            outside.look();
+        });
+        self.last_words |= !(last.disabled && last.end.is_some());
+        Some(last)
     }
 
     /// Lets time pass without missing anything.
@@ -372,7 +413,7 @@ impl Around for Agent {
     }
     fn over(&mut self) -> Option<String> {
         let stop = || "the host asked to stop: the run's time is nearly over".to_owned();
-        self.lost.clone().or_else(|| self.outside.stop_asked.then(stop))
+        self.lost.clone().or_else(|| self.outside.stop_asked.then(stop)).or_else(|| self.stalled())
     }
     fn say(&mut self, message: Msg) {
         if matches!(message, Msg::ScenarioStart { .. }) {

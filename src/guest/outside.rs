@@ -8,6 +8,7 @@ use super::kmsg::Kmsg;
 use super::power;
 use crate::channel::guest::GuestSession;
 use crate::error::Error;
+use crate::klog;
 use crate::proto::message::Msg;
 use crate::sys::time;
 use crate::units::NS_PER_MS;
@@ -32,11 +33,20 @@ pub(super) struct Outside {
     pub stop_asked: bool,
     /// When the host is to be given a sign of life again.
     pub sign_ns: u64,
+    /// Kernel lines that are allowed; none where every one is.
+    pub allowed: Option<Vec<String>>,
+    /// What the kernel said of a stall: the verdict is known, and waiting shows nothing more.
+    pub stall: Option<String>,
     /// Messages that could not be sent; the host sees the gap, this is for the console.
     pub unsent: Option<Error>,
 }
 
 impl Outside {
+    pub fn new(session: GuestSession) -> Self {
+        let (kmsg, dump, allowed, stall, unsent) = (None, None, None, None, None);
+        Self { session, kmsg, dump, stop_asked: false, sign_ns: 0, allowed, stall, unsent }
+    }
+
     pub fn say(&mut self, message: Msg) {
         if let Err(error) = self.session.send(&message) {
             self.unsent.get_or_insert(error);
@@ -51,7 +61,12 @@ impl Outside {
             self.sign_ns = now + SIGN_EVERY_NS;
         }
         let fresh = self.kmsg.as_mut().map(Kmsg::take).unwrap_or_default();
-        fresh.into_iter().for_each(|message| self.say(message));
+        for message in fresh {
+            if let (Msg::Klog { priority, text, .. }, Some(allowed), None) = (&message, &self.allowed, &self.stall) {
+                self.stall = klog::stall(*priority, text, allowed);
+            }
+            self.say(message);
+        }
         let dumped = self.dump.as_mut().map(Dump::take).unwrap_or_default();
         pieces(&dumped).for_each(|text| self.say(Msg::SchedDump { text }));
         match self.session.receive() {

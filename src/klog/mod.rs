@@ -15,7 +15,7 @@ mod tests_fixtures;
 mod tests_table;
 mod title;
 
-pub use classify::{KernelLog, classify};
+pub use classify::{KernelLog, classify, stall};
 pub use line::{console_line, one_line};
 pub use table::{PATTERNS, Pattern, lookup};
 pub use title::signature;
@@ -74,12 +74,12 @@ impl Class {
         }
     }
 
-    /// Whether the kernel cannot be trusted to go on after it, so that nothing later excuses it.
     /// A report that rests on elapsed time alone, so that a host which did not run the guest can cause it.
     pub fn is_stall(self) -> bool {
         matches!(self, Self::RcuStall | Self::SoftLockup | Self::HardLockup | Self::HungTask | Self::WorkqueueLockup)
     }
 
+    /// Whether the kernel cannot be trusted to go on after it, so that nothing later excuses it.
     pub fn is_crash(self) -> bool {
         matches!(self, Self::Panic | Self::Oops | Self::Bug | Self::HardLockup | Self::SoftLockup | Self::Reboot)
     }

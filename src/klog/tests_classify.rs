@@ -3,7 +3,7 @@
 //! Owns these tests; leaves single lines to tests_table.
 //! Invariant: the fixtures are in the kernel's own order of lines.
 
-use super::{Class, KernelLog, Severity, Source, classify};
+use super::{Class, KernelLog, Severity, Source, classify, stall};
 use crate::proto::record::KlogLine;
 
 fn log(lines: &[&str]) -> Vec<KlogLine> {
@@ -213,5 +213,17 @@ fn nonsense_never_panics() {
             text.push_str(pieces[(state >> 33) as usize % pieces.len()]);
         }
         classify(&log(&[&text, &text]), &text);
+    }
+}
+
+#[test]
+fn stall_line_ends_a_run_unless_it_is_allowed_or_a_program_wrote_it() {
+    let rcu = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:";
+    assert!(stall(3, rcu, &[]).unwrap().ends_with(": INFO: rcu_preempt detected stalls on CPUs/tasks:"));
+    assert!(stall(0, "watchdog: BUG: soft lockup - CPU#1 stuck for 4s! [kw0:1]", &[]).is_some());
+    assert_eq!(stall(8, rcu, &[]), None);
+    assert_eq!(stall(3, rcu, &["rcu_preempt*stalls".into()]), None);
+    for other in ["", "WARNING: CPU: 1 PID: 1 at kernel/x.c:1 f+0x1/0x2", "sched: RT throttling activated"] {
+        assert_eq!(stall(3, other, &[]), None, "{other}");
     }
 }

@@ -325,6 +325,16 @@ mod tests {
     }
 
     #[test]
+    fn instance_that_comes_while_it_is_asked_to_end_counts() {
+        let root = fake_root("again");
+        let script =
+            format!("trap 'rm -r $D/root; set_file enable_seq 5; set_file state disabled; exit 0' INT; {ENABLE} {RUN}");
+        let (_, mut scheduler, _) = started(&spec(&root, &script), &root);
+        let last = scheduler.stop(&mut |_| {});
+        assert_eq!((last.state.as_str(), last.enable_seq, last.disabled), ("enabled", Some(5), true));
+    }
+
+    #[test]
     fn scheduler_that_ignores_signals_is_killed_at_the_deadline() {
         let root = fake_root("stubborn");
         let mut spec = spec(&root, &format!("trap '' INT TERM; {ENABLE} {RUN}"));

@@ -38,7 +38,8 @@ impl Scheduler {
             events: counted.as_ref().unwrap_or(&last).events_since(&first),
             state: last.state,
             ops: last.ops,
-            enable_seq: last.enable_seq,
+            // Read now, so that an instance that came while it was asked to end is seen, too.
+            enable_seq: Snapshot::read(&self.dir).enable_seq.or(last.enable_seq),
             nr_rejected: last.nr_rejected,
             end: self.end,
             disabled,

@@ -19,12 +19,15 @@ pub struct Lost {
     pub state: String,
     /// One sentence.
     pub text: String,
+    /// Another instance is loaded.
+    pub replaced: bool,
 }
 
 impl Lost {
-    /// Whether the kernel is done: nothing is loaded, or something else is.
+    /// Whether the kernel is done: nothing is loaded, or another instance is. Where only the process is gone, the kernel is
+    /// about to unload what it held.
     pub fn is_settled(&self) -> bool {
-        [ENABLED, DISABLED, ""].contains(&self.state.as_str())
+        self.replaced || [DISABLED, ""].contains(&self.state.as_str())
     }
 }
 
@@ -39,8 +42,10 @@ impl Scheduler {
         self.reap();
         let (enabled_ns, first) = self.enabled.as_ref()?;
         let now = Snapshot::read(&self.dir);
-        let change = difference(first, &now)
-            .or_else(|| self.gone.then(|| format!("its process ended ({})", describe_end(self.end))));
+        let difference = difference(first, &now);
+        let replaced = difference.is_some() && now.state == ENABLED;
+        let change =
+            difference.or_else(|| self.gone.then(|| format!("its process ended ({})", describe_end(self.end))));
         let Some(change) = change else {
             self.last_alive = Some(now);
             return None;
@@ -50,6 +55,7 @@ impl Scheduler {
             end: self.end,
             text: change,
             state: now.state,
+            replaced,
         })
     }
 }
@@ -66,11 +72,8 @@ fn difference(first: &Snapshot, now: &Snapshot) -> Option<String> {
     }
     if now.enable_seq != first.enable_seq {
         let number = |seq: Option<u64>| seq.map_or("unknown".into(), |seq| seq.to_string());
-        return Some(format!(
-            "it was replaced (enable_seq {} became {})",
-            number(first.enable_seq),
-            number(now.enable_seq)
-        ));
+        let (before, after) = (number(first.enable_seq), number(now.enable_seq));
+        return Some(format!("it was replaced (enable_seq {before} became {after})"));
     }
     // The name vanishes a moment before the state changes: an absent one alone is not yet a loss.
     match (&first.ops, &now.ops) {
@@ -92,6 +95,16 @@ mod tests {
         let first = snapshot("enabled", Some("x"), 1);
         assert_eq!(difference(&first, &first), None);
         assert_eq!(difference(&first, &snapshot("enabled", None, 1)), None);
+    }
+
+    #[test]
+    fn loss_is_settled_when_the_kernel_is_done() {
+        let lost = |state: &str, replaced| {
+            let (state, text) = (state.into(), String::new());
+            Lost { after_ns: 0, end: None, state, text, replaced }.is_settled()
+        };
+        assert!(lost("disabled", false) && lost("", false) && lost("enabled", true));
+        assert!(!lost("disabling", false) && !lost("enabling", false) && !lost("enabled", false));
     }
 
     #[test]

@@ -56,5 +56,5 @@ pub use outcome::Outcome;
 pub use several::{OfScenario, judge_by};
 pub use stage::{reached, stopped_at};
 pub use stats::{GroupStats, group_stats};
-pub use told::{Since, time_to_verdict};
+pub use told::{Since, host_share, time_to_verdict};
 pub use workers::{EMULATED, EMULATOR, METAL};

@@ -46,10 +46,10 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
     }
     let Some(enabled) = &record.sched_enabled else { return inconclusive("it was not seen enabled") };
     if let Some(died) = &record.sched_died {
-        let last = log.exits.last();
-        let environment = last.is_some_and(|exit| exit.reason.is_environment());
+        let (again, exit) = replaced(enabled, record.sched_final.as_ref(), log);
+        let environment = exit.is_some_and(|exit| exit.reason.is_environment());
         let status = if environment { Status::Inconclusive } else { Status::Fail };
-        return Check::new(NAME, status, death(died, last));
+        return Check::new(NAME, status, death(died, again, exit));
     }
     match &record.sched_final {
         Some(last) => at_the_end(enabled, last, log),
@@ -115,10 +115,26 @@ fn clean(end: ProcessEnd) -> bool {
     }
 }
 
-fn death(died: &Died, exit: Option<&SchedExit>) -> String {
+/// Whether other instances came after the one that was lost, in words, and how the kernel told the end of that one.
+fn replaced<'a>(
+    enabled: &Enabled,
+    last: Option<&SchedFinal>,
+    log: &'a KernelLog,
+) -> (Option<String>, Option<&'a SchedExit>) {
+    let first_seq = enabled.enable_seq;
+    let last_seq = last.and_then(|last| last.enable_seq).filter(|seq| *seq > first_seq);
+    let Some(last_seq) = last_seq else { return (None, log.exits.last()) };
+    // Each later one has told its own end, the last one perhaps not.
+    let still_there = last.is_some_and(|last| !last.disabled);
+    let later = (last_seq - first_seq) as usize - usize::from(still_there);
+    let words = format!("it was replaced (enable_seq {first_seq} became {last_seq})");
+    (Some(words), log.exits.iter().rev().nth(later).or(log.exits.first()))
+}
+
+fn death(died: &Died, again: Option<String>, exit: Option<&SchedExit>) -> String {
     let end = died.end.map_or_else(|| "its process still there".to_owned(), |end| end.describe());
     let kernel = exit.map_or_else(String::new, |exit| format!(", {}", exit.describe()));
-    let (after, text) = (approx(died.after_ns), &died.text);
+    let (after, text) = (approx(died.after_ns), again.as_ref().unwrap_or(&died.text));
     format!("the scheduler went away {after} into the scenario: {text}; {end}{kernel}")
 }
 

@@ -105,6 +105,32 @@ fn process_that_crashed_fails_although_the_kernel_log_is_clean() {
 }
 
 #[test]
+fn instance_that_came_after_the_loss_is_named_however_late() {
+    const FIRST: &str = "sched_ext: BPF scheduler \"mini_fifo\" disabled (unregistered from BPF)";
+    const HOTPLUG: &str = "sched_ext: BPF scheduler \"mini_fifo\" disabled (unregistered from the main kernel)";
+    const OURS: &str = "sched_ext: BPF scheduler \"mini_fifo\" disabled (unregistered from user space)";
+    let cases = [
+        (2, true, &[FIRST, OURS][..], Status::Fail, "replaced (enable_seq 1 became 2)", "unregistered from BPF"),
+        (2, false, &[FIRST], Status::Fail, "replaced (enable_seq 1 became 2)", "unregistered from BPF"),
+        (3, true, &[FIRST, OURS, OURS], Status::Fail, "replaced (enable_seq 1 became 3)", "unregistered from BPF"),
+        (2, true, &[HOTPLUG, OURS], Status::Inconclusive, "enable_seq 1 became 2", "unregistered from the main kernel"),
+        (9, true, &[FIRST], Status::Fail, "enable_seq 1 became 9", "unregistered from BPF"),
+        (1, true, &[FIRST], Status::Fail, "the kernel's state is disabled", "unregistered from BPF"),
+    ];
+    for (seq, disabled, lines, wanted, words, exit) in cases {
+        let (_, status, told) = run(|record| {
+            record.klog.pop();
+            add_log(record, lines);
+            let text = "the kernel's state is disabled".into();
+            record.sched_died = Some(Died { after_ns: 1, end: None, state: "disabled".into(), text });
+            (last(record).enable_seq, last(record).disabled) = (Some(seq), disabled);
+        });
+        assert_eq!(status, wanted, "{told}");
+        assert!(told.contains(words) && told.ends_with(exit), "{told}");
+    }
+}
+
+#[test]
 fn scheduler_ended_by_its_surroundings_is_inconclusive() {
     for reason in ["disabled by sysrq-S", "unregistered from the main kernel", "parent exiting"] {
         let line = format!("sched_ext: BPF scheduler \"mini_fifo\" disabled ({reason})");

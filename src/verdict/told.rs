@@ -51,9 +51,16 @@ pub fn time_to_verdict(record: &Record, verdict: &Verdict) -> Option<(Since, u64
     until_over(Since::KernelLine, on_host(finding.time_us?)?)
 }
 
+/// For how much of that time the host kept vCPUs from its CPUs; none where nobody witnessed it.
+pub fn host_share(record: &Record, to_verdict_ns: u64) -> Option<u64> {
+    let over_ns = record.mark(Stage::Bye).or_else(|| record.mark(Stage::VmEnd))?;
+    let waited_ns = record.noise.as_ref()?.waited_between(over_ns.saturating_sub(to_verdict_ns), over_ns);
+    Some(waited_ns.min(to_verdict_ns))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler};
+    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler, starve};
     use super::super::judge_stored;
     use super::*;
     use crate::proto::record::Died;
@@ -89,6 +96,16 @@ mod tests {
         assert_eq!(of(&record), Some((Since::SchedulerGone, 900_000_000)));
         record.klog.clear();
         assert_eq!(of(&record), Some((Since::SchedulerGone, 899_999_300)));
+    }
+
+    #[test]
+    fn share_of_the_host_is_that_of_the_time_before_the_end() {
+        let mut record = passing();
+        assert_eq!(host_share(&record, NS_PER_MS), None);
+        set(&mut record, Stage::Bye, 3_000 * NS_PER_MS);
+        starve(&mut record, 2_500 * NS_PER_MS, 100 * NS_PER_MS);
+        assert_eq!(host_share(&record, 1_000 * NS_PER_MS), Some(100 * NS_PER_MS));
+        assert_eq!(host_share(&record, 300 * NS_PER_MS), Some(0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns that process and what is told of it; leaves what the code may do to scenario/.
 //! Invariant: PID 1 never runs code of the user's itself, so a loop, a crash or an `exit` in it ends only that process.
 
-use super::{Agent, LAST_WORDS_NS, settings, stolen_ns};
+use super::{Agent, settings, stolen_ns};
 use crate::cgroup::CgroupManager;
 use crate::error::{Context, Error, Kind, Result};
 use crate::guest::CGROUP_ROOT;
@@ -108,9 +108,8 @@ impl Agent {
             }
             if early.is_none() {
                 // A look around steps may have found it already.
-                early = self.lost.clone().or_else(|| self.scheduler_lost());
+                early = self.lost.clone().or_else(|| self.scheduler_lost()).or_else(|| self.stalled());
                 if early.is_some() {
-                    self.pass(LAST_WORDS_NS);
                     process.ask_to_end(GRACE_NS);
                 }
             }

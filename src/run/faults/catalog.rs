@@ -4,7 +4,7 @@
 //! scenarios are to scenario/catalog.
 //! Invariant: a row is right only where its scenario failed, in the check that the row names, for one of its reasons.
 
-use super::Setting;
+use super::{Setting, blames_host};
 use crate::error::{Context, Result};
 use crate::proto::scenario::ScenarioSpec;
 use crate::run::rundir;
@@ -23,8 +23,6 @@ const BOOT_NS: u64 = 120 * NS_PER_SEC;
 const SCENARIO_NS: u64 = 30 * NS_PER_SEC;
 /// How often a scenario is played where the host disturbs it: a run that it makes inconclusive says nothing.
 const ATTEMPTS: u32 = 3;
-/// How such a verdict says so.
-const DISTURBED: &str = "void, as the host";
 /// Between two looks at the child.
 const LOOK: Duration = Duration::from_millis(20);
 /// Between the reasons of which one is enough.
@@ -64,7 +62,7 @@ pub struct Seen {
 
 impl Seen {
     fn disturbed(&self) -> bool {
-        self.outcome == Outcome::Inconclusive.word() && self.wrong.contains(DISTURBED)
+        self.outcome == Outcome::Inconclusive.word() && blames_host(&self.wrong)
     }
 }
 

@@ -3,13 +3,15 @@
 //! Owns the child process, its deadline and the comparison; leaves the rows to `table`.
 //! Invariant: the comparison uses what a user gets: the exit code, the stored record's verdict, the printed error.
 
+use super::blames_host;
 use super::table::{Act, Fault, Prompt};
 use crate::error::{Context, Error, Result};
 use crate::proto::message::Stage;
+use crate::proto::record::Record;
 use crate::run::rundir;
 use crate::sys::{process, time};
 use crate::units::NS_PER_SEC;
-use crate::verdict::{Outcome, Verdict, disturbed_host, judge_stored, time_to_verdict};
+use crate::verdict::{Outcome, Verdict, disturbed_host, host_share, judge_stored, time_to_verdict};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,6 +59,8 @@ pub struct Played {
     pub took_ns: u64,
     /// From the fault to the end of the run, where the record tells both.
     pub to_verdict_ns: Option<u64>,
+    /// For how much of that time the host kept vCPUs waiting.
+    pub host_ns: Option<u64>,
     /// How the host disturbed it so that it could not be judged, where it did.
     pub disturbed: Option<String>,
     pub plays: u32,
@@ -138,31 +142,39 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     let verdict = judge_stored(&record);
     exits(fault.outcome);
     compare(fault, &verdict, &mut wrong);
+    let mut late = Vec::new();
     let span = |from, to| Some(record.mark(to)?.saturating_sub(record.mark(from)?));
     let planned_ns = record.plan.as_ref().map_or(u64::MAX, |plan| plan.duration_ns);
     match span(Stage::ScenarioStart, Stage::VmEnd) {
         Some(ns) if fault.prompt != Prompt::AtItsEnd && ns > planned_ns => {
-            wrong.push(format!("it took {} s", ns / NS_PER_SEC));
+            late.push(format!("it took {} s", ns / NS_PER_SEC));
         }
         _ => {}
     }
     let to_verdict = time_to_verdict(&record, &verdict);
     if measured(fault.prompt) && to_verdict.is_none_or(|(_, ns)| ns > planned_ns) {
-        wrong.push("the record does not tell how long after the fault the run was over".into());
+        late.push("the record does not tell how long after the fault the run was over".into());
     }
-    // Only a verdict that was withheld can be the host's doing: a wrong one never is.
-    let withheld = verdict.outcome == Outcome::Inconclusive && fault.outcome != Outcome::Inconclusive;
+    // Only a verdict that was withheld, or that came late, can be the host's doing: a wrong one never is.
+    let excusable = verdict.outcome == Outcome::Inconclusive || wrong.is_empty();
+    wrong.append(&mut late);
     Ok(Played {
         name: fault.name,
-        wrong,
         code,
         stopped: verdict.stopped,
         took_ns,
         to_verdict_ns: to_verdict.map(|(_, ns)| ns),
-        disturbed: disturbed_host(&record).filter(|_| withheld),
+        host_ns: to_verdict.and_then(|(_, ns)| host_share(&record, ns)),
+        disturbed: disturbance(&record, &verdict).filter(|_| excusable && !wrong.is_empty()),
+        wrong,
         headline: verdict.headline,
         plays: 1,
     })
+}
+
+/// What the host did to a run, where it did anything.
+fn disturbance(record: &Record, verdict: &Verdict) -> Option<String> {
+    disturbed_host(record).or_else(|| blames_host(&verdict.headline).then(|| verdict.headline.clone()))
 }
 
 fn measured(prompt: Prompt) -> bool {
