@@ -11,6 +11,7 @@ use super::dump::Dump;
 use super::kmsg::Kmsg;
 use super::outside::Outside;
 use super::provoke;
+use super::queues::QueueWatch;
 use super::realtime;
 use crate::cgroup::guard;
 use crate::channel::guest::GuestSession;
@@ -27,6 +28,7 @@ use crate::scx::watch::Lost;
 use crate::sys::process::{self, End};
 use crate::sys::{mount, poll, time};
 use crate::units::NS_PER_MS;
+use crate::verdict;
 use crate::verdict::table::{in_force, is_on};
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -67,6 +69,8 @@ pub struct Agent {
     /// Faults to bring about, and when; none before the workers began.
     provoke: Vec<Provocation>,
     provoke_ns: Option<u64>,
+    /// Where a limit on run queues was asked for.
+    queues: Option<QueueWatch>,
 }
 
 impl Agent {
@@ -89,6 +93,7 @@ impl Agent {
             next_liveness_ns: 0,
             provoke: Vec::new(),
             provoke_ns: None,
+            queues: None,
         }
     }
 
@@ -111,6 +116,7 @@ impl Agent {
         if let Err(error) = guard::install(true) {
             self.outside.say(Msg::Note { text: format!("cgroup writes are not guarded: {error}") });
         }
+        self.queues = verdict::watches_queues(plan).then(|| QueueWatch::open(Path::new("/")));
         let several = plan.scenarios.len() > 1;
         for (index, scenario) in plan.scenarios.iter().enumerate() {
             let index = index as u32;
@@ -141,6 +147,7 @@ impl Agent {
             return false;
         }
         self.pass(plan.settle_ns);
+        self.queues.iter_mut().for_each(QueueWatch::begin);
         match scenario.code {
             false => self.run_scenario(plan, scenario, index),
             true => {
@@ -148,6 +155,9 @@ impl Agent {
                     self.refuse("scenario", &error);
                 }
             }
+        }
+        if let Some(seen) = self.queues.as_mut().map(QueueWatch::take) {
+            self.outside.say(Msg::Queues { seen });
         }
         self.stop_scheduler();
         guard::hung().is_none()
@@ -381,6 +391,7 @@ impl Agent {
             self.outside.unsent.get_or_insert(Error::os("wait for something to happen", error));
         }
         self.outside.look();
+        self.queues.iter_mut().for_each(|queues| queues.tick(time::monotonic_ns()));
         if let Some(scheduler) = &mut self.scheduler {
             let text = scheduler.take_output();
             self.outside.scheduler_said(text);

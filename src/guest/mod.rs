@@ -12,6 +12,7 @@ pub mod mounts;
 mod outside;
 pub mod power;
 mod provoke;
+mod queues;
 mod realtime;
 mod sabotage;
 mod topology;

@@ -12,6 +12,7 @@ use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::Plan;
 use super::registers::CpuDump;
 use super::report::WorkerReport;
+use super::runqueues::RunQueues;
 use super::seen::Seen;
 use super::topology::Topology;
 use super::work::SampleKind;
@@ -274,6 +275,8 @@ wire_enum! {
         Machine = 40 { seen: Seen },
         /// What a scenario that is code said of its run.
         Asserted = 26 { result: AssertResult },
+        /// What the monitor of the run queues saw in a scenario.
+        Queues = 29 { seen: RunQueues },
 
         /// Host to guest: end the scenario now, orderly.
         Stop = 64,

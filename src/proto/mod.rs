@@ -22,6 +22,7 @@ pub mod presets;
 pub mod record;
 pub mod registers;
 pub mod report;
+pub mod runqueues;
 pub mod scenario;
 pub mod seen;
 pub mod spec;

@@ -53,6 +53,7 @@ wire_struct! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct CpuSlice {
         pub allowed: CpuSet,
+        /// Empty: the worker was not seen to run in this time.
         pub seen: CpuSet,
         /// How long this cpuset was in force, graces left out.
         pub judged_ns: u64,

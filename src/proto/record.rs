@@ -14,6 +14,7 @@ use super::phase::{PayloadReport, PhaseReport, Stimulus};
 use super::plan::{BUILD, Plan};
 use super::registers::CpuDump;
 use super::report::WorkerReport;
+use super::runqueues::RunQueues;
 use super::seen::Seen;
 
 /// First bytes of a stored record.
@@ -110,6 +111,8 @@ pub struct Record {
     pub scenario_end: Option<ScenarioEnd>,
     /// What a scenario that is code said of its run.
     pub asserted: Option<AssertResult>,
+    /// What the monitor of the run queues saw; none: it did not run.
+    pub queues: Option<RunQueues>,
     pub guest_errors: Vec<GuestError>,
     pub crash: Option<String>,
     pub notes: Vec<String>,
@@ -167,6 +170,7 @@ impl Record {
             Msg::SchedDump { text } => push_tail(&mut self.sched_dump, &text),
             Msg::SchedStopped { last } => self.sched_final = Some(last),
             Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
+            Msg::Queues { seen } => self.queues = Some(seen),
             Msg::Asserted { result } => self.asserted = Some(result),
             Msg::Spawned { group, workers } => self.spawned.push((group, workers)),
             Msg::Report { group, report } => self.reports.push((group, report)),

@@ -1,7 +1,8 @@
 //! On which CPUs workers ran while which cpuset was in force.
 //!
 //! Owns the borders between cpusets and the grace after each; leaves judging to verdict/.
-//! Invariant: a CPU is counted against a cpuset only where it was seen after that cpuset's grace and before the next border.
+//! Invariant: a CPU is counted against a cpuset only where it was seen after that cpuset's grace and before the next border,
+//! and every cpuset that was in force is told, seen or not.
 
 use crate::proto::cpuset::CpuSet;
 use crate::proto::phase::CpuSlice;
@@ -43,6 +44,11 @@ impl Slices {
         self.grace_ends_ns = now_ns + GRACE_NS;
     }
 
+    /// The workers begin now; who does not run yet cannot be seen.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.grace_ends_ns = now_ns + GRACE_NS;
+    }
+
     /// When to look again because of a grace; none where nobody is in one.
     pub fn due_ns(&self) -> Option<u64> {
         let waiting = self.workers.iter().any(|worker| worker.judged_from_ns.is_none());
@@ -66,12 +72,15 @@ impl Slices {
     fn close(&mut self, taken: &[CpuSet], now_ns: u64) {
         for (worker, taken) in self.workers.iter_mut().zip(taken) {
             worker.seen = worker.seen.union(taken);
-            let current = std::mem::take(&mut worker.current).union(taken);
+            let mut current = std::mem::take(&mut worker.current).union(taken);
             let from_ns = worker.judged_from_ns.take();
-            let (Some(allowed), Some(from_ns)) = (&self.allowed, from_ns.filter(|from_ns| now_ns > *from_ns)) else {
-                continue;
-            };
-            let judged_ns = now_ns - from_ns;
+            let Some(allowed) = &self.allowed else { continue };
+            if from_ns.is_none() {
+                // What comes with the border may be stale, and this worker was not seen before it.
+                current = CpuSet::default();
+            }
+            // Time in which nothing was seen is told as well: it is missing, not good.
+            let judged_ns = now_ns.saturating_sub(from_ns.unwrap_or(self.grace_ends_ns));
             match worker.slices.iter_mut().find(|slice| slice.allowed == *allowed) {
                 Some(slice) => {
                     slice.seen = slice.seen.union(&current);
@@ -151,6 +160,19 @@ mod tests {
         assert_eq!(slices.due_ns(), None);
         slices.allow(Some(set("1")), &[set("0")], 100 * MS);
         let finished = slices.finish(&[set("0")], 120 * MS);
-        assert_eq!(finished, [(set("0"), vec![])]);
+        let none = CpuSlice { allowed: set("1"), seen: set(""), judged_ns: 0 };
+        assert_eq!(finished, [(set("0"), vec![none])]);
+    }
+
+    #[test]
+    fn worker_that_is_never_seen_after_the_grace_is_told_with_its_time() {
+        let mut slices = Slices::new(1);
+        slices.allow(Some(set("1")), &[set("")], 0);
+        slices.end_grace(&[set("")], 60 * MS);
+        slices.allow(Some(set("2")), &[set("0")], 150 * MS);
+        let (_, cut) = slices.finish(&[set("0")], 230 * MS).remove(0);
+        let told: Vec<_> =
+            cut.iter().map(|slice| (slice.allowed.to_string(), slice.seen.is_empty(), slice.judged_ns / MS)).collect();
+        assert_eq!(told, [("1".to_owned(), true, 100), ("2".to_owned(), true, 30)]);
     }
 }

@@ -244,6 +244,7 @@ impl World {
     pub fn start(&mut self) -> Result<()> {
         for crew in self.groups.iter_mut().flat_map(|group| &mut group.crews).filter(|crew| !crew.started) {
             crew.started = true;
+            crew.slices.begin(time::monotonic_ns());
             crew.handle.start()?;
         }
         Ok(())

@@ -71,6 +71,8 @@ const CMPXCHG: i32 = 0xf1;
 const FETCH_ADD: i32 = 0x01;
 /// BPF_PSEUDO_MAP_VALUE: the 64-bit immediate is the address of a map's value.
 const PSEUDO_MAP_VALUE: u8 = 2;
+/// BPF_PSEUDO_BTF_ID: the immediate is the BTF id of a variable of the kernel.
+const PSEUDO_BTF_ID: u8 = 3;
 /// BPF_PSEUDO_KFUNC_CALL: the immediate is the BTF id of a kernel function.
 const PSEUDO_KFUNC_CALL: u8 = 2;
 
@@ -125,6 +127,10 @@ impl Asm {
     /// `dst =` the address of the value of an array map of one element.
     pub fn map_value(&mut self, dst: Reg, map_fd: i32) -> &mut Self {
         self.push(LD_IMM64, (dst as u8, PSEUDO_MAP_VALUE), 0, map_fd).push(0, (0, 0), 0, 0)
+    }
+    /// `dst =` the address of a variable of the kernel, by its BTF id.
+    pub fn kernel_variable(&mut self, dst: Reg, btf_id: u32) -> &mut Self {
+        self.push(LD_IMM64, (dst as u8, PSEUDO_BTF_ID), 0, btf_id as i32).push(0, (0, 0), 0, 0)
     }
     /// `dst = *(base + offset)`, zero-extended.
     pub fn load(&mut self, width: Width, dst: Reg, base: Reg, offset: i16) -> &mut Self {

@@ -24,6 +24,7 @@ pub enum Kind {
     /// A type that only gives another one a name or a quality.
     Alias,
     Func,
+    Variable,
     Other,
 }
 
@@ -42,8 +43,8 @@ const KINDS: [(Kind, usize, usize); 20] = [
     (Kind::Alias, 0, 0), // 10: const
     (Kind::Alias, 0, 0), // restrict
     (Kind::Func, 0, 0),
-    (Kind::Other, 0, 8),  // function prototype
-    (Kind::Other, 4, 0),  // variable
+    (Kind::Other, 0, 8), // function prototype
+    (Kind::Variable, 4, 0),
     (Kind::Other, 0, 12), // 15: data section
     (Kind::Other, 0, 0),  // float
     (Kind::Other, 4, 0),  // declaration tag
@@ -209,7 +210,7 @@ impl<'a> Btf<'a> {
                     id = field(0)?;
                     continue;
                 }
-                Kind::Func | Kind::Other => return Err(format!("BTF type {id} has no size")),
+                Kind::Func | Kind::Variable | Kind::Other => return Err(format!("BTF type {id} has no size")),
             };
             return one.checked_mul(elements).ok_or_else(|| format!("BTF type {id} is too large"));
         }

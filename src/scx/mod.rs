@@ -7,6 +7,7 @@ pub mod asm;
 pub mod btf;
 pub mod exec_error;
 pub mod fold;
+pub mod monitor;
 pub mod probe;
 pub mod start;
 pub mod state;

@@ -1,4 +1,5 @@
-//! The bpf(2) system call: just what it takes to load a struct_ops scheduler and to look into its memory.
+//! The bpf(2) system call: just what it takes to load a struct_ops scheduler, to look into its memory, and
+//! to run a program once.
 //!
 //! Owns the attribute layouts and the calls; leaves programs, types and their meaning to scx/.
 //! Invariant: every descriptor made here is close-on-exec (the kernel sees to it) and closed when dropped.
@@ -13,6 +14,8 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
+/// Also called BPF_PROG_TEST_RUN.
+const PROG_RUN: libc::c_int = 10;
 const BTF_LOAD: libc::c_int = 18;
 const LINK_CREATE: libc::c_int = 28;
 
@@ -24,6 +27,8 @@ const MAP_TYPE_STRUCT_OPS: u32 = 26;
 const F_LINK: u32 = 1 << 13;
 /// BPF_PROG_TYPE_STRUCT_OPS (enum bpf_prog_type).
 const PROG_TYPE_STRUCT_OPS: u32 = 27;
+/// BPF_PROG_TYPE_SYSCALL: runs when it is told to, with a buffer of ours as its context.
+const PROG_TYPE_SYSCALL: u32 = 31;
 /// BPF_F_SLEEPABLE (program flag).
 const F_SLEEPABLE: u32 = 1 << 4;
 /// BPF_STRUCT_OPS (enum bpf_attach_type).
@@ -93,6 +98,24 @@ struct ProgLoad {
     line_info: u64,
     line_info_cnt: u32,
     attach_btf_id: u32,
+}
+
+/// The same for BPF_PROG_RUN.
+#[repr(C)]
+#[derive(Default)]
+struct ProgRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
 }
 
 /// The same for BPF_BTF_LOAD.
@@ -213,17 +236,15 @@ pub fn link_struct_ops(map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     unsafe { call(LINK_CREATE, &mut attr) }.map(owned)
 }
 
-/// One member of an operations table, to be loaded.
+/// A program to be loaded.
 #[derive(Clone, Copy, Debug)]
-pub struct StructOpsProgram<'a> {
+pub struct Program<'a> {
     pub name: &'a str,
     pub license: &'a CStr,
     pub code: &'a [[u8; INSN_BYTES]],
-    /// The kernel's type id of the operations table.
-    pub table_type_id: u32,
-    /// Index of the member in that table.
-    pub member: u32,
     pub sleepable: bool,
+    /// The kernel's type id of an operations table, and the index of the member in it that this is; none: it is run by `run`.
+    pub place: Option<(u32, u32)>,
 }
 
 /// A program that the kernel refused.
@@ -235,7 +256,7 @@ pub struct Refused {
 }
 
 /// Loads one program; where it is refused, loads it again for the verifier's log.
-pub fn load_struct_ops(program: &StructOpsProgram<'_>) -> Result<OwnedFd, Refused> {
+pub fn load(program: &Program<'_>) -> Result<OwnedFd, Refused> {
     let first = match load_retrying(program, None) {
         Ok(fd) => return Ok(fd),
         Err(cause) => cause,
@@ -248,7 +269,7 @@ pub fn load_struct_ops(program: &StructOpsProgram<'_>) -> Result<OwnedFd, Refuse
     Err(Refused { cause: first, log: String::from_utf8_lossy(&log[..end]).into_owned() })
 }
 
-fn load_retrying(program: &StructOpsProgram<'_>, mut log: Option<&mut Vec<u8>>) -> io::Result<OwnedFd> {
+fn load_retrying(program: &Program<'_>, mut log: Option<&mut Vec<u8>>) -> io::Result<OwnedFd> {
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -259,16 +280,17 @@ fn load_retrying(program: &StructOpsProgram<'_>, mut log: Option<&mut Vec<u8>>) 
     }
 }
 
-fn load_once(program: &StructOpsProgram<'_>, log: Option<&mut Vec<u8>>) -> io::Result<OwnedFd> {
+fn load_once(program: &Program<'_>, log: Option<&mut Vec<u8>>) -> io::Result<OwnedFd> {
+    let (attach_btf_id, expected_attach_type) = program.place.unwrap_or_default();
     let mut attr = ProgLoad {
-        prog_type: PROG_TYPE_STRUCT_OPS,
+        prog_type: if program.place.is_some() { PROG_TYPE_STRUCT_OPS } else { PROG_TYPE_SYSCALL },
         insn_cnt: program.code.len() as u32,
         insns: program.code.as_ptr() as u64,
         license: program.license.as_ptr() as u64,
         prog_flags: if program.sleepable { F_SLEEPABLE } else { 0 },
         prog_name: object_name(program.name),
-        expected_attach_type: program.member,
-        attach_btf_id: program.table_type_id,
+        expected_attach_type,
+        attach_btf_id,
         ..ProgLoad::default()
     };
     if let Some(log) = log {
@@ -276,6 +298,19 @@ fn load_once(program: &StructOpsProgram<'_>, log: Option<&mut Vec<u8>>) -> io::R
     }
     // SAFETY: code and license are valid and only read; the log is valid for its length and borrowed for the call.
     unsafe { call(PROG_LOAD, &mut attr) }.map(owned)
+}
+
+/// Runs a program that has no place in a table. It reads and writes `context`. Returns what the program returned.
+pub fn run(program: BorrowedFd<'_>, context: &mut [u8]) -> io::Result<u32> {
+    let mut attr = ProgRun {
+        prog_fd: program.as_raw_fd() as u32,
+        ctx_size_in: context.len() as u32,
+        ctx_in: context.as_mut_ptr() as u64,
+        ..ProgRun::default()
+    };
+    // SAFETY: the context is valid for its length and borrowed mutably for the call, which writes it back there.
+    unsafe { call(PROG_RUN, &mut attr) }?;
+    Ok(attr.retval)
 }
 
 /// Whether `name` may be the name of a program, a map or an operations table (kernel/bpf/syscall.c, bpf_obj_name_cpy).
@@ -297,6 +332,8 @@ mod tests {
         assert_eq!(offset_of!(ProgLoad, prog_name), 48);
         assert_eq!(offset_of!(ProgLoad, expected_attach_type), 68);
         assert_eq!(offset_of!(ProgLoad, attach_btf_id), 108);
+        assert_eq!(offset_of!(ProgRun, ctx_size_in), 40);
+        assert_eq!(offset_of!(ProgRun, ctx_in), 48);
         assert_eq!(offset_of!(BtfLoad, btf_size), 16);
         assert_eq!(size_of::<LinkCreate>(), 16);
     }
@@ -320,5 +357,6 @@ mod tests {
         use std::os::fd::AsFd;
         assert!(state(file.as_fd()).is_err());
         assert!(link_struct_ops(file.as_fd()).is_err());
+        assert!(run(file.as_fd(), &mut [0; 8]).is_err());
     }
 }

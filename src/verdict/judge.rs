@@ -16,6 +16,7 @@ use crate::klog::sched_ext::SchedExit;
 use crate::klog::{self, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId, Layers};
 use crate::proto::message::Stage;
+use crate::proto::plan::Plan;
 use crate::proto::record::Record;
 use crate::units::NS_PER_US;
 
@@ -55,7 +56,11 @@ fn during_scenario(record: &Record, time_us: Option<u64>) -> bool {
 
 /// The limits that a record knows, in layers, its scenario's among them.
 pub fn stored_layers(record: &Record) -> Layers {
-    let Some(plan) = &record.plan else { return Layers::default() };
+    record.plan.as_ref().map(layers_of).unwrap_or_default()
+}
+
+/// The same of a plan: what any of its scenarios says counts.
+pub fn layers_of(plan: &Plan) -> Layers {
     let own = plan.scenarios.iter().filter_map(|scenario| table::of_pairs(&scenario.asserts).ok());
     // What a scenario says in words is refused before the run where it cannot be read.
     let scenario = own.fold(plan.limits.scenario, |sum, layer| sum.merge(&layer));
@@ -80,7 +85,7 @@ pub fn judge(record: &Record, limits: &Assert) -> Verdict {
     let scene = Scene::of_record(record, noise.map(|finding| finding.title.as_str()));
     let mut checks = vec![scheduler_alive(record, &log, limits), kernel_log_clean(record, &log, limits)];
     checks.extend(workers::checks(&scene, limits));
-    checks.extend(monitor::checks(record, limits));
+    checks.extend(monitor::checks(&scene, record, limits));
     checks.extend(counters::checks(record));
     checks.extend(own::check(record));
     insist(&mut checks, limits);

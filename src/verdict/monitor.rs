@@ -1,13 +1,18 @@
-//! Run queues as the host sees them, and the rates of sched_ext's own events.
+//! Run queues as the monitor saw them, and the rates of sched_ext's own events.
 //!
-//! Owns these checks; leaves counting events to scx/.
-//! Invariant: where nothing watches the run queues, their checks are listed as not applied, or Inconclusive if asked for.
+//! Owns these checks, and when the monitor runs; leaves looking to guest/ and scx/, counting events to scx/.
+//! Invariant: where nobody asked for a limit on run queues they are not looked into, and their checks are listed as not applied.
 
 use super::check::{Check, Measure};
-use super::decide::{Found, decide};
-use crate::proto::limits::{Assert, CheckId};
+use super::decide::{Found, decide, is_asked};
+use super::judge::layers_of;
+use super::scene::Scene;
+use super::table::in_force;
+use crate::proto::limits::{Assert, CheckId, MILLI};
 use crate::proto::message::{SchedFinal, Stage};
+use crate::proto::plan::Plan;
 use crate::proto::record::Record;
+use crate::proto::runqueues::{LOOK_EVERY_NS, Lasting, RunQueues, WINDOW};
 use crate::units::{NS_PER_SEC, approx};
 
 const QUEUES: [CheckId; 3] = [CheckId::MaxImbalance, CheckId::MaxDsqDepth, CheckId::ClockStall];
@@ -15,11 +20,67 @@ const QUEUES: [CheckId; 3] = [CheckId::MaxImbalance, CheckId::MaxDsqDepth, Check
 const EVENTS: [(CheckId, &str); 2] =
     [(CheckId::MaxFallbackRate, "SCX_EV_SELECT_CPU_FALLBACK"), (CheckId::MaxKeepLastRate, "SCX_EV_DISPATCH_KEEP_LAST")];
 
-pub fn checks(record: &Record, limits: &Assert) -> Vec<Check> {
-    let unwatched = || Found::missing("no monitor looks into this guest's run queues");
-    let mut list: Vec<Check> = QUEUES.map(|id| decide(id, limits, unwatched())).into();
+pub fn checks(scene: &Scene<'_>, record: &Record, limits: &Assert) -> Vec<Check> {
+    let mut list: Vec<Check> = QUEUES.map(|id| decide(id, limits, queues(id, scene, record))).into();
     list.extend(EVENTS.map(|(id, event)| decide(id, limits, rate(record, event))));
     list
+}
+
+/// Whether a run of this plan is to look into the run queues: its looks cost time, so somebody has to ask for one of them.
+pub fn watches_queues(plan: &Plan) -> bool {
+    let limits = in_force(&layers_of(plan));
+    QUEUES.into_iter().any(|id| is_asked(&limits, id))
+}
+
+fn queues(id: CheckId, scene: &Scene<'_>, record: &Record) -> Found {
+    let no_scheduler = record.plan.as_ref().is_some_and(|plan| plan.sched.is_none());
+    if id == CheckId::MaxDsqDepth && no_scheduler {
+        return Found::nothing("the kernel's own scheduler has no dispatch queues");
+    }
+    let Some(seen) = &record.queues else {
+        return Found::missing("no monitor looks into this guest's run queues");
+    };
+    if let Some(error) = &seen.error {
+        return Found { missing: Some(error.clone()), ..found(id, seen) };
+    }
+    if (seen.looks as usize) < WINDOW {
+        return Found::missing(format!("{} looks into the run queues are too few for {WINDOW} in a row", seen.looks));
+    }
+    match id {
+        // Whoever has no time from the host cannot keep its clock.
+        CheckId::ClockStall => scene.timing(found(id, seen)),
+        _ => found(id, seen),
+    }
+}
+
+fn found(id: CheckId, seen: &RunQueues) -> Found {
+    let text = |what: &str, worst: Lasting| {
+        let looks = format!("{WINDOW} looks in a row, {} apart", approx(LOOK_EVERY_NS));
+        format!("{what} of CPU {}, {looks}, at {}", worst.cpu, approx(worst.at_ns))
+    };
+    match (id, seen.imbalance, seen.depth) {
+        (CheckId::MaxImbalance, Some(worst), _) => {
+            Found::new(Measure::Ratio(worst.value as f64 / MILLI as f64), text("the queue", worst))
+        }
+        (CheckId::MaxDsqDepth, _, Some(worst)) => {
+            Found::new(Measure::Count(worst.value), text("the local queue", worst))
+        }
+        (CheckId::MaxDsqDepth, ..) => Found::missing("this kernel shows no local dispatch queues"),
+        (CheckId::ClockStall, ..) => match seen.still.filter(|worst| worst.value >= WINDOW as u64) {
+            Some(worst) => Found::new(
+                Measure::Count(worst.value),
+                format!(
+                    "the clock of CPU {} stood still for {} looks, {} apart, while it had tasks, until {}",
+                    worst.cpu,
+                    worst.value,
+                    approx(LOOK_EVERY_NS),
+                    approx(worst.at_ns)
+                ),
+            ),
+            None => Found::new(Measure::Count(0), "no run queue's clock stood still while it had tasks"),
+        },
+        _ => Found::default(),
+    }
 }
 
 /// Events a second from the scheduler's enabling to just before its stop.

@@ -8,10 +8,11 @@ use super::table::{ROWS, defaults};
 use super::{Check, Outcome, Status, judge};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
-use crate::proto::limits::{Assert, CheckId, Limit};
+use crate::proto::limits::{Assert, Base, CheckId, Limit};
 use crate::proto::message::{ProcessEnd, SchedFinal, VmEnd};
 use crate::proto::record::Record;
 use crate::proto::report::{Samples, WorkerReport};
+use crate::proto::runqueues::{Lasting, RunQueues};
 use crate::proto::scenario::CpusetSpec;
 use crate::proto::topology::Topology;
 use crate::proto::work::SampleKind;
@@ -67,6 +68,16 @@ fn last(record: &mut Record) -> &mut SchedFinal {
 
 fn event(record: &mut Record, name: &str, count: i64) {
     last(record).events = vec![(name.into(), count)];
+}
+
+/// What the monitor saw of a good run.
+fn queues(record: &mut Record) -> &mut RunQueues {
+    let good = || RunQueues { looks: 20, imbalance: lasting(2_000), depth: lasting(3), ..RunQueues::default() };
+    record.queues.get_or_insert_with(good)
+}
+
+fn lasting(value: u64) -> Option<Lasting> {
+    Some(Lasting { value, cpu: 1, at_ns: NS_PER_SEC })
 }
 
 fn nothing(_: &mut Record) {}
@@ -207,9 +218,24 @@ const CASES: [Case; 25] = [
         )),
         mutes: (|record| record.klog_end = None, "not read to its end"),
     },
-    Case { id: CheckId::MaxImbalance, limit: "4", breaks: None, mutes: (nothing, "no monitor") },
-    Case { id: CheckId::MaxDsqDepth, limit: "50", breaks: None, mutes: (nothing, "no monitor") },
-    Case { id: CheckId::ClockStall, limit: "on", breaks: None, mutes: (nothing, "no monitor") },
+    Case {
+        id: CheckId::MaxImbalance,
+        limit: "4",
+        breaks: Some((|record| queues(record).imbalance = lasting(4_001), "the queue of CPU 1, 5 looks in a row")),
+        mutes: (|record| record.queues = None, "no monitor"),
+    },
+    Case {
+        id: CheckId::MaxDsqDepth,
+        limit: "50",
+        breaks: Some((|record| queues(record).depth = lasting(51), "the local queue of CPU 1, 5 looks in a row")),
+        mutes: (|record| queues(record).depth = None, "this kernel shows no local dispatch queues"),
+    },
+    Case {
+        id: CheckId::ClockStall,
+        limit: "on",
+        breaks: Some((|record| queues(record).still = lasting(5), "the clock of CPU 1 stood still for 5 looks")),
+        mutes: (|record| queues(record).looks = 4, "4 looks into the run queues are too few"),
+    },
     Case {
         id: CheckId::MaxFallbackRate,
         limit: "200/s",
@@ -287,11 +313,37 @@ fn every_check_passes_where_its_data_are_good() {
             CheckId::MinPageLocality | CheckId::MaxCrossNodeMigration => |record| pages(record, 0),
             CheckId::MaxFallbackRate => |record| event(record, "SCX_EV_SELECT_CPU_FALLBACK", 3),
             CheckId::MaxKeepLastRate => |record| event(record, "SCX_EV_DISPATCH_KEEP_LAST", 3),
+            CheckId::MaxImbalance | CheckId::MaxDsqDepth | CheckId::ClockStall => |record| _ = queues(record),
             _ => nothing,
         };
         let (check, outcome, _) = check(case, good);
         assert_eq!((check.status, outcome), (Status::Pass, Outcome::Pass), "{check:?}");
     }
+}
+
+#[test]
+fn run_queues_are_watched_only_where_one_of_their_limits_is_asked_for() {
+    let mut plan = passing().plan.unwrap();
+    for base in [Base::Default, Base::Strict] {
+        plan.limits.base = base;
+        assert!(!super::watches_queues(&plan));
+    }
+    plan.scenarios[0].asserts = vec![("clock-stall".into(), "on".into())];
+    assert!(super::watches_queues(&plan));
+    plan.limits.command_line = Assert::new().without(CheckId::ClockStall);
+    assert!(!super::watches_queues(&plan));
+}
+
+#[test]
+fn clock_that_stood_where_the_host_took_the_time_proves_nothing() {
+    let mut record = passing_with_scheduler();
+    record.host.as_mut().unwrap().accel = "qemu".into();
+    queues(&mut record).still = lasting(9);
+    let verdict = judge(&record, &defaults().require(CheckId::ClockStall));
+    assert_eq!(verdict.outcome, Outcome::Inconclusive);
+    // A count is no time.
+    queues(&mut record).depth = lasting(51);
+    assert_eq!(judge(&record, &defaults()).outcome, Outcome::Fail);
 }
 
 #[test]

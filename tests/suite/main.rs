@@ -20,6 +20,7 @@ mod lab;
 mod left;
 mod many;
 mod placement;
+mod queues;
 mod scenarios;
 mod topology;
 mod util;

@@ -108,6 +108,18 @@ pub fn enqueue_next_cpu(kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn>, S
     asm.finish()
 }
 
+/// enqueue(p, flags): every worker goes to the first CPU's own queue, whoever else is idle.
+pub fn enqueue_first_cpu(kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn>, String> {
+    let mut asm = Asm::new();
+    let keep = asm.label();
+    take_task(&mut asm);
+    unless_worker(&mut asm, kernel, keep)?;
+    insert_for(&mut asm, kernel, DSQ_LOCAL_ON, SLICE_NS)?;
+    asm.bind(keep);
+    insert_global(&mut asm, kernel)?;
+    asm.finish()
+}
+
 /// init(): refuses.
 pub fn init_refuses(_kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn>, String> {
     let mut asm = Asm::new();
@@ -137,23 +149,20 @@ pub fn enqueue_out_of_bounds(_kernel: &Kernel, _state_map: i32) -> Result<Vec<In
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::tests::sample;
+    use super::super::kernel::tests::{INSERT, call, calls, sample};
     use super::*;
-
-    fn calls(code: &[Insn], function: u8) -> usize {
-        code.iter().filter(|insn| **insn == [0x85, 0x20, 0, 0, function, 0, 0, 0]).count()
-    }
 
     #[test]
     fn faults_come_late_and_leave_the_task_queued() {
         for (build, function) in [(enqueue_error as fn(&Kernel, i32) -> _, 78), (enqueue_exit, 79)] {
             let code: Vec<Insn> = build(&sample(), 5).unwrap();
             let clock = code.iter().position(|insn| *insn == [0x85, 0, 0, 0, 5, 0, 0, 0]).unwrap();
-            let fault = code.iter().position(|insn| *insn == [0x85, 0x20, 0, 0, function, 0, 0, 0]).unwrap();
+            let fault = code.iter().position(|insn| *insn == call(function)).unwrap();
             assert!(clock < fault);
-            assert_eq!((calls(&code, function), calls(&code, 77)), (1, 1));
+            assert_eq!((calls(&code, function), calls(&code, INSERT)), (1, 1));
         }
-        assert_eq!(calls(&enqueue_bad_dsq(&sample(), 5).unwrap(), 77), 2);
+        assert_eq!(calls(&enqueue_bad_dsq(&sample(), 5).unwrap(), INSERT), 2);
+        assert_eq!(calls(&enqueue_first_cpu(&sample(), 5).unwrap(), INSERT), 2);
     }
 
     #[test]

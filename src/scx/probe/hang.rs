@@ -54,12 +54,8 @@ pub fn enqueue_spins(kernel: &Kernel, state_map: i32) -> Result<Vec<Insn>, Strin
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::tests::sample;
+    use super::super::kernel::tests::{call, calls, sample};
     use super::*;
-
-    fn calls(code: &[Insn], function: u8) -> usize {
-        code.iter().filter(|insn| **insn == [0x85, 0x20, 0, 0, function, 0, 0, 0]).count()
-    }
 
     #[test]
     fn every_iterator_is_made_once_and_destroyed_once() {
@@ -72,8 +68,8 @@ mod tests {
     #[test]
     fn preemption_is_off_before_the_loop_and_on_after_it() {
         let code = init_spins(&sample(), 0).unwrap();
-        assert_eq!(code[0], [0x85, 0x20, 0, 0, 85, 0, 0, 0]);
-        assert_eq!(code[code.len() - 3], [0x85, 0x20, 0, 0, 86, 0, 0, 0]);
+        assert_eq!(code[0], call(85));
+        assert_eq!(code[code.len() - 3], call(86));
         assert_eq!((calls(&code, 85), calls(&code, 86)), (1, 1));
     }
 }

@@ -102,6 +102,20 @@ impl Kernel {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::scx::asm::Insn;
+
+    /// The function by which `sample` queues a task, and how a call of a function of that kernel is encoded.
+    pub const INSERT: u8 = 77;
+    pub const EXIT: Insn = [0x95, 0, 0, 0, 0, 0, 0, 0];
+
+    pub fn call(function: u8) -> Insn {
+        [0x85, 0x20, 0, 0, function, 0, 0, 0]
+    }
+
+    /// How often a program calls a function of that kernel.
+    pub fn calls(code: &[Insn], function: u8) -> usize {
+        code.iter().filter(|insn| **insn == call(function)).count()
+    }
 
     /// A kernel as `programs` sees it, with made-up numbers.
     pub fn sample() -> Kernel {
@@ -131,7 +145,7 @@ pub(super) mod tests {
             .map(|(name, offset)| (name.to_string(), offset))
             .into(),
             kfuncs: [
-                ("scx_bpf_dispatch", 77),
+                ("scx_bpf_dispatch", INSERT.into()),
                 ("scx_bpf_error_bstr", 78),
                 ("scx_bpf_exit_bstr", 79),
                 ("scx_bpf_task_cpu", 80),

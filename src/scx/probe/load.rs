@@ -74,15 +74,14 @@ pub fn load(probe: &Probe, timeout_ms: Option<u32>, btf_path: &Path) -> Result<L
     for program in probe.programs {
         let member = kernel.slot(program.operation).map_err(lacks)?.index;
         let code = (program.build)(&kernel, state.as_raw_fd()).map_err(lacks)?;
-        let wanted = bpf::StructOpsProgram {
+        let wanted = bpf::Program {
             name: program.operation,
             license: LICENSE,
             code: &code,
-            table_type_id: kernel.ops_id,
-            member,
             sleepable: program.sleepable,
+            place: Some((kernel.ops_id, member)),
         };
-        let loaded = bpf::load_struct_ops(&wanted).map_err(|refused| Refusal::Rejected {
+        let loaded = bpf::load(&wanted).map_err(|refused| Refusal::Rejected {
             operation: program.operation,
             cause: refused.cause,
             log: refused.log,

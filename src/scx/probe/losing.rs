@@ -148,11 +148,8 @@ pub fn enqueue_until_an_end(kernel: &Kernel, state_map: i32) -> Built {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::tests::sample;
+    use super::super::kernel::tests::{EXIT, INSERT, calls, sample};
     use super::*;
-
-    const INSERT: Insn = [0x85, 0x20, 0, 0, 77, 0, 0, 0];
-    const EXIT: Insn = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
     #[test]
     fn each_inserts_at_one_place_and_has_one_way_past_it() {
@@ -167,7 +164,7 @@ mod tests {
         ];
         for (index, build) in builds.into_iter().enumerate() {
             let code = build(&sample(), 5).unwrap();
-            assert_eq!(code.iter().filter(|insn| **insn == INSERT).count(), 1, "{index}");
+            assert_eq!(calls(&code, INSERT), 1, "{index}");
             assert_eq!(code.iter().filter(|insn| **insn == EXIT).count(), 2, "{index}");
         }
     }

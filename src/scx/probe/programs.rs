@@ -110,23 +110,20 @@ pub fn enqueue_unfair(kernel: &Kernel, _state_map: i32) -> Result<Vec<Insn>, Str
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::tests::sample;
+    use super::super::kernel::tests::{EXIT, INSERT, call, calls, sample};
     use super::*;
-
-    const CALL_77: Insn = [0x85, 0x20, 0, 0, 77, 0, 0, 0];
-    const EXIT: Insn = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
     #[test]
     fn fifo_inserts_once_and_returns() {
         let code = enqueue_fifo(&sample(), 5).unwrap();
-        assert_eq!(code.iter().filter(|insn| **insn == CALL_77).count(), 1);
+        assert_eq!(calls(&code, INSERT), 1);
         assert_eq!(*code.last().unwrap(), EXIT);
     }
 
     #[test]
     fn drop_reads_the_name_before_it_loses_the_task() {
         let code = enqueue_all_but_one(&sample(), 5).unwrap();
-        let call = code.iter().position(|insn| *insn == CALL_77).unwrap();
+        let call = code.iter().position(|insn| *insn == call(INSERT)).unwrap();
         // r1 = *(u8 *)(r7 + comm), comm at 3344; then "if r1 != 'k'" lands on the insert sequence (r1 = r7).
         assert_eq!(code[2], [0x71, 0x71, 0x10, 0x0d, 0, 0, 0, 0]);
         let to = 3 + 1 + code[3][2] as usize;

@@ -122,6 +122,12 @@ pub const PROBES: &[Probe] = &[
         ..PROBE
     },
     Probe {
+        name: "pile",
+        about: "piles all workers up in the first CPU's own queue, and leaves the other CPUs idle",
+        programs: &[STAY, program("enqueue", faulty::enqueue_first_cpu)],
+        ..PROBE
+    },
+    Probe {
         name: "starve",
         about: "never runs one worker; the kernel's watchdog would end it after 30 s only",
         programs: &[STAY, program("enqueue", programs::enqueue_all_but_one)],
