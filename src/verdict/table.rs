@@ -60,8 +60,6 @@ const MAX_WAIT_STRICT: Limit = usual(500 * NS_PER_MS);
 const SPREAD: Limit = usual(15 * MILLI);
 /// The same, strict: two equal workers that differ by more have had different treatment for a tenth of the run.
 const SPREAD_STRICT: Limit = usual(10 * MILLI);
-/// Tasks in one local DSQ: more than any sane number of tasks a CPU takes ahead.
-const DSQ_DEPTH: Limit = where_known(50 * MILLI);
 
 /// What most rows are: off until somebody asks, and bad above the limit.
 const ROW: Row = Row {
@@ -255,7 +253,8 @@ pub const ROWS: [Row; CheckId::ALL.len()] = [
         name: "max_imbalance",
         flag: "max-imbalance",
         unit: Unit::Ratio,
-        // Weights, masks and shared queues make unequal run queues right, so no number is right for every run.
+        // Whoever asks for one of these three has the monitor run. Weights, masks and shared queues make unequal run queues
+        // right, so no number is right for every run.
         help: "longest run queue by the shortest, for half a second",
         ..ROW
     },
@@ -264,9 +263,6 @@ pub const ROWS: [Row; CheckId::ALL.len()] = [
         name: "max_dsq_depth",
         flag: "max-dsq-depth",
         unit: Unit::Count,
-        default: DSQ_DEPTH,
-        strict: DSQ_DEPTH,
-        default_text: "50 where one of these three is asked for",
         help: "tasks in one CPU's local dispatch queue, for half a second",
         ..ROW
     },
@@ -274,9 +270,6 @@ pub const ROWS: [Row; CheckId::ALL.len()] = [
         id: CheckId::ClockStall,
         name: "clock_stall",
         flag: "clock-stall",
-        default: where_known(0),
-        strict: where_known(0),
-        default_text: "on where one of these three is asked for",
         help: "no run queue's clock stands still for half a second while it has tasks",
         ..ROW
     },

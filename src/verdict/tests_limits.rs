@@ -343,7 +343,8 @@ fn clock_that_stood_where_the_host_took_the_time_proves_nothing() {
     assert_eq!(verdict.outcome, Outcome::Inconclusive);
     // A count is no time.
     queues(&mut record).depth = lasting(51);
-    assert_eq!(judge(&record, &defaults()).outcome, Outcome::Fail);
+    let fifty = super::table::of_pairs(&[("max-dsq-depth".into(), "50".into())]).unwrap();
+    assert_eq!(judge(&record, &defaults().merge(&fifty)).outcome, Outcome::Fail);
 }
 
 #[test]
