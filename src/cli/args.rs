@@ -52,7 +52,10 @@ pub enum Command {
     },
     /// Hidden: freezes a little VM and goes on in another.
     Freeze,
-    Panic,
+    /// Hidden: panics here, or in a worker.
+    Panic {
+        worker: bool,
+    },
     /// Hidden: the built-in scheduler of this name.
     Probe {
         name: String,

@@ -62,7 +62,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
         Cmd::Help => Command::Help(help(given)?),
         Cmd::Vm => Command::Vm { fd: descriptor(&operand(given))? },
         Cmd::Freeze => Command::Freeze,
-        Cmd::Panic => Command::Panic,
+        Cmd::Panic => Command::Panic { worker: operand(given) == "worker" },
         Cmd::Probe => Command::Probe { name: operand(given) },
     })
 }

@@ -31,7 +31,7 @@ pub enum Cmd {
     Vm,
     /// Freezes a little VM and goes on in another; for tests.
     Freeze,
-    /// Panics; for tests.
+    /// Panics, here or in a worker; for tests.
     Panic,
     /// A built-in scheduler; started by PID 1 of the guest, not by people.
     Probe,
@@ -195,7 +195,14 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: true,
     },
     CommandSpec { cmd: Cmd::Freeze, name: "__freeze", operand: Operand::Nothing, help: "", about: "", hidden: true },
-    CommandSpec { cmd: Cmd::Panic, name: "__panic", operand: Operand::Nothing, help: "", about: "", hidden: true },
+    CommandSpec {
+        cmd: Cmd::Panic,
+        name: "__panic",
+        operand: Operand::Optional("WHERE"),
+        help: "",
+        about: "",
+        hidden: true,
+    },
     CommandSpec {
         cmd: Cmd::Probe,
         name: "__probe",

@@ -11,6 +11,7 @@ pub mod cmd_help;
 pub mod cmd_image;
 pub mod cmd_judge;
 pub mod cmd_list;
+mod cmd_panic;
 pub mod cmd_run;
 pub mod cmd_runs;
 pub mod cmd_scenario;
@@ -88,7 +89,7 @@ fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
         Command::Version => cmd_help::cmd_version(BUILD).map(|()| 0),
         Command::Vm { fd } => Ok(vmm::process_main(fd)),
         Command::Freeze => out::print(&format!("{}\n", vmm::freeze_check()?)).map(|()| 0),
-        Command::Panic => panic!("provoked"),
+        Command::Panic { worker } => cmd_panic::cmd_panic(worker),
         Command::Probe { name } => Ok(probe::main(&name)),
     }
 }

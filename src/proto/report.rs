@@ -7,6 +7,7 @@ use super::cpuset::CpuSet;
 use super::hist::Hist;
 use super::phase::CpuSlice;
 use super::work::SampleKind;
+use crate::units::NS_PER_MS;
 use crate::{wire_enum, wire_struct};
 
 /// Most samples of one kind that a worker keeps as they are; few under Miri, which looks at every byte of a slice.
@@ -141,6 +142,14 @@ impl WorkerReport {
     /// Whether it is the one that wakes the others of a fan-out.
     pub fn is_messenger(&self) -> bool {
         self.role == "messenger"
+    }
+    /// The longest gap in milliseconds.
+    pub fn max_gap_ms(&self) -> u64 {
+        self.max_gap_ns / NS_PER_MS
+    }
+    /// When it was noticed, in milliseconds.
+    pub fn max_gap_at_ms(&self) -> u64 {
+        self.max_gap_at_ns / NS_PER_MS
     }
     /// The histogram of one kind, where the worker records it.
     pub fn hist(&self, kind: SampleKind) -> Option<&Hist> {

@@ -14,7 +14,6 @@ use crate::sys::process::End;
 use crate::sys::{process, signal, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use std::io;
-use std::sync::atomic::Ordering;
 
 /// From the stop to the SIGKILL, shared by all workers of a handle.
 const COLLECT_NS: u64 = 5 * NS_PER_SEC;
@@ -145,7 +144,7 @@ impl WorkloadHandle {
             return Ok(());
         }
         self.collection.stop_at_ns = Some(time::monotonic_ns());
-        self.shared.stop().store(1, Ordering::Release);
+        self.shared.gate().stop();
         self.start()?;
         self.signal_all();
         Ok(())
@@ -251,7 +250,7 @@ pub(crate) fn pause() {
 impl Drop for WorkloadHandle {
     fn drop(&mut self) {
         // Without this a worker at the gate of a leaked mapping would wait its 30 s.
-        self.shared.stop().store(1, Ordering::Release);
+        self.shared.gate().stop();
         let give_up_ns = time::monotonic_ns() + KILL_NS;
         self.reap();
         self.workers.iter().filter(|worker| worker.ending.is_none()).for_each(Worker::kill_group);

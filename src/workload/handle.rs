@@ -25,7 +25,6 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// How long threads may take to be there: they only have to be made.
 const THREADS_NS: u64 = 10 * NS_PER_SEC;
@@ -188,9 +187,8 @@ impl WorkloadHandle {
             return Ok(());
         }
         self.started = true;
-        self.shared.opened_ns().store(time::monotonic_ns(), Ordering::Relaxed);
-        self.shared.gate().store(1, Ordering::Release);
-        futex::wake(self.shared.gate(), u32::MAX).context(|| "wake the workers at the gate")?;
+        let sleepers = self.shared.gate().open(time::monotonic_ns());
+        futex::wake(sleepers, u32::MAX).context(|| "wake the workers at the gate")?;
         Ok(())
     }
 

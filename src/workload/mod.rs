@@ -8,16 +8,26 @@ mod collect;
 mod config;
 mod grammar;
 mod handle;
+mod handshake;
 mod kinds;
 mod observe;
 mod pages;
 mod report;
 mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod rng;
 mod sampler;
 mod slot;
+#[cfg(test)]
+mod tests_names;
 mod types;
 mod worker;
+
+/// The atomics of what loom tries too, which has its own.
+mod atomic {
+    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+}
 
 pub use affinity::{AffinityError, Cpus, ResolvedAffinity, resolve};
 pub use collect::EarlyExit;

@@ -2,9 +2,9 @@
 //!
 //! Owns the cells and the two positions; leaves waiting to the callers.
 //! Invariant: an item that was put in is taken out exactly once. Dmitry Vyukov's bounded queue: each cell's own sequence number
-//! says whose turn it is, so a cell is written by one producer, then read by one consumer.
+//! says whose turn it is, so a cell is written by one producer, then read by one consumer. Loom tries it in every order: tests/loom.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::atomic::{AtomicU64, Ordering};
 
 /// Words of a cache line of 64 bytes: the two positions lie on lines of their own.
 const LINE: usize = 8;
@@ -20,7 +20,7 @@ pub const fn words(depth: u64) -> usize {
 }
 
 /// Cells come in powers of two, so that positions may wrap; one cell could not tell full from empty.
-const fn capacity(depth: u64) -> u64 {
+pub const fn capacity(depth: u64) -> u64 {
     if depth < 2 { 2 } else { depth.next_power_of_two() }
 }
 
@@ -91,81 +91,5 @@ impl<'a> Ring<'a> {
                 _ => position = take.load(Ordering::Relaxed),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicBool;
-
-    fn memory(depth: u64) -> Vec<AtomicU64> {
-        (0..words(depth)).map(|_| AtomicU64::new(0)).collect()
-    }
-
-    #[test]
-    fn ring_is_full_and_empty_where_it_should_be_and_keeps_order() {
-        for depth in [2, 3, 8] {
-            let memory = memory(depth);
-            let ring = Ring::new(&memory, depth);
-            assert_eq!(ring.pop(7), None);
-            for round in 0..5 {
-                let cells = capacity(depth);
-                (0..cells)
-                    .for_each(|item| assert_eq!(ring.push(round * 100 + item), Some(if round == 0 { 0 } else { 7 })));
-                assert_eq!(ring.push(9), None);
-                (0..cells).for_each(|item| assert_eq!(ring.pop(7), Some(round * 100 + item)));
-                assert_eq!(ring.pop(7), None);
-            }
-        }
-    }
-
-    /// Three producers, three consumers, a ring far too small: every item comes out exactly once.
-    #[test]
-    fn every_item_is_counted_exactly_once_under_stress() {
-        // Under Miri a few suffice, because it looks at every access.
-        const EACH: u64 = if cfg!(miri) { 50 } else { 200_000 };
-        const PRODUCERS: u64 = 3;
-        let memory = memory(4);
-        let ring = Ring::new(&memory, 4);
-        let done = AtomicBool::new(false);
-        let seen: Vec<AtomicU64> = (0..PRODUCERS * EACH).map(|_| AtomicU64::new(0)).collect();
-        std::thread::scope(|scope| {
-            let producers: Vec<_> = (0..PRODUCERS)
-                .map(|producer| {
-                    scope.spawn(move || {
-                        for item in producer * EACH..(producer + 1) * EACH {
-                            while ring.push(item).is_none() {
-                                std::thread::yield_now();
-                            }
-                        }
-                    })
-                })
-                .collect();
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    let mut last = [None; PRODUCERS as usize];
-                    loop {
-                        let finished = done.load(Ordering::Acquire);
-                        match ring.pop(7) {
-                            Some(item) => {
-                                seen[item as usize].fetch_add(1, Ordering::Relaxed);
-                                // One producer's items stay in order for whoever takes them.
-                                let of = &mut last[(item / EACH) as usize];
-                                assert!(of.is_none_or(|before| before < item));
-                                *of = Some(item);
-                            }
-                            None if finished => break,
-                            None => std::thread::yield_now(),
-                        }
-                    }
-                });
-            }
-            producers.into_iter().for_each(|producer| producer.join().unwrap());
-            done.store(true, Ordering::Release);
-        });
-        let wrong: Vec<usize> =
-            (0..seen.len()).filter(|item| seen[*item].load(Ordering::Relaxed) != 1).take(5).collect();
-        assert!(wrong.is_empty(), "items not taken exactly once: {wrong:?}");
     }
 }

@@ -150,6 +150,12 @@ impl<'a> Sampler<'a> {
         }
     }
 
+    /// When progress was last seen: a time stamp without another look at the clock, just after a `tick`.
+    #[inline]
+    pub fn last_ns(&self) -> u64 {
+        self.last_ns
+    }
+
     /// A blocking call has returned: the time since the last tick was no gap.
     #[inline]
     pub fn resume_at(&mut self, now: u64) {

@@ -7,6 +7,7 @@ use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::{BUCKETS, Hist, bucket};
 use crate::proto::report::{Migration, RAW_CAP};
 use crate::sys::mmap::Mapping;
+use crate::workload::handshake::{self, Gate};
 use crate::workload::rng::Rng;
 use std::fmt::{self, Write};
 use std::io;
@@ -139,20 +140,12 @@ impl Shared {
     fn half(&self, word: usize) -> &AtomicU32 {
         &self.map.halves()[word * 2]
     }
-    /// 0: closed; 1: open. A futex word.
-    pub fn gate(&self) -> &AtomicU32 {
-        self.half(GATE_AT)
-    }
-    /// CLOCK_MONOTONIC when the gate was opened: every worker's time begins then, whenever it first runs.
-    pub fn opened_ns(&self) -> &AtomicU64 {
-        &self.map.words()[OPENED_AT]
-    }
-    /// 0: work; 1: stop.
-    pub fn stop(&self) -> &AtomicU32 {
-        self.half(STOP_AT)
+    /// The words that start and stop all workers.
+    pub fn gate(&self) -> Gate<'_> {
+        Gate { word: self.half(GATE_AT), opened_ns: &self.map.words()[OPENED_AT], stop: self.half(STOP_AT) }
     }
     pub fn stopped(&self) -> bool {
-        self.stop().load(Ordering::Relaxed) != 0
+        self.gate().stopped()
     }
     pub fn workers(&self) -> usize {
         self.workers
@@ -219,7 +212,7 @@ impl<'a> Slot<'a> {
     }
     /// The state; what was written before it was set is visible.
     pub fn state(&self) -> State {
-        match self.words[Field::State as usize].load(Ordering::Acquire) {
+        match handshake::published(&self.words[Field::State as usize]) {
             0 => State::Spawned,
             1 => State::Ready,
             2 => State::Running,
@@ -229,7 +222,7 @@ impl<'a> Slot<'a> {
         }
     }
     pub fn set_state(&self, state: State) {
-        self.words[Field::State as usize].store(state as u64, Ordering::Release);
+        handshake::publish(&self.words[Field::State as usize], state as u64);
     }
 
     /// Counts a migration, and keeps it where there is room.
@@ -397,7 +390,7 @@ mod tests {
         assert_eq!(shared.group(0).turn().load(Ordering::Relaxed), 0);
         assert_eq!((shared.group(0).words().len(), shared.group(1).words().len()), (16, 112));
         assert!(!shared.stopped());
-        assert_eq!(shared.gate().load(Ordering::Relaxed), 0);
+        assert!(!shared.gate().is_open());
     }
 
     #[test]

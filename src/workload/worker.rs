@@ -18,7 +18,6 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once, OnceLock};
 
 /// Interrupts a worker's blocking call. No work type uses it for anything else.
@@ -124,14 +123,14 @@ fn live(birth: &Birth<'_>) {
     if let Err(error) = process::set_name_c(&birth.name) {
         fail(slot, "set its name", &error);
     }
-    let baseline = Baseline::read(birth.shared.gate().load(Ordering::Acquire) != 0);
+    let baseline = Baseline::read(birth.shared.gate().is_open());
     slot.set_state(State::Ready);
-    if let Err(error) = wait_at_gate(birth.shared) {
-        fail(slot, "wait for the start", &error);
-    }
+    let opened_ns = match wait_at_gate(birth.shared) {
+        Ok(opened_ns) => opened_ns,
+        Err(error) => fail(slot, "wait for the start", &error),
+    };
     apply_settings(birth, slot);
     slot.set_state(State::Running);
-    let opened_ns = birth.shared.opened_ns().load(Ordering::Relaxed);
     // Not the sequence of the type's own choices, which stay as they are.
     let rng = Rng::of_worker(!birth.seed, birth.group, birth.idx);
     let mut task = kinds::Task::new(birth, Sampler::start(slot, baseline, opened_ns).with_raw(rng));
@@ -165,17 +164,16 @@ fn prepare(birth: &Birth<'_>) -> Result<(), (&'static str, io::Error)> {
     fd::close_from_sorted(FIRST_OWN_FD, &birth.keep).map_err(at("close inherited descriptors"))
 }
 
-/// Waits for the gate to open, at most `START_WAIT_NS`.
-fn wait_at_gate(shared: &Shared) -> io::Result<()> {
+/// Waits for the gate to open, at most `START_WAIT_NS`; returns when it was opened.
+fn wait_at_gate(shared: &Shared) -> io::Result<u64> {
     let deadline = time::monotonic_ns() + START_WAIT_NS;
-    while shared.gate().load(Ordering::Acquire) == 0 {
+    shared.gate().pass(|word, closed| {
         let left = deadline.saturating_sub(time::monotonic_ns());
         if left == 0 {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
         }
-        futex::wait(shared.gate(), 0, left.min(GATE_SLICE_NS))?;
-    }
-    Ok(())
+        futex::wait(word, closed, left.min(GATE_SLICE_NS)).map(|_| ())
+    })
 }
 
 /// Affinity, class, memory policy, nice value, in this order and after the move into the cgroup, which may change the first. A

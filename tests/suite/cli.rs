@@ -22,6 +22,18 @@ fn panic_is_an_error_that_stops_a_bisection() {
     ktstr(&["__panic"]).exits(128).says("ktstr: error: panicked at src/cli/").says("provoked").says("please report it");
 }
 
+/// In the binary as it is delivered, where a panic ends the process at once.
+#[test]
+fn worker_that_panics_is_told_with_its_words_and_disturbs_no_other() {
+    let mut ran = ktstr(&["__panic", "worker"]).exits(0);
+    for kind in ["process", "thread"] {
+        let panicked = "panicked: provoked in a worker at src/cli/cmd_panic.rs:";
+        ran = ran.says(&format!("{kind}: worker 0 (tid ")).says(&format!("{kind}: Custom in group 0 {panicked}"));
+        ran = ran.says(&format!("{kind}: SpinWait in group 1 completed"));
+    }
+    assert!(ran.stderr.is_empty(), "{ran}");
+}
+
 #[test]
 fn unknown_words_suggest_the_nearest() {
     ktstr(&["--kernl", "x"]).exits(128).says("--kernel");

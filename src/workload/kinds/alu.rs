@@ -174,6 +174,10 @@ pub fn ipc_variance(task: &mut Task<'_>, hot_iters: u64, cold_iters: u64, period
     while !task.stopped() {
         let before = task.sampler.tick();
         for _ in 0..period_iters {
+            // What the stop cut short is no sample.
+            if task.stopped() {
+                return;
+            }
             let mut left = hot_iters;
             while left > 0 && !task.stopped() {
                 let part = left.min(CHAIN_STEPS);
@@ -194,7 +198,6 @@ pub fn ipc_variance(task: &mut Task<'_>, hot_iters: u64, cold_iters: u64, period
                 task.sampler.tick();
             }
         }
-        // What the stop cut short is no sample.
         if task.stopped() {
             return;
         }

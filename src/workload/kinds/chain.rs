@@ -3,10 +3,10 @@
 //! Owns its loop and its layout of the shared words; leaves pipes to means.
 //! Invariant: one token goes round, so a stamp is read before it is written again.
 
-use super::futex::{stamp_and_wake, wait_until};
+use super::futex::{hand_over, wait_until};
 use super::{Task, pipe};
 use crate::proto::work::WakeMechanism;
-use crate::sys::{fd, time};
+use crate::sys::fd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Places of the sample kinds, as the rows list them.
@@ -44,10 +44,10 @@ pub fn wake_chain(task: &mut Task<'_>, depth: u32, wake: WakeMechanism, work_ns:
         let passed = match wake {
             WakeMechanism::Futex => {
                 let value = other.load(Ordering::Relaxed).wrapping_add(1);
-                stamp_and_wake(other_stamp, other, value, 1)
+                hand_over(task, other_stamp, other, value)
             }
             WakeMechanism::Pipe => task.birth.links.ends(task.position).is_some_and(|ends| {
-                other_stamp.store(time::monotonic_ns(), Ordering::Release);
+                other_stamp.store(task.sampler.last_ns(), Ordering::Release);
                 fd::write_some(ends.write, &[1]).is_ok()
             }),
         };

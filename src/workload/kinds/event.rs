@@ -12,6 +12,8 @@ use std::os::fd::AsFd;
 /// Places of the sample kinds, as the rows list them.
 const WAKE: usize = 0;
 const BLOCK: usize = 1;
+/// Events between two looks at the clock and the stop word.
+const EVENTS_PER_LOOK: u64 = 64;
 /// A producer's pause between two bursts.
 const PAUSE_NS: u64 = 500 * NS_PER_US;
 
@@ -22,12 +24,18 @@ pub fn epoll_storm(task: &mut Task<'_>, producers: u32, events_per_burst: u64) {
     while !task.stopped() {
         if (task.position as u32) < producers {
             task.stamp_members(producers as usize);
-            for _ in 0..events_per_burst {
+            for posted in 0..events_per_burst {
                 // Full at 2^64 - 2, which nobody reaches; interrupted by the stop signal only.
                 if fd::write_some(event, &1u64.to_ne_bytes()).is_err() {
                     break;
                 }
                 task.units += 1;
+                if posted % EVENTS_PER_LOOK == EVENTS_PER_LOOK - 1 {
+                    task.sampler.tick();
+                    if task.stopped() {
+                        break;
+                    }
+                }
             }
             task.sampler.tick();
             task.sleep_once(PAUSE_NS, None);

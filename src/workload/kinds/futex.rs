@@ -7,6 +7,7 @@
 use super::{BLOCK_SLICE_NS, Task, cpu};
 use crate::sys::mmap::Mapping;
 use crate::sys::{futex, time};
+use crate::workload::handshake;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Places of the sample kinds, as the rows list them.
@@ -16,6 +17,8 @@ const BLOCK: usize = 1;
 const STAMP: usize = 0;
 /// Words before the stamps of a group whose members each have one.
 const HEAD_WORDS: usize = 16;
+/// Products of two words between two looks at the clock and the stop word: some ten microseconds.
+const PRODUCTS_PER_LOOK: usize = 8192;
 /// Spin steps of a messenger between two wakes.
 const MESSENGER_STEPS: u64 = 256;
 
@@ -64,11 +67,11 @@ impl Task<'_> {
     }
 }
 
-/// Stamps, publishes and wakes. False: the kernel refused, which it does for no mapped word.
-pub fn stamp_and_wake(stamp: &AtomicU64, word: &AtomicU32, value: u32, count: u32) -> bool {
-    stamp.store(time::monotonic_ns(), Ordering::Relaxed);
-    word.store(value, Ordering::Release);
-    futex::wake(word, count).is_ok()
+/// Hands the word over to one waiter, just after a tick, whose time is the stamp. False: the kernel refused, which it does for no
+/// mapped word.
+pub fn hand_over(task: &Task<'_>, stamp: &AtomicU64, word: &AtomicU32, value: u32) -> bool {
+    handshake::hand_over(stamp, task.sampler.last_ns(), word, value);
+    futex::wake(word, 1).is_ok()
 }
 
 /// Position 0 has the first turn.
@@ -78,7 +81,7 @@ pub fn ping_pong(task: &mut Task<'_>, spin_iters: u64) {
     while let Some(wait) = wait_until(task, turn, |value| value == own) {
         task.sample_wake(&wait, stamp.load(Ordering::Relaxed), WAKE, Some(BLOCK));
         task.spin(spin_iters);
-        if !stamp_and_wake(stamp, turn, other, 1) {
+        if !hand_over(task, stamp, turn, other) {
             return;
         }
         task.iteration_done();
@@ -162,11 +165,12 @@ fn side(footprint_kb: u64) -> usize {
     (footprint_kb as usize * 1024 / 3 / size_of::<u64>()).isqrt().max(1)
 }
 
-/// The product of two matrices into a third, all in one mapping. Stops between rows where it is told to.
+/// The product of two matrices into a third, all in one mapping. Stops within it where it is told to.
 fn matrix_multiply(task: &mut Task<'_>, memory: &Mapping, side: usize) {
     let words = memory.words();
     let (a, rest) = words.split_at(side * side);
     let (b, c) = rest.split_at(side * side);
+    let mut products = 0;
     for row in 0..side {
         for column in 0..side {
             let mut sum = 0u64;
@@ -177,12 +181,17 @@ fn matrix_multiply(task: &mut Task<'_>, memory: &Mapping, side: usize) {
                 sum = sum.wrapping_add(product);
             }
             c[row * side + column].store(sum, Ordering::Relaxed);
-        }
-        task.sampler.tick();
-        if task.stopped() {
-            return;
+            products += side;
+            if products >= PRODUCTS_PER_LOOK {
+                products = 0;
+                task.sampler.tick();
+                if task.stopped() {
+                    return;
+                }
+            }
         }
     }
+    task.sampler.tick();
     task.units += 1;
 }
 
@@ -208,6 +217,9 @@ pub fn fan_out_compute(task: &mut Task<'_>, fan_out: u32, (footprint_kb, operati
         seen = generation;
         task.sleep_once(sleep_ns, None);
         for _ in 0..operations {
+            if task.stopped() {
+                break;
+            }
             matrix_multiply(task, &memory, side);
         }
         task.iteration_done();

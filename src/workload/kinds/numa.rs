@@ -36,6 +36,9 @@ pub fn working_set_sweep(task: &mut Task<'_>, region_kb: u64, period_ns: u64, ta
                 task.units += 1;
             }
             task.sampler.tick();
+            if task.stopped() {
+                break;
+            }
         }
         task.sleep_once(period_ns, Some(ONLY));
         task.iteration_done();

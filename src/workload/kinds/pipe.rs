@@ -55,12 +55,12 @@ pub fn cache_pipe(task: &mut Task<'_>, size_kb: u64, burst_iters: u64) {
     task.held = Some(walk.memory);
 }
 
-/// Writes one byte, waits for the partner's, reads it. False: stop, or the partner is gone.
+/// Just after a tick: writes one byte, waits for the partner's, reads it. False: stop, or the partner is gone.
 fn exchange(task: &mut Task<'_>) -> bool {
     let Some(ends) = task.birth.links.ends(task.position) else { return false };
     let place = (task.iterations as usize) % STAMPS;
     let (own, other) = (task.position * STAMPS + place, (1 - task.position) * STAMPS + place);
-    task.group.stamp(own).store(time::monotonic_ns(), Ordering::Release);
+    task.group.stamp(own).store(task.sampler.last_ns(), Ordering::Release);
     // At most two bytes are ever in a pipe, so this never blocks.
     if fd::write_some(ends.write, &[1]).is_err() {
         return false;

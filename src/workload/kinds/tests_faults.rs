@@ -9,7 +9,7 @@ use super::tests::*;
 use crate::proto::report::ExitInfo;
 use crate::proto::work::WorkType;
 use crate::sys::{process, time};
-use crate::units::NS_PER_SEC;
+use crate::units::{NS_PER_MS, NS_PER_SEC};
 use crate::workload::{WorkloadConfig, WorkloadHandle};
 use std::path::{Path, PathBuf};
 
@@ -146,5 +146,35 @@ fn a_thousand_spawns_and_drops_leave_no_process() {
         let tids = handle.tids();
         drop(handle);
         assert!(tids.iter().all(|tid| is_gone(*tid)), "round {round}");
+    }
+}
+
+/// No count that a configuration may hold keeps a worker from looking at the stop word.
+#[test]
+fn worker_with_a_count_that_never_ends_stops_when_it_is_told() {
+    const ENDLESS: &str = "1000000000000000";
+    for text in [
+        "ping-pong(spin_iters=N)",
+        "fan-out(spin_iters=N)",
+        "cache-pipe(burst_iters=N)",
+        "fan-out-compute(operations=N)",
+        "fan-out-compute(operations=N,cache_footprint_kb=65536)",
+        "mutex(hold_iters=N)",
+        "producer-consumer(consume_iters=N)",
+        "epoll-storm(events_per_burst=N)",
+        "signal-storm(signals_per_iter=N)",
+        "page-fault(touches_per_cycle=N)",
+        "ipc-variance(hot_iters=N)",
+        "ipc-variance(cold_iters=N)",
+        "ipc-variance(period_iters=N)",
+    ] {
+        let text = text.replace('N', ENDLESS);
+        let mut handle = WorkloadHandle::spawn(&one_group(&text)).unwrap();
+        handle.start().unwrap();
+        // Whether they are in the middle of it or just about to begin, they have to come out.
+        time::sleep_ns(20 * NS_PER_MS).unwrap();
+        for report in handle.stop_and_collect().unwrap() {
+            assert!(report.completed, "{text}: {report:?}");
+        }
     }
 }

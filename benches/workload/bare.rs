@@ -33,6 +33,10 @@ pub enum Way {
     Futex,
     /// Poll, read, spin the shortest timed spin, write: one hop of WakeChain.
     Chain,
+    /// Write, blocking read, or the other way round: `perf bench sched pipe`, where one byte is on its way, not two.
+    Read,
+    /// One only writes, the other only reads: hackbench with one of each.
+    Stream,
 }
 
 /// Whether this process may take a real-time class.
@@ -85,6 +89,16 @@ pub fn rate(way: Way, cpu: u32, real_time: bool) -> f64 {
                         }
                         fd::write_some(write, &[1]).expect("write");
                     }
+                    Way::Read => {
+                        if turn > 1 || who == 1 {
+                            take(read);
+                        }
+                        fd::write_some(write, &[1]).expect("write");
+                    }
+                    Way::Stream if who == 0 => {
+                        fd::write_some(write, &[1]).expect("write");
+                    }
+                    Way::Stream => take(read),
                 }
                 shared.words()[COUNT_AT[who]].store(u64::from(turn), Ordering::Relaxed);
             }
@@ -92,9 +106,9 @@ pub fn rate(way: Way, cpu: u32, real_time: bool) -> f64 {
         }
     });
     let look = || (time::monotonic_ns(), shared.words()[COUNT_AT[0]].load(Ordering::Relaxed));
-    time::sleep_ns(100 * NS_PER_MS).expect("sleep");
+    time::sleep_ns(50 * NS_PER_MS).expect("sleep");
     let (from, before) = look();
-    time::sleep_ns(400 * NS_PER_MS).expect("sleep");
+    time::sleep_ns(250 * NS_PER_MS).expect("sleep");
     let (until, after) = look();
     for child in children {
         process::kill(child, SIGKILL).expect("kill");
@@ -105,6 +119,11 @@ pub fn rate(way: Way, cpu: u32, real_time: bool) -> f64 {
 
 fn receive(read: &std::os::fd::OwnedFd) {
     while poll::one_readable(read, SLICE_MS).expect("poll") != poll::Ready::Yes {}
+    take(read);
+}
+
+/// Reads one byte; waits for it in the call.
+fn take(read: &std::os::fd::OwnedFd) {
     let mut byte = [0];
     black_box(fd::read_available(read.as_fd(), &mut byte).expect("read"));
 }
