@@ -3,6 +3,9 @@
 //! Owns the models; leaves what is modelled where it is: the same files are compiled here against loom's atomics.
 //! Invariant: each property has a model in which it is broken on purpose, and loom finds that.
 
+// The ring is here twice, with true atomics and with torn ones.
+#![allow(clippy::duplicate_mod)]
+
 /// In place of the standard library's, for the files below.
 mod atomic {
     pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
