@@ -179,7 +179,7 @@ The built-in schedulers that break a rule are the faults of schedulers: see
 'ktstr list schedulers'. The others are brought about by the guest itself, for
 tests of ktstr, 700 ms after its workers began: --provoke FAULT.
 
-  panic reboot power-off oom-kill kernel-flood                  the kernel
+  panic reboot power-off oom-kill kernel-flood cpu-stop         the kernel
   sched-off sched-kill sched-stop sched-term cpu-offline        the scheduler
   triple-fault hard-hang                                       the machine
   worker-kill worker-stop kill-all memory-hog rt-hog rt-starve

@@ -14,10 +14,11 @@ use crate::scenario::SUBTREE;
 use crate::scx::probe;
 use crate::sys::process::{self, Fork};
 use crate::sys::spawn::Spawn;
-use crate::sys::{mount, sched, time};
+use crate::sys::{bpf, mount, sched, time};
 use crate::units::{MIB, NS_PER_MS, NS_PER_SEC};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// How long after the workers began: they are at work, and most of the run is still to come.
@@ -108,6 +109,7 @@ pub fn carry_out(which: Provocation, targets: &Targets, session: &mut GuestSessi
         Provocation::RingHead => session.damage(Damage::Head),
         Provocation::ChannelFlood => loop_over(|| session.send(&Msg::Note { text: "flood ".repeat(4096) })),
         Provocation::CpusetFlip => in_child(|| sabotage::flip_cpusets(&Path::new(CGROUP_ROOT).join(SUBTREE))),
+        Provocation::CpuStop => stop_last_cpu(),
         Provocation::FakeLog => LIES.iter().try_for_each(|line| write("/dev/kmsg", &format!("<0>{line}\n"))),
     }
 }
@@ -169,11 +171,29 @@ fn hog_memory() -> Result<()> {
     })
 }
 
+fn go_to(cpu: u32) -> Result<()> {
+    sched::set_affinity(0, &[cpu].into_iter().collect::<CpuSet>()).context(|| format!("go to CPU {cpu}"))
+}
+
+/// PID 1 keeps to the first CPU from now on, so that it can see the last one stand.
+fn stop_last_cpu() -> Result<()> {
+    let last = sched::online_cpus().saturating_sub(1);
+    if last == 0 {
+        return Err(Error::usage("there is no second CPU that could be stopped"));
+    }
+    let stopper = probe::load::cpu_stopper(Path::new("/sys/kernel/btf/vmlinux"))
+        .map_err(|refusal| Error::cannot_judge(format!("cannot stop CPU {last}: {refusal:?}")))?;
+    go_to(0)?;
+    in_child(move || {
+        go_to(last)?;
+        bpf::run(stopper.as_fd(), &mut [0; 8]).context(|| format!("stop CPU {last}")).map(drop)
+    })
+}
+
 fn spin(priority: u32, cpu: Option<u32>) -> Result<()> {
     process::set_name(SPINNER).context(|| "set a name")?;
     if let Some(cpu) = cpu {
-        let only: CpuSet = cpu.to_string().parse().map_err(|error| Error::internal(format!("CPU {cpu}: {error}")))?;
-        sched::set_affinity(0, &only).context(|| format!("go to CPU {cpu}"))?;
+        go_to(cpu)?;
     }
     sched::set_policy(0, &SchedPolicy::Fifo { priority }, 0, false).context(|| "become a real-time task")?;
     loop {

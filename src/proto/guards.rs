@@ -42,6 +42,7 @@ wire_enum! {
         TripleFault = 30,
         HardHang = 31,
         CpusetFlip = 32,
+        CpuStop = 33,
     }
 }
 
@@ -108,6 +109,7 @@ pub const PROVOCATIONS: &[Row] = &[
         "cpuset-flip",
         "gives each cgroup, from now on, all CPUs but those of its cpuset, as often as that is set",
     ),
+    row(Provocation::CpuStop, "cpu-stop", "keeps the last CPU from everything, interrupts too, for 2 s"),
 ];
 
 impl Provocation {

@@ -14,7 +14,7 @@ const TASK: &str = "task_struct";
 /// Its member of type struct sched_ext_entity.
 const TASK_ENTITY: &str = "scx";
 /// Functions of the kernel that a probe may call begin so.
-const KFUNC_PREFIXES: [&[u8]; 3] = [b"scx_bpf_", b"bpf_iter_num_", b"bpf_preempt_"];
+const KFUNC_PREFIXES: [&[u8]; 4] = [b"scx_bpf_", b"bpf_iter_num_", b"bpf_preempt_", b"bpf_local_irq_"];
 
 /// One member of the operations table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,8 @@ pub(super) mod tests {
                 ("bpf_iter_num_destroy", 84),
                 ("bpf_preempt_disable", 85),
                 ("bpf_preempt_enable", 86),
+                ("bpf_local_irq_save", 87),
+                ("bpf_local_irq_restore", 88),
             ]
             .map(|(name, id)| (name.to_string(), id))
             .into(),

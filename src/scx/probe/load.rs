@@ -3,6 +3,7 @@
 //! Owns the order of the calls and what each refusal means; leaves the programs to `programs`.
 //! Invariant: where loading fails nothing stays in the kernel, and dropping a `Loaded` unloads it.
 
+use super::hang;
 use super::kernel::Kernel;
 use super::{Probe, ops_name};
 use crate::error::{Context, Error};
@@ -54,15 +55,30 @@ impl Loaded {
     }
 }
 
+/// The bytes of the kernel's BTF.
+fn read_btf(path: &Path) -> Result<Vec<u8>, Refusal> {
+    std::fs::read(path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::NotFound => {
+            Refusal::Unsupported(format!("there is no {}; the kernel needs CONFIG_DEBUG_INFO_BTF=y", path.display()))
+        }
+        _ => Refusal::Failed(Error::os(format!("read {}", path.display()), cause)),
+    })
+}
+
+/// A program that keeps the CPU it is run on from everything for a while (`hang::stops_cpu`).
+pub fn cpu_stopper(btf_path: &Path) -> Result<OwnedFd, Refusal> {
+    let bytes = read_btf(btf_path)?;
+    let code =
+        Btf::parse(&bytes).and_then(|btf| hang::stops_cpu(&Kernel::read(&btf)?)).map_err(Refusal::Unsupported)?;
+    let wanted = bpf::Program { name: "ktstr_stop", license: LICENSE, code: &code, sleepable: true, place: None };
+    let refused =
+        |refused: bpf::Refused| Refusal::Rejected { operation: "run", cause: refused.cause, log: refused.log };
+    bpf::load(&wanted).map_err(refused)
+}
+
 /// Loads and attaches, with this stall timeout. The kernel has then tried to enable the scheduler; its state says whether that went well.
 pub fn load(probe: &Probe, timeout_ms: Option<u32>, btf_path: &Path) -> Result<Loaded, Refusal> {
-    let bytes = std::fs::read(btf_path).map_err(|cause| match cause.kind() {
-        io::ErrorKind::NotFound => Refusal::Unsupported(format!(
-            "there is no {}; the kernel needs CONFIG_DEBUG_INFO_BTF=y",
-            btf_path.display()
-        )),
-        _ => Refusal::Failed(Error::os(format!("read {}", btf_path.display()), cause)),
-    })?;
+    let bytes = read_btf(btf_path)?;
     let unreadable = |damage| Refusal::Unsupported(format!("cannot read {}: {damage}", btf_path.display()));
     let btf = Btf::parse(&bytes).map_err(unreadable)?;
     let kernel = Kernel::read(&btf)
