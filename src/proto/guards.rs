@@ -109,7 +109,7 @@ pub const PROVOCATIONS: &[Row] = &[
         "cpuset-flip",
         "gives each cgroup, from now on, all CPUs but those of its cpuset, as often as that is set",
     ),
-    row(Provocation::CpuStop, "cpu-stop", "keeps the last CPU from everything, interrupts too, for 2 s"),
+    row(Provocation::CpuStop, "cpu-stop", "keeps the last CPU from everything, interrupts too, for 1.5 s"),
 ];
 
 impl Provocation {

@@ -30,14 +30,3 @@ fn queues_of_the_kernels_own_scheduler_are_seen_too() {
     assert!(check("max_imbalance")["value_ratio"].as_f64().unwrap() >= 1.0, "{ran}");
     assert_eq!(check("max_dsq_depth")["status"], "not-applied", "{ran}");
 }
-
-#[test]
-fn clock_of_a_cpu_that_stands_still_is_seen() {
-    let Some(kernel) = emulation("queues: a CPU that stands still", "7") else { return };
-    let kernel = kernel.display().to_string();
-    let args = ["--kernel", &kernel, "--accel", "qemu", "--topo", "2", "--duration", "4s"];
-    let fault = ["--provoke", "cpu-stop", "--clock-stall", "on"];
-    // Under emulation the host may have stopped it, so it is no failure of the kernel's here.
-    let ran = run_in(&Scratch::new(), &[&args[..], &fault].concat()).exits(125);
-    ran.says("clock_stall: void, under software emulation").says("the clock of CPU 1 stood still for");
-}

@@ -13,8 +13,8 @@ const SPIN_NS: u64 = 9_000_000_000;
 const ROUNDS_MOST: i32 = 8 << 20;
 /// Rounds between two looks at the clock: so many that `ROUNDS_MOST` looks last for longer than SPIN_NS on any machine.
 const ROUNDS_PER_LOOK: i32 = 4096;
-/// Longer than a clock may stand for `clock_stall`, and shorter than the kernel's own detectors bear.
-const STOP_NS: u64 = 2_000_000_000;
+/// Longer than a clock may stand (`clock_stall`), shorter than a worker may (`max_gap`) and than the kernel's own detectors bear.
+const STOP_NS: u64 = 1_500_000_000;
 /// Where the two iterators lie on the stack; a `struct bpf_iter_num` has 8 bytes.
 const OUTER: i32 = -16;
 const INNER: i32 = -24;

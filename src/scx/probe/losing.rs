@@ -34,19 +34,22 @@ fn enqueue_all_but(kernel: &Kernel, whom: impl FnOnce(&mut Asm, Label, Label) ->
     asm.finish()
 }
 
-/// enqueue(p, flags): loses whoever may not run on every CPU.
-pub fn enqueue_unmasked(kernel: &Kernel, _state_map: i32) -> Built {
+/// enqueue(p, flags): loses whoever may not run on every CPU, once all are at work: one that is lost while it is being made
+/// may hold a lock of the cgroups, and PID 1 would wait for it.
+pub fn enqueue_unmasked(kernel: &Kernel, state_map: i32) -> Built {
     let (allowed, count) = (kernel.task_offset("nr_cpus_allowed")?, kernel.kfunc(&["scx_bpf_nr_cpu_ids"])?);
-    enqueue_all_but(kernel, |asm, _, lose| {
+    enqueue_all_but(kernel, |asm, keep, lose| {
+        until_due(asm, state_map, keep);
         asm.call_kfunc(count).load(Width::Word, R8, R7, allowed).jump_reg(When::Above, R0, R8, lose);
         Ok(())
     })
 }
 
-/// enqueue(p, flags): loses batch and idle tasks.
-pub fn enqueue_foreground(kernel: &Kernel, _state_map: i32) -> Built {
+/// enqueue(p, flags): loses batch and idle tasks, once all are at work.
+pub fn enqueue_foreground(kernel: &Kernel, state_map: i32) -> Built {
     let policy = kernel.task_offset("policy")?;
-    enqueue_all_but(kernel, |asm, _, lose| {
+    enqueue_all_but(kernel, |asm, keep, lose| {
+        until_due(asm, state_map, keep);
         asm.load(Width::Word, R8, R7, policy);
         asm.jump_imm(When::Equal, R8, BATCH, lose).jump_imm(When::Equal, R8, IDLE, lose);
         Ok(())

@@ -143,7 +143,7 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "drop-masked",
-        about: "loses workers that may not run on every CPU",
+        about: "loses workers that may not run on every CPU, from 1 s on",
         programs: &[STAY, program("enqueue", losing::enqueue_unmasked)],
         ..LOSING
     },
@@ -179,7 +179,7 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "drop-background",
-        about: "loses batch and idle workers",
+        about: "loses batch and idle workers, from 1 s on",
         programs: &[STAY, program("enqueue", losing::enqueue_foreground)],
         ..LOSING
     },
