@@ -7,7 +7,7 @@ fn pile_of_tasks_on_one_cpu_fails_for_imbalance_and_depth_and_is_judged_again() 
     let Some(kernel) = emulation("queues: a pile", "7") else { return };
     let scratch = Scratch::new();
     let (kernel, dir) = (kernel.display().to_string(), scratch.0.join("run").display().to_string());
-    let run = ["--kernel", &kernel, "--accel", "qemu", "--topo", "2", "--duration", "2s", "--run-dir", &dir];
+    let run = ["--kernel", &kernel, "--accel", "qemu", "--topo", "2", "--duration", "4s", "--run-dir", &dir];
     let pile = ["--sched", "builtin:pile", "--workers", "8", "--max-imbalance", "4", "--max-dsq-depth", "6"];
     // 16 workers on the first CPU: one runs, 15 are queued there, and the other CPU has none.
     let ran = run_in(&scratch, &[&run[..], &pile].concat()).exits(1);
@@ -21,7 +21,7 @@ fn pile_of_tasks_on_one_cpu_fails_for_imbalance_and_depth_and_is_judged_again() 
 fn queues_of_the_kernels_own_scheduler_are_seen_too() {
     let Some(kernel) = emulation("queues: the kernel's own scheduler", "7") else { return };
     let kernel = kernel.display().to_string();
-    let args = ["--kernel", &kernel, "--accel", "qemu", "--topo", "2", "--duration", "2s", "--json", "-"];
+    let args = ["--kernel", &kernel, "--accel", "qemu", "--topo", "2", "--duration", "4s", "--json", "-"];
     let asked = ["--max-imbalance", "1000", "--clock-stall", "on"];
     let ran = run_in(&Scratch::new(), &[&args[..], &asked].concat()).exits(0);
     let result = ran.json();
