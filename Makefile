@@ -65,7 +65,7 @@ clean-cache:
 help:
 	@sed -n 's/^#   //p' Makefile
 
-#   make bench-workload  the workload engine against tracepoints and other tools
+#   make bench-workload  the workload engine against tracepoints and other tools; PARTS="spin memory thousand trace exchanges timers"
 .PHONY: bench-workload
 bench-workload:
 	@$(CARGO) bench -q --locked --target "$$(scripts/build --target-only)" --bench workload

@@ -9,6 +9,9 @@ use std::hint::{black_box, spin_loop};
 
 /// Place of the one sample kind of each type here.
 const ONLY: usize = 0;
+/// Steps of a worker that does nothing else, between two looks at the clock: some 50 to 200 us, by which a gap may be told too
+/// long.
+const STEPS_PER_LOOK: u64 = 4096;
 /// Timer slack that means none (prctl(2), PR_SET_TIMERSLACK).
 const LEAST_SLACK_NS: u64 = 1;
 
@@ -28,9 +31,20 @@ pub fn spin_wait(task: &mut Task<'_>) {
     spin_bursts(task, super::BURST_STEPS);
 }
 
+/// Spins `steps` steps an iteration. Several short iterations have one look at the clock, which costs more than all else here.
 pub fn spin_bursts(task: &mut Task<'_>, steps: u64) {
+    let mut unseen = 0;
     while !task.stopped() {
-        task.spin(steps);
+        if steps > super::BURST_STEPS {
+            task.spin(steps);
+        } else {
+            spin_burst(&mut task.units, steps);
+            unseen += steps;
+            if unseen >= STEPS_PER_LOOK {
+                unseen = 0;
+                task.sampler.tick();
+            }
+        }
         task.iteration_done();
     }
 }
