@@ -208,7 +208,8 @@ impl Grouper {
         if let Some(Some(text)) = &cut {
             finding.title = format!("{} ({})", finding.title, one_line(text));
         }
-        let absorbs = cut.is_some() || matches!(pattern.class, Class::Bug | Class::Oops | Class::Sanitizer);
+        let absorbs =
+            cut.is_some() || matches!(pattern.class, Class::Bug | Class::Oops | Class::Sanitizer | Class::RcuStall);
         let at = self.push(finding);
         self.open = at.map(|finding| Block { finding, absorbs, last_us: time_us });
     }
@@ -218,7 +219,9 @@ impl Grouper {
         let Some(block) = self.open.as_mut().filter(|block| block.absorbs && self.cut.is_none()) else { return false };
         let finding = &mut self.log.findings[block.finding];
         let part = match class {
-            Class::Warning => true,
+            Class::Warning => finding.class != Class::RcuStall,
+            // That RCU's own thread starves is a line of the report, and stands alone only where it is all that was heard.
+            Class::RcuStall => finding.class == Class::RcuStall && !first.starts_with("INFO: "),
             Class::Bug | Class::Oops => matches!(finding.class, Class::Bug | Class::Oops),
             _ => false,
         };

@@ -7,7 +7,9 @@
 use super::{KernelLog, classify};
 use crate::proto::record::KlogLine;
 
-const FIXTURES: [(&str, &str); 7] = [
+const FIXTURES: [(&str, &str); 9] = [
+    ("panic", include_str!("fixtures/panic.txt")),
+    ("rcu-stall", include_str!("fixtures/rcu-stall.txt")),
     ("soft-lockup", include_str!("fixtures/soft-lockup.txt")),
     ("hung-task", include_str!("fixtures/hung-task.txt")),
     ("kasan", include_str!("fixtures/kasan.txt")),

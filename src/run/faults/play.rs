@@ -23,8 +23,10 @@ use std::time::Duration;
 const LIMIT_NS: u64 = 240 * NS_PER_SEC;
 /// Between two looks at the child.
 const LOOK: Duration = Duration::from_millis(20);
-/// A fault that the host disturbed is played so often at most.
-const PLAYS_MOST: u32 = 3;
+/// A fault that the host disturbed is played so often at most, after a pause that grows by this each time: what disturbed
+/// it, a build or another guest, ends at some time.
+const PLAYS_MOST: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
 /// Files that faults name: (name, contents, mode).
 const FILES: [(&str, &str, u32); 5] = [
     ("quitter", "#!/bin/sh\necho I will not run here >&2\nexit 3\n", 0o755),
@@ -104,6 +106,7 @@ pub fn play(fault: &Fault, setting: &Setting) -> Result<Played> {
         if plays == PLAYS_MOST || played.sight() != Sight::Disturbed {
             return Ok(Played { plays, ..played });
         }
+        thread::sleep(PAUSE * plays);
         plays += 1;
     }
 }
