@@ -14,8 +14,10 @@ use crate::proto::frame;
 use crate::proto::hist::Hist;
 use crate::proto::limits::{Assert, Base, CheckId, Insist, Layers, Limit};
 use crate::proto::message::{Msg, VmEnd};
+use crate::proto::phase::CpuSlice;
 use crate::proto::record::{FILE_MAGIC, Record};
 use crate::proto::report::{ExitInfo, Samples, WorkerReport};
+use crate::proto::runqueues::{Lasting, RunQueues};
 use crate::proto::topology::Topology;
 use crate::proto::work::SampleKind;
 use crate::units::NS_PER_MS;
@@ -67,7 +69,8 @@ fn hist(dice: &mut Dice, extreme: bool) -> Hist {
 fn report(dice: &mut Dice, index: u32) -> WorkerReport {
     let mut report = worker(index);
     for _ in 0..dice.below(4) {
-        match dice.below(14) {
+        match dice.below(15) {
+            13 => report.slices = (0..dice.below(3)).map(|_| slice(dice)).collect(),
             0 => report.work_units = dice.number(),
             1 => report.iterations = dice.number(),
             2 => report.wall_time_ns = dice.number(),
@@ -90,6 +93,23 @@ fn report(dice: &mut Dice, index: u32) -> WorkerReport {
     report
 }
 
+/// Of one CPU or two, some of them never seen.
+fn slice(dice: &mut Dice) -> CpuSlice {
+    let (allowed, seen) = (CpuSet::first(1 + dice.below(2) as u32), CpuSet::first(dice.below(3) as u32));
+    CpuSlice { allowed, seen, judged_ns: dice.number() }
+}
+
+fn queues(dice: &mut Dice) -> RunQueues {
+    let lasting = |dice: &mut Dice| dice.maybe().map(|value| Lasting { value, cpu: 1, at_ns: dice.number() });
+    RunQueues {
+        looks: dice.below(12) as u32,
+        error: dice.once_in(4).then(|| "refused".into()),
+        imbalance: lasting(dice),
+        depth: lasting(dice),
+        still: lasting(dice),
+    }
+}
+
 /// At least two workers in each of one to three cgroups.
 fn record(dice: &mut Dice) -> Record {
     let mut record = if dice.once_in(2) { passing() } else { passing_with_scheduler() };
@@ -101,7 +121,8 @@ fn record(dice: &mut Dice) -> Record {
         record.spawned.push((name, workers));
     }
     for _ in 0..dice.below(3) {
-        match dice.below(14) {
+        match dice.below(15) {
+            13 => record.queues = Some(queues(dice)),
             0 => record.host = None,
             1 => record.hello = None,
             2 => record.scenario_end = None,
@@ -164,6 +185,7 @@ fn messages(record: &Record) -> Vec<Msg> {
     list.extend(record.scenario_started.clone().map(|name| Msg::ScenarioStart { name, uptime_ns: 1 }));
     list.extend(record.spawned.iter().cloned().map(|(group, workers)| Msg::Spawned { group, workers }));
     list.extend(record.reports.iter().cloned().map(|(group, report)| Msg::Report { group, report }));
+    list.extend(record.queues.clone().map(|seen| Msg::Queues { seen }));
     list.extend(record.asserted.clone().map(|result| Msg::Asserted { result }));
     list.extend(record.scenario_end.clone().map(|end| Msg::ScenarioEnd {
         uptime_ns: end.uptime_ns,
