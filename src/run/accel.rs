@@ -42,6 +42,15 @@ pub struct Accel {
     pub qemu: Option<PathBuf>,
 }
 
+impl Accel {
+    /// The emulator's version, as it tells it.
+    pub fn qemu_version(&self) -> Result<String> {
+        let program = self.qemu.as_deref().unwrap_or(std::path::Path::new(QEMU));
+        probe::qemu_version(program)
+            .map_err(|why| Error::host(format!("ask {} for its version: {why}", program.display())))
+    }
+}
+
 /// Chooses. `check_kvm` tries a throwaway VM.
 pub fn choose(choice: AccelChoice, check_kvm: impl FnOnce() -> Result<()>) -> Result<Accel> {
     let kvm = || Accel { kind: AccelKind::Kvm, reason: "KVM works".into(), qemu: None };

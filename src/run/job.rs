@@ -142,7 +142,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         }
     };
     if accel.kind == AccelKind::Qemu {
-        qemu_shape::check(&plan.topology)?;
+        qemu_shape::check(&plan.topology, || accel.qemu_version())?;
     }
     listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
     image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));

@@ -262,7 +262,7 @@ pub fn is_executable(path: &Path) -> bool {
 }
 
 /// `QEMU 10.0.2`, from what `--version` prints.
-fn qemu_version(program: &Path) -> std::result::Result<String, String> {
+pub fn qemu_version(program: &Path) -> std::result::Result<String, String> {
     let mut child = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())

@@ -52,22 +52,22 @@ fn arguments(spec: &MachineSpec<'_>, far: &FarLines) -> Vec<String> {
     let memory_mib = spec.memory_bytes >> 20;
     let file = |fd: i32| format!("/proc/self/fd/{fd}");
     let socket = |id: &str, fd: i32| format!("socket,id={id},fd={fd}");
+    let memory = Memory { bytes: spec.memory_bytes, file: &file(number(spec.ram)), ring_gpa: spec.ring.0 };
+    let shape = qemu_shape::words(spec.topology, spec.numa, &memory);
     // One emulator thread: with several, kernels that patch their own text have crashed.
-    let emulated = ("tcg,thread=single", qemu_shape::CPU, "pc", ",usb=off,hpet=off");
+    let emulated = ("tcg,thread=single", qemu_shape::CPU, shape.machine, ",usb=off,hpet=off");
     let (accel, cpu, machine, options) = match std::env::var(MACHINE_VARIABLE).as_deref() {
         Ok("pc") => ("kvm", "host", "pc", ",usb=off,hpet=off"),
         Ok("microvm") => ("kvm", "host", "microvm", ""),
         _ => emulated,
     };
-    let memory = Memory { bytes: spec.memory_bytes, file: &file(number(spec.ram)), ring_gpa: spec.ring.0 };
-    let shape = qemu_shape::words(spec.topology, spec.numa, &memory);
     let words = [
         ("-accel", accel.to_owned()),
         // Its threads carry their vCPU in their names, by which the witness of host noise knows them.
         ("-name", "ktstr,debug-threads=on".to_owned()),
         ("-cpu", cpu.to_owned()),
         ("-m", memory_mib.to_string()),
-        ("-machine", format!("{machine}{options}{}", shape.machine)),
+        ("-machine", format!("{machine}{options}{}", shape.options)),
         ("-kernel", spec.kernel.display().to_string()),
         ("-initrd", file(number(spec.initramfs))),
         ("-append", spec.cmdline.to_owned()),

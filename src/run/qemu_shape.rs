@@ -11,7 +11,9 @@ use crate::vmm::x86::apic::{ApicIds, LlcRule, XAPIC_ID_MAX};
 /// QEMU's own CPU `max` is an AMD CPU without the leaves that tell a kernel of threads and dies. Intel's rules need none
 /// of them: leaf 0x1F has the dies, and leaf 4 says that a die shares its L3 (target/i386/cpu.c). Family 6, model 85, so
 /// that no kernel takes the model numbers of `max`, which are AMD's, for a Pentium 4.
-pub const CPU: &str = "max,vendor=GenuineIntel,family=6,model=85,stepping=4,l3-cache=on";
+/// The highest leaf is an empty one: it answers for all above it, and QEMU 10 aborts when its own firmware asks beyond the
+/// end of leaf 0x1F that way.
+pub const CPU: &str = "max,vendor=GenuineIntel,family=6,model=85,stepping=4,l3-cache=on,level=0x20";
 
 /// Where the memory of a guest comes from.
 pub struct Memory<'a> {
@@ -22,15 +24,20 @@ pub struct Memory<'a> {
     pub ring_gpa: u64,
 }
 
-/// The words for CPUs, NUMA and memory. `-machine` needs what `backend` says.
+/// The words for CPUs, NUMA and memory.
 pub struct Words {
     pub words: Vec<(&'static str, String)>,
-    /// Appended to `-machine`.
+    /// The machine that can have these CPUs.
     pub machine: &'static str,
+    /// Appended to `-machine`.
+    pub options: &'static str,
 }
 
-/// Whether QEMU can show this shape at all.
-pub fn check(topology: &Topology) -> Result<()> {
+/// The first QEMU that emulates x2APIC, which APIC ids above 254 need (its change log, x86 TCG).
+const X2APIC_SINCE: u32 = 9;
+
+/// Whether this QEMU (its version as `QEMU 10.0.2`) can show this shape at all.
+pub fn check(topology: &Topology, version: impl FnOnce() -> Result<String>) -> Result<()> {
     let refuse = |why: &str| {
         Err(Error::host(format!("--accel qemu cannot give a guest {why}, as --topo {topology} asks for"))
             .hint("--accel kvm can"))
@@ -53,11 +60,23 @@ pub fn check(topology: &Topology) -> Result<()> {
     if topology.odd.spare_cpus % per_socket != 0 {
         return refuse(&format!("possible CPUs that are no whole sockets of {per_socket}"));
     }
-    let highest = ApicIds::new(topology, LlcRule::CacheLeaf).highest();
-    if highest > XAPIC_ID_MAX {
-        return refuse(&format!("APIC ids above {XAPIC_ID_MAX} (up to {highest}) without KVM"));
+    if wide_apic_ids(topology) {
+        let version = version()?;
+        let major = version.trim_start_matches(|c: char| !c.is_ascii_digit()).split('.').next();
+        if major.and_then(|major| major.parse().ok()).is_none_or(|major: u32| major < X2APIC_SINCE) {
+            let highest = ApicIds::new(topology, LlcRule::CacheLeaf).highest();
+            return refuse(&format!(
+                "APIC ids above {XAPIC_ID_MAX} (up to {highest}) with {version}, where {X2APIC_SINCE}.0 would do"
+            ));
+        }
     }
     Ok(())
+}
+
+/// Whether interrupts need a unit that remaps them in order to reach every CPU: the older form has 8 bits for an APIC id
+/// (Intel SDM vol. 3, 12.11.1; VT-d specification, 5.1.2).
+fn wide_apic_ids(topology: &Topology) -> bool {
+    ApicIds::new(topology, LlcRule::CacheLeaf).highest() > XAPIC_ID_MAX
 }
 
 /// Whether nodes that have LLCs have different numbers of them.
@@ -86,13 +105,16 @@ pub fn words(topology: &Topology, numa: &Numa, memory: &Memory<'_>) -> Words {
     smp += &format!(",dies={dies},cores={},threads={}", topology.cores_per_llc, topology.threads_per_core);
     smp += &format!(",maxcpus={possible}");
     let mut words = vec![("-smp", smp)];
+    // Only q35 takes a unit that remaps interrupts (docs/system/i386 of QEMU, intel-iommu).
+    let machine = if wide_apic_ids(topology) { "q35" } else { "pc" };
+    words.extend((machine == "q35").then(|| ("-device", "intel-iommu,intremap=on,eim=on".to_owned())));
     let nodes = numa.nodes(topology.numa_nodes);
     if nodes <= 1 {
         words.push((
             "-object",
             format!("memory-backend-file,id=ram,size={},share=on,mem-path={}", memory.bytes, memory.file),
         ));
-        return Words { words, machine: ",memory-backend=ram" };
+        return Words { words, machine, options: ",memory-backend=ram" };
     }
     let mut start = 0;
     for (node, bytes) in (0u32..).zip(&numa.memory_bytes) {
@@ -116,7 +138,7 @@ pub fn words(topology: &Topology, numa: &Numa, memory: &Memory<'_>) -> Words {
             words.push(("-numa", format!("dist,src={from},dst={to},val={distance}")));
         }
     }
-    Words { words, machine: "" }
+    Words { words, machine, options: "" }
 }
 
 /// Where the ring lies in our memory file: from the start of its node, where nodes have files of their own.
@@ -148,7 +170,9 @@ mod tests {
         let numa = Numa { memory_bytes, distances: vec![] }.settled(topology(text).numa_nodes, bytes).unwrap();
         let memory = Memory { bytes, file: "F", ring_gpa: 96 << 20 };
         let made = words(&topology(text), &numa, &memory);
-        made.words.iter().map(|(flag, value)| format!("{flag} {value}\n")).collect::<String>() + made.machine
+        made.words.iter().map(|(flag, value)| format!("{flag} {value}\n")).collect::<String>()
+            + made.machine
+            + made.options
     }
 
     #[test]
@@ -165,7 +189,13 @@ mod tests {
     fn one_node_needs_no_numa() {
         let line = line("1n2l2c1t", &[256]);
         assert!(!line.contains("-numa") && line.contains("id=ram,size=268435456"), "{line}");
-        assert!(line.ends_with(",memory-backend=ram"), "{line}");
+        assert!(line.ends_with("pc,memory-backend=ram"), "{line}");
+    }
+
+    #[test]
+    fn apic_ids_of_more_than_a_byte_have_their_interrupts_remapped() {
+        let line = line("max-cpu", &[256]);
+        assert!(line.contains("-device intel-iommu,intremap=on,eim=on\n") && line.contains("\nq35,"), "{line}");
     }
 
     #[test]
@@ -192,12 +222,14 @@ mod tests {
             ("3n1+0+1l2c1t", "in front of one"),
             ("2:spare1", "whole sockets of 2"),
             ("2:nocache1", "without caches"),
-            ("max-cpu", "up to 433"),
+            ("max-cpu", "up to 433) with QEMU 8.2.0, where 9.0 would do"),
         ] {
-            let error = check(&topology(text)).unwrap_err().to_string();
+            let error = check(&topology(text), || Ok("QEMU 8.2.0".into())).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("--accel kvm can"), "{text}: {error}");
         }
-        assert!(check(&topology("3n1+1+0l2c1t")).is_ok());
-        assert!(check(&topology("near-max-llc")).is_ok());
+        let unasked = || panic!("the version is of no matter");
+        assert!(check(&topology("3n1+1+0l2c1t"), unasked).is_ok());
+        assert!(check(&topology("near-max-llc"), unasked).is_ok());
+        assert!(check(&topology("max-cpu"), || Ok("QEMU 10.0.2".into())).is_ok());
     }
 }
