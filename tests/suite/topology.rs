@@ -4,9 +4,13 @@
 //! Invariant: what is expected is computed here from the numbers of the shape, not by the code under test.
 
 use crate::lab::{Cell, OLD_KERNEL};
-use crate::util::{Ran, Scratch, emulation, kernel, ktstr, kvm_works, not_run, run_in};
+use crate::util::{
+    RUN_LIMIT, Ran, Scratch, binary, cached, emulation, finish, kernel, ktstr, kvm_works, not_run, run_in,
+};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 /// `0-3`, or `2` alone.
 fn span(first: u64, count: u64) -> String {
@@ -48,6 +52,34 @@ fn nodes_dies_and_threads_are_as_asked_under_emulation() {
         let ran = run(&kernel, &["--topo", topo]).exits(0);
         assert_machine(&ran.json()["guest"]["machine"], shape, &ran.to_string());
     }
+}
+
+/// The distribution's QEMU and the one of the emulated host are some years apart.
+#[test]
+fn nodes_dies_and_threads_are_as_asked_under_a_newer_emulator() {
+    let test = "topology: a newer emulator";
+    let Some(kernel) = emulation(test, "7") else { return };
+    let Some(ready) = cached("qemu/ready") else {
+        return not_run(test, "the distribution's own QEMU is the newest there is here");
+    };
+    let root = ready.parent().expect("a directory").join("usr");
+    let scratch = Scratch::new();
+    let newer = scratch.file(
+        "qemu-system-x86_64",
+        format!(
+            "#!/bin/sh\nexec {0}/bin/qemu-system-x86_64 -L {0}/share/qemu -L {0}/share/seabios \
+             -L /usr/share/seabios -L /usr/lib/ipxe/qemu \"$@\"\n",
+            root.display()
+        ),
+    );
+    std::fs::set_permissions(&newer, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+    let mut command = Command::new(binary());
+    command.arg("--kernel").arg(kernel).args(["--accel", "qemu", "--json", "-", "--topo", "2n4l2c2t"]);
+    command.args(["--duration", "100ms", "--workers", "1", "--cgroups", "1"]);
+    let path = format!("{}:{}", scratch.0.display(), std::env::var("PATH").unwrap_or_default());
+    command.env("PATH", path).env("XDG_STATE_HOME", &scratch.0);
+    let ran = finish(command, RUN_LIMIT).exits(0);
+    assert_machine(&ran.json()["guest"]["machine"], [2, 4, 2, 2], &ran.to_string());
 }
 
 #[test]

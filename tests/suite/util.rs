@@ -14,7 +14,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// No single run of the binary in a test may take longer: three times what the slowest took under emulation.
-const RUN_LIMIT: Duration = Duration::from_secs(300);
+pub const RUN_LIMIT: Duration = Duration::from_secs(300);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,11 +29,16 @@ pub fn binary() -> PathBuf {
 
 /// A kernel that scripts/fetch-kernels put into the cache.
 pub fn kernel(name: &str, file: &str) -> Option<PathBuf> {
+    cached(&format!("kernels/{name}/{file}"))
+}
+
+/// A file that the scripts put into the cache.
+pub fn cached(file: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("KTSTR_CACHE").map(PathBuf::from).or_else(|| {
         let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         Some(home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?.join("ktstr"))
     })?;
-    Some(cache.join("kernels").join(name).join(file)).filter(|path| path.exists())
+    Some(cache.join(file)).filter(|path| path.exists())
 }
 
 /// Notes that a test could not run here; `make test` names the file and prints it at its end.
