@@ -87,6 +87,16 @@ fn prepare(spec: &ScenarioSpec, settings: &Settings<'_>, around: &mut dyn Around
     let mut world = World::new(settings.resolver.clone(), settings.cgroup_root, settings.subtree, settings.seed)?;
     world.scratch_disk = settings.scratch_disk.clone();
     world.raw_samples = settings.raw_samples;
+    // The subtree is there by now, and nobody else would remove it.
+    if let Err(error) = enable_controllers(&world, spec, around) {
+        world.end(around);
+        return Err(error);
+    }
+    Ok(world)
+}
+
+/// Whatever the cgroups of this scenario need, and what is there anyway.
+fn enable_controllers(world: &World, spec: &ScenarioSpec, around: &mut dyn Around) -> Result<()> {
     let cpusets = spec.cgroup_defs().any(|def| def.cpuset.is_some())
         || spec.ops().any(|op| matches!(op, Op::SetCpuset { .. } | Op::SwapCpusets { .. } | Op::ClearCpuset { .. }));
     if cpusets || world.manager.has_controller("cpuset")? {
@@ -103,7 +113,7 @@ fn prepare(spec: &ScenarioSpec, settings: &Settings<'_>, around: &mut dyn Around
             around.say(Msg::Note { text: text.into() });
         }
     }
-    Ok(world)
+    Ok(())
 }
 
 struct Run<'a> {

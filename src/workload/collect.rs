@@ -19,6 +19,9 @@ use std::io;
 const COLLECT_NS: u64 = 5 * NS_PER_SEC;
 /// From the SIGKILL until we stop waiting: a task that the scheduler under test never runs cannot die either.
 const KILL_NS: u64 = 2 * NS_PER_SEC;
+/// The same for a handle that is dropped, which has no report to give in time and may wait longer: where dozens of tasks want
+/// each CPU, even the end of a killed one takes seconds.
+const DROP_NS: u64 = 5 * NS_PER_SEC;
 /// The stop signal is sent again this often: one may come just before the blocking call it should interrupt.
 const RESEND_NS: u64 = 20 * NS_PER_MS;
 /// Pause between two looks at the workers; callers of `stop_and_collect_with` get their turn this often.
@@ -251,7 +254,7 @@ impl Drop for WorkloadHandle {
     fn drop(&mut self) {
         // Without this a worker at the gate of a leaked mapping would wait its 30 s.
         self.shared.gate().stop();
-        let give_up_ns = time::monotonic_ns() + KILL_NS;
+        let give_up_ns = time::monotonic_ns() + DROP_NS;
         self.reap();
         self.workers.iter().filter(|worker| worker.ending.is_none()).for_each(Worker::kill_group);
         // After a collection the wait for the unkillable has been had already.

@@ -4,7 +4,7 @@
 //! Invariant: after a run no cgroup of it is left.
 
 use crate::util::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A cgroup2 mount that this process may make cgroups in.
 fn cgroup2() -> Option<PathBuf> {
@@ -40,9 +40,28 @@ fn run_on_this_machine_gives_a_verdict_and_leaves_no_cgroup() {
         assert_eq!(kinds, want, "{ran}");
     }
     assert!(ran.stderr.contains("this machine, no VM") && ran.stderr.contains("seed 7"), "{ran}");
-    let left = std::fs::read_dir(mount).unwrap().flatten();
-    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("ktstr-host-")).collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(!cgroups_of(&ran, &mount).exists(), "{ran}");
+}
+
+/// The subtree of a run, of which it tells itself: others may have theirs beside it at the same time.
+fn cgroups_of(ran: &Ran, mount: &Path) -> PathBuf {
+    let rest = ran.stderr.split("cgroups under ").nth(1).unwrap_or_else(|| panic!("no subtree is told:{ran}"));
+    let place = PathBuf::from(rest.split_whitespace().next().unwrap_or_default());
+    assert!(place.starts_with(mount), "{ran}");
+    place
+}
+
+/// Where the kernel offers no cpuset controller the run cannot begin, but has made its subtree by then.
+#[test]
+fn run_that_cannot_begin_leaves_no_cgroup() {
+    let Some(mount) = cgroup2() else {
+        return not_run("host: a controller that is missing", "no writable cgroup2 mount");
+    };
+    let ran = ktstr(&["run", "--host", "--cgroup", "a cpuset=cpus:0: bursty*1", "--duration", "300ms"]);
+    assert!(!cgroups_of(&ran, &mount).exists(), "{ran}");
+    if !std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap().contains("cpuset") {
+        ran.exits(125).says("cgroup controller 'cpuset'");
+    }
 }
 
 #[test]
