@@ -4,7 +4,7 @@
 //! scenarios are to scenario/catalog.
 //! Invariant: a row is right only where its scenario failed, in the check that the row names, for one of its reasons.
 
-use super::{Setting, blames_host};
+use super::{OR, Setting, blames_host};
 use crate::error::{Context, Result};
 use crate::proto::scenario::ScenarioSpec;
 use crate::run::rundir;
@@ -25,8 +25,6 @@ const SCENARIO_NS: u64 = 30 * NS_PER_SEC;
 const ATTEMPTS: u32 = 3;
 /// Between two looks at the child.
 const LOOK: Duration = Duration::from_millis(20);
-/// Between the reasons of which one is enough.
-const OR: &str = " or ";
 
 /// What is broken in one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,6 +25,8 @@ const HEAD: &str = "# Faults\n\n\
 const TABLE_HEAD: &str = "| name | what is wrong | brought about by | outcome | exit | stage | reason | time to verdict |\n\
     |---|---|---|---|---|---|---|---|\n";
 
+/// Between the reasons of which one is enough.
+const OR: &str = " or ";
 /// How a verdict says that it was withheld because of the host: that a check is void, or that an emulator was too slow.
 const DISTURBED: [&str; 2] = ["void, as the host", "the emulated guest did not get there"];
 
