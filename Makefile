@@ -68,7 +68,8 @@ help:
 #   make bench-workload  the workload engine against tracepoints and other tools; PARTS="spin memory thousand trace exchanges timers"
 .PHONY: bench-workload
 bench-workload:
-	@$(CARGO) bench -q --locked --target "$$(scripts/build --target-only)" --bench workload
+	@CARGO_PROFILE_BENCH_OPT_LEVEL=z CARGO_PROFILE_BENCH_LTO=fat CARGO_PROFILE_BENCH_CODEGEN_UNITS=1 \
+		$(CARGO) bench -q --locked --target "$$(scripts/build --target-only)" --bench workload
 
 #   make miri          the shared memory of the engine under Miri (a nightly toolchain with miri and rust-src)
 .PHONY: miri

@@ -39,6 +39,9 @@ pub enum Way {
     Stream,
 }
 
+/// Until a pair is in its stride.
+pub const WARM_UP_NS: u64 = 50 * NS_PER_MS;
+
 /// Whether this process may take a real-time class.
 pub fn may_be_real_time() -> bool {
     let fifo = SchedPolicy::Fifo { priority: PRIORITY };
@@ -46,7 +49,7 @@ pub fn may_be_real_time() -> bool {
 }
 
 /// Exchanges a second of one bare pair, both on one CPU.
-pub fn rate(way: Way, cpu: u32, real_time: bool) -> f64 {
+pub fn rate(way: Way, cpu: u32, real_time: bool) -> Option<f64> {
     let shared = Mapping::shared_anonymous(4096).expect("map");
     let pipes = [fd::pipe().expect("pipe"), fd::pipe().expect("pipe")];
     let parent = process::id();
@@ -106,7 +109,7 @@ pub fn rate(way: Way, cpu: u32, real_time: bool) -> f64 {
         }
     });
     let look = || (time::monotonic_ns(), shared.words()[COUNT_AT[0]].load(Ordering::Relaxed));
-    time::sleep_ns(50 * NS_PER_MS).expect("sleep");
+    time::sleep_ns(WARM_UP_NS).expect("sleep");
     let (from, before) = look();
     time::sleep_ns(250 * NS_PER_MS).expect("sleep");
     let (until, after) = look();
@@ -114,7 +117,8 @@ pub fn rate(way: Way, cpu: u32, real_time: bool) -> f64 {
         process::kill(child, SIGKILL).expect("kill");
         process::wait(child, true).expect("wait");
     }
-    (after - before) as f64 * NS_PER_SEC as f64 / (until - from) as f64
+    // A pair that died has no rate.
+    (after > before).then(|| (after - before) as f64 * NS_PER_SEC as f64 / (until - from) as f64)
 }
 
 fn receive(read: &std::os::fd::OwnedFd) {

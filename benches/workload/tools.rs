@@ -6,13 +6,14 @@
 use crate::bare::{self, Way};
 use crate::trace::number;
 use crate::turns::{self, Spread, against};
-use crate::{config, first_cpu, run};
+use crate::{config, first_cpu, pause, run};
 use ktstr::proto::hist::Hist;
 use ktstr::proto::plan::SchedPolicy;
 use ktstr::proto::scenario::AffinityIntent;
 use ktstr::proto::work::SampleKind;
+use ktstr::sys::time;
 use ktstr::units::{NS_PER_MS, NS_PER_SEC, approx};
-use ktstr::workload::WorkloadConfig;
+use ktstr::workload::{WorkloadConfig, WorkloadHandle};
 use std::process::Command;
 
 /// Rounds of each comparison.
@@ -53,16 +54,24 @@ pub fn exchange_rates() {
         let seconds: f64 = placed(cpu, real_time, &words)?.trim().parse().ok()?;
         Some(f64::from(LOOPS) / seconds)
     };
-    let bare = |way: Way| move || Some(bare::rate(way, cpu, real_time));
+    let bare = |way: Way| move || bare::rate(way, cpu, real_time);
     let ours = |text: &'static str| {
         let sched_policy = match real_time {
             true => SchedPolicy::Fifo { priority: bare::PRIORITY },
             false => SchedPolicy::Normal,
         };
         let load = WorkloadConfig { affinity: AffinityIntent::SingleCpu, sched_policy, ..config(text) };
+        // As the bare pair: between two looks, after a start that is not counted.
         move || {
-            let report = run(&load, TURN_NS, |_| {}).remove(0);
-            Some(report.iterations as f64 * NS_PER_SEC as f64 / report.wall_time_ns as f64)
+            let mut handle = WorkloadHandle::spawn(&load).expect("spawn");
+            handle.start().expect("start");
+            let look = |handle: &WorkloadHandle| (time::monotonic_ns(), handle.snapshot_iterations()[0]);
+            pause(bare::WARM_UP_NS);
+            let (from, before) = look(&handle);
+            pause(TURN_NS - bare::WARM_UP_NS);
+            let (until, after) = look(&handle);
+            handle.stop_and_collect().expect("collect");
+            (after > before).then(|| (after - before) as f64 * NS_PER_SEC as f64 / (until - from) as f64)
         }
     };
     let pairs = [
@@ -114,7 +123,7 @@ fn hackbench(cpu: u32, real_time: bool) {
         let seconds: f64 = said.lines().find_map(|line| line.strip_prefix("Time: ")?.trim().parse().ok())?;
         (seconds > 0.0).then(|| f64::from(MESSAGES) / seconds)
     };
-    let mut stream = || Some(bare::rate(Way::Stream, cpu, real_time));
+    let mut stream = || bare::rate(Way::Stream, cpu, real_time);
     let taken = turns::take(ROUNDS, &mut [&mut theirs, &mut stream]);
     if let (Some(theirs), Some(stream)) = (taken.of(0), taken.of(1)) {
         println!(

@@ -17,11 +17,10 @@ use crate::cgroup::guard;
 use crate::channel::guest::GuestSession;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::guards::Provocation;
-use crate::proto::limits::CheckId;
 use crate::proto::message::{Msg, SchedFailure, SchedFinal};
 use crate::proto::plan::{Plan, SchedSpec};
 use crate::proto::scenario::ScenarioSpec;
-use crate::scenario::{self, Around, Coded, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
+use crate::scenario::{self, Around, Coded, EMULATED_WORD, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::scx::start::{Progress, Scheduler};
 use crate::scx::support::Support;
 use crate::scx::watch::Lost;
@@ -29,7 +28,6 @@ use crate::sys::process::{self, End};
 use crate::sys::{mount, poll, time};
 use crate::units::NS_PER_MS;
 use crate::verdict;
-use crate::verdict::table::{in_force, is_on};
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -100,9 +98,7 @@ impl Agent {
     /// Does what the plan says, and tells whatever it cannot do.
     pub fn carry_out(&mut self, plan: &Plan) {
         self.provoke = plan.guards.provoke.clone();
-        if is_on(&in_force(&plan.limits), CheckId::KernelLogClean) {
-            self.outside.allowed = Some(plan.guards.allow_log.clone());
-        }
+        self.outside.stall_settles = verdict::stall_settles(plan, is_emulated());
         self.outside.look();
         if let Err(error) = self.load_modules(plan) {
             return self.refuse("modules", &error);
@@ -472,6 +468,11 @@ fn settings<'a>(plan: &Plan, index: u32, subtree: &'a str) -> Settings<'a> {
         scratch_disk: plan.disk_is_scratch.then(|| SCRATCH_DISK.into()),
         raw_samples: plan.raw_samples,
     }
+}
+
+/// The host says so; the emulated machine itself need not show it.
+fn is_emulated() -> bool {
+    std::fs::read_to_string("/proc/cmdline").unwrap_or_default().split_whitespace().any(|word| word == EMULATED_WORD)
 }
 
 /// Time the host took from this guest's CPUs: the eighth number of /proc/stat's first line, in ticks of 10 ms

@@ -33,8 +33,8 @@ pub(super) struct Outside {
     pub stop_asked: bool,
     /// When the host is to be given a sign of life again.
     pub sign_ns: u64,
-    /// Kernel lines that are allowed; none where every one is.
-    pub allowed: Option<Vec<String>>,
+    /// Whether a stall that the kernel reports settles the verdict.
+    pub stall_settles: bool,
     /// What the kernel said of a stall: the verdict is known, and waiting shows nothing more.
     pub stall: Option<String>,
     /// Messages that could not be sent; the host sees the gap, this is for the console.
@@ -43,8 +43,8 @@ pub(super) struct Outside {
 
 impl Outside {
     pub fn new(session: GuestSession) -> Self {
-        let (kmsg, dump, allowed, stall, unsent) = (None, None, None, None, None);
-        Self { session, kmsg, dump, stop_asked: false, sign_ns: 0, allowed, stall, unsent }
+        let (kmsg, dump, stall, unsent) = (None, None, None, None);
+        Self { session, kmsg, dump, stop_asked: false, sign_ns: 0, stall_settles: false, stall, unsent }
     }
 
     pub fn say(&mut self, message: Msg) {
@@ -62,8 +62,8 @@ impl Outside {
         }
         let fresh = self.kmsg.as_mut().map(Kmsg::take).unwrap_or_default();
         for message in fresh {
-            if let (Msg::Klog { priority, text, .. }, Some(allowed), None) = (&message, &self.allowed, &self.stall) {
-                self.stall = klog::stall(*priority, text, allowed);
+            if let (Msg::Klog { priority, text, .. }, true, None) = (&message, self.stall_settles, &self.stall) {
+                self.stall = klog::stall(*priority, text);
             }
             self.say(message);
         }

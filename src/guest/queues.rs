@@ -3,6 +3,7 @@
 //! Owns when to look and finding what lasted for a whole window; leaves the look itself to scx/, judging to verdict/.
 //! Invariant: only what every look of a window showed is told, and a monitor that could not look says why.
 
+use crate::proto::cpuset::CpuSet;
 use crate::proto::runqueues::{LOOK_EVERY_NS, Lasting, RunQueues, WINDOW};
 use crate::scx::monitor::{Monitor, Queue};
 use std::collections::VecDeque;
@@ -11,22 +12,28 @@ use std::path::Path;
 /// Thousandths, as limits have them.
 const MILLI: u64 = 1000;
 
+/// CPUs whose clock moves once a second while they have one task (Documentation/timers/no_hz.rst).
+const TICKLESS: &str = "sys/devices/system/cpu/nohz_full";
+
 /// The monitor of one boot.
 pub struct QueueWatch {
     monitor: Result<Monitor, String>,
+    tickless: CpuSet,
     /// While a scenario runs.
     seen: Option<Fold>,
 }
 
 impl QueueWatch {
     pub fn open(root: &Path) -> Self {
-        Self { monitor: Monitor::open(root), seen: None }
+        let tickless = std::fs::read_to_string(root.join(TICKLESS)).ok().and_then(|text| text.trim().parse().ok());
+        Self { monitor: Monitor::open(root), tickless: tickless.unwrap_or_default(), seen: None }
     }
 
     /// A scenario begins.
     pub fn begin(&mut self) {
         let error = self.monitor.as_ref().err().cloned();
-        self.seen = Some(Fold { told: RunQueues { error, ..RunQueues::default() }, ..Fold::default() });
+        let told = RunQueues { error, ..RunQueues::default() };
+        self.seen = Some(Fold { told, tickless: self.tickless.clone(), ..Fold::default() });
     }
 
     /// Looks where it is time to.
@@ -63,6 +70,7 @@ struct Fold {
     next_ns: u64,
     first_ns: u64,
     ratios: VecDeque<u64>,
+    tickless: CpuSet,
     /// By CPU number.
     recent: Vec<Recent>,
 }
@@ -98,6 +106,12 @@ impl Fold {
         // A CPU without tasks has room for one: one task beside it is no imbalance.
         let ratio = u64::from(longest.running.max(1)) * MILLI / u64::from(shortest.running.max(1));
         keep(&mut self.told.imbalance, lasting(&mut self.ratios, ratio), longest.cpu, at_ns);
+        for (cpu, recent) in self.recent.iter_mut().enumerate() {
+            // A CPU that went offline meanwhile begins anew.
+            if !queues.iter().any(|queue| queue.cpu as usize == cpu) {
+                *recent = Recent::default();
+            }
+        }
         for queue in queues {
             let index = queue.cpu as usize;
             if self.recent.len() <= index {
@@ -107,7 +121,7 @@ impl Fold {
             if let Some(depth) = queue.depth {
                 keep(&mut self.told.depth, lasting(&mut recent.depths, u64::from(depth)), queue.cpu, at_ns);
             }
-            let stands = queue.running > 0 && recent.clock == Some(queue.clock);
+            let stands = queue.running > 0 && recent.clock == Some(queue.clock) && !self.tickless.contains(queue.cpu);
             recent.still = if stands { recent.still + 1 } else { 0 };
             recent.clock = Some(queue.clock);
             keep(&mut self.told.still, Some(recent.still).filter(|looks| *looks > 0), queue.cpu, at_ns);
@@ -148,6 +162,20 @@ mod tests {
         assert_eq!(fold(&[look(0, 1), look(0, 2), look(0, 3)]).still, None);
         let told = fold(&[look(1, 1), look(1, 2), look(1, 3), look(0, 4), look(1, 5)]);
         assert_eq!(told.still, Some(Lasting { value: 2, cpu: 1, at_ns: 2 * LOOK_EVERY_NS }));
+        let mut tickless = Fold { tickless: "1".parse().unwrap(), ..Fold::default() };
+        (0..4).for_each(|index| tickless.add(&look(1, index), index * LOOK_EVERY_NS));
+        assert_eq!(tickless.told.still, None);
+    }
+
+    #[test]
+    fn cpu_that_was_offline_begins_its_window_anew() {
+        let both = |clock| [queue(0, 0, 0, clock), queue(1, 9, 9, 5)];
+        let mut fold = Fold::default();
+        for (index, look) in [&both(1)[..], &both(2), &both(3), &both(4)[..1], &both(5), &both(6)].iter().enumerate() {
+            fold.add(look, index as u64 * LOOK_EVERY_NS);
+        }
+        assert_eq!(fold.told.depth, Some(Lasting { value: 0, cpu: 0, at_ns: 4 * LOOK_EVERY_NS }));
+        assert_eq!(fold.told.still, Some(Lasting { value: 2, cpu: 1, at_ns: 2 * LOOK_EVERY_NS }));
     }
 
     #[test]

@@ -81,12 +81,11 @@ pub fn classify(klog: &[KlogLine], console: &str) -> KernelLog {
     grouper.finish()
 }
 
-/// What a record says of a stall that fails the run, where it does and nobody allows it: the run need not go on.
-pub fn stall(priority: u32, text: &str, allowed: &[String]) -> Option<String> {
+/// What a record says of a stall that fails a run, where it does.
+pub fn stall(priority: u32, text: &str) -> Option<String> {
     let title = body(text).lines().next().unwrap_or("");
     let pattern = lookup(title).filter(|pattern| pattern.class.is_stall() && pattern.severity == Severity::Fail)?;
-    let counts = priority >> FACILITY_SHIFT == 0 && !allowed.iter().any(|pattern| contains(title, pattern));
-    counts.then(|| format!("{}: {}", pattern.meaning, one_line(title)))
+    (priority >> FACILITY_SHIFT == 0).then(|| format!("{}: {}", pattern.meaning, one_line(title)))
 }
 
 /// A record's text without the device dictionary that /dev/kmsg appends (` SUBSYSTEM=...`, ` DEVICE=...`).

@@ -219,11 +219,10 @@ fn nonsense_never_panics() {
 #[test]
 fn stall_line_ends_a_run_unless_it_is_allowed_or_a_program_wrote_it() {
     let rcu = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:";
-    assert!(stall(3, rcu, &[]).unwrap().ends_with(": INFO: rcu_preempt detected stalls on CPUs/tasks:"));
-    assert!(stall(0, "watchdog: BUG: soft lockup - CPU#1 stuck for 4s! [kw0:1]", &[]).is_some());
-    assert_eq!(stall(8, rcu, &[]), None);
-    assert_eq!(stall(3, rcu, &["rcu_preempt*stalls".into()]), None);
+    assert!(stall(3, rcu).unwrap().ends_with(": INFO: rcu_preempt detected stalls on CPUs/tasks:"));
+    assert!(stall(0, "watchdog: BUG: soft lockup - CPU#1 stuck for 4s! [kw0:1]").is_some());
+    assert_eq!(stall(8, rcu), None);
     for other in ["", "WARNING: CPU: 1 PID: 1 at kernel/x.c:1 f+0x1/0x2", "sched: RT throttling activated"] {
-        assert_eq!(stall(3, other, &[]), None, "{other}");
+        assert_eq!(stall(3, other), None, "{other}");
     }
 }

@@ -30,6 +30,8 @@ pub struct Slices {
     workers: Vec<Worker>,
     allowed: Option<CpuSet>,
     grace_ends_ns: u64,
+    /// The workers are past their gate.
+    begun: bool,
 }
 
 impl Slices {
@@ -47,6 +49,7 @@ impl Slices {
     /// The workers begin now; who does not run yet cannot be seen.
     pub fn begin(&mut self, now_ns: u64) {
         self.grace_ends_ns = now_ns + GRACE_NS;
+        self.begun = true;
     }
 
     /// When to look again because of a grace; none where nobody is in one.
@@ -74,7 +77,7 @@ impl Slices {
             worker.seen = worker.seen.union(taken);
             let mut current = std::mem::take(&mut worker.current).union(taken);
             let from_ns = worker.judged_from_ns.take();
-            let Some(allowed) = &self.allowed else { continue };
+            let Some(allowed) = self.allowed.as_ref().filter(|_| self.begun) else { continue };
             if from_ns.is_none() {
                 // What comes with the border may be stale, and this worker was not seen before it.
                 current = CpuSet::default();
@@ -110,6 +113,7 @@ mod tests {
     #[test]
     fn each_cpuset_has_its_own_cpus_and_the_grace_belongs_to_none() {
         let mut slices = Slices::new(1);
+        slices.begin(0);
         slices.allow(Some(set("0-1")), &[set("")], 0);
         assert_eq!(slices.due_ns(), Some(GRACE_NS));
         slices.end_grace(&[set("5")], 60 * MS);
@@ -128,6 +132,7 @@ mod tests {
     #[test]
     fn what_is_seen_while_a_cpuset_is_written_belongs_to_neither() {
         let mut slices = Slices::new(1);
+        slices.begin(0);
         slices.allow(Some(set("2")), &[set("")], 0);
         slices.end_grace(&[set("2")], 60 * MS);
         slices.allow(None, &[set("2")], 100 * MS);
@@ -142,6 +147,7 @@ mod tests {
     #[test]
     fn worker_that_was_not_seen_since_the_border_stays_in_grace() {
         let mut slices = Slices::new(2);
+        slices.begin(0);
         slices.allow(Some(set("1")), &[set(""), set("")], 0);
         slices.end_grace(&[set("1"), set("")], 60 * MS);
         assert_eq!(slices.due_ns(), Some(GRACE_NS));
@@ -156,6 +162,7 @@ mod tests {
     #[test]
     fn without_bounds_or_within_the_grace_nothing_is_judged() {
         let mut slices = Slices::new(1);
+        slices.begin(0);
         slices.allow(None, &[set("0")], 0);
         assert_eq!(slices.due_ns(), None);
         slices.allow(Some(set("1")), &[set("0")], 100 * MS);
@@ -167,6 +174,7 @@ mod tests {
     #[test]
     fn worker_that_is_never_seen_after_the_grace_is_told_with_its_time() {
         let mut slices = Slices::new(1);
+        slices.begin(0);
         slices.allow(Some(set("1")), &[set("")], 0);
         slices.end_grace(&[set("")], 60 * MS);
         slices.allow(Some(set("2")), &[set("0")], 150 * MS);

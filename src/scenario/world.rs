@@ -40,6 +40,8 @@ pub struct Crew {
     base: Vec<Counters>,
     slices: Slices,
     started: bool,
+    /// When its workers were asked to stop: what they do after that is no scenario's.
+    stopped_ns: Option<u64>,
 }
 
 impl Crew {
@@ -209,6 +211,7 @@ impl World {
             base,
             slices: Slices::new(tids.len()),
             started: false,
+            stopped_ns: None,
             handle,
         };
         crew.allow(allowed, time::monotonic_ns());
@@ -315,6 +318,7 @@ impl World {
         for crew in &mut crews {
             // What is done between this look and the end is in the report, but in no phase.
             self.sums.add(&crew.label, crew.first_spec, &crew.base, &crew.handle.counters());
+            crew.stopped_ns = Some(time::monotonic_ns());
             if let Err(error) = crew.handle.request_stop() {
                 around.say(Msg::Note { text: format!("cgroup {}: {error}", crew.label) });
             }
@@ -402,7 +406,7 @@ const RAW_PART: usize = 16 << 10;
 /// Tells the reports of a crew whose workers have all ended.
 fn tell_reports(crew: Crew, reports: Vec<WorkerReport>, around: &mut dyn Around) {
     let taken = crew.handle.take_cpus();
-    let seen = crew.slices.finish(&taken, time::monotonic_ns());
+    let seen = crew.slices.finish(&taken, crew.stopped_ns.unwrap_or_else(time::monotonic_ns));
     for (mut report, (cpus, slices)) in reports.into_iter().zip(seen) {
         report.worker_idx += crew.first_worker;
         report.group_idx += crew.first_spec;

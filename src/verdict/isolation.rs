@@ -77,9 +77,9 @@ fn in_slices(scene: &Scene<'_>, group: &str) -> Found {
     Found { missing, ..Found::new(Measure::Count(0), reason) }
 }
 
-/// From when on it is data that are missing where a worker, or a whole cgroup under one cpuset, is not seen: half of what
-/// max_gap lets a worker stand still.
-const UNSEEN_NS: u64 = NS_PER_SEC;
+/// From when on it is data that are missing where a worker, or a whole cgroup under one cpuset, is not seen: as long as max_gap
+/// lets a worker stand still.
+const UNSEEN_NS: u64 = 2 * NS_PER_SEC;
 
 fn in_force_ns(slices: &[CpuSlice]) -> u64 {
     slices.iter().fold(0, |sum, slice| sum.saturating_add(slice.judged_ns))

@@ -5,11 +5,12 @@
 
 use super::check::{Check, Measure, Status};
 use super::noise;
-use super::table::is_on;
+use super::table::{self, in_force, is_on};
 use super::workers::{disturbed, missing_reports, on_metal};
 use crate::klog::{Finding, KernelLog, Severity};
-use crate::proto::limits::{Assert, CheckId};
+use crate::proto::limits::{Assert, CheckId, Layers};
 use crate::proto::message::VmEnd;
+use crate::proto::plan::Plan;
 use crate::proto::record::Record;
 use crate::units::approx;
 
@@ -40,6 +41,15 @@ pub fn kernel_log_clean(record: &Record, log: &KernelLog, limits: &Assert) -> Ch
         Some(gap) => check(Status::Inconclusive, gap.clone()),
         None => check(Status::Pass, format!("nothing bad in {} records", record.klog.len())),
     }
+}
+
+/// Whether a stall that the kernel reports fails every run of this plan, which then need not go on. The stalls of an emulated
+/// guest never do; a pattern of --allow-log may be in a line of the report that is still to come.
+pub fn stall_settles(plan: &Plan, emulated: bool) -> bool {
+    let on = |scenario| is_on(&in_force(&Layers { scenario, ..plan.limits }), CheckId::KernelLogClean);
+    let mut own = plan.scenarios.iter().filter_map(|scenario| table::of_pairs(&scenario.asserts).ok());
+    let always = on(plan.limits.scenario) && own.all(|own| on(plan.limits.scenario.merge(&own)));
+    always && !emulated && plan.guards.allow_log.is_empty()
 }
 
 /// Why a finding of the kernel may be the host's doing; none where it is not.

@@ -51,6 +51,7 @@ pub use cause::NOTHING_WRONG;
 pub use cgroup::assert_cgroup;
 pub use check::{Check, Measure, Status};
 pub use judge::{Verdict, judge, judge_stored, stored_layers};
+pub use log_checks::stall_settles;
 pub use monitor::watches_queues;
 pub use noise::disturbed_host;
 pub use outcome::Outcome;

@@ -5,10 +5,9 @@
 
 use super::check::{Check, Measure};
 use super::decide::{Found, decide, is_asked};
-use super::judge::layers_of;
 use super::scene::Scene;
-use super::table::in_force;
-use crate::proto::limits::{Assert, CheckId, MILLI};
+use super::table::{self, in_force};
+use crate::proto::limits::{Assert, CheckId, Layers, MILLI};
 use crate::proto::message::{SchedFinal, Stage};
 use crate::proto::plan::Plan;
 use crate::proto::record::Record;
@@ -28,8 +27,12 @@ pub fn checks(scene: &Scene<'_>, record: &Record, limits: &Assert) -> Vec<Check>
 
 /// Whether a run of this plan is to look into the run queues: its looks cost time, so somebody has to ask for one of them.
 pub fn watches_queues(plan: &Plan) -> bool {
-    let limits = in_force(&layers_of(plan));
-    QUEUES.into_iter().any(|id| is_asked(&limits, id))
+    let asked = |scenario: Assert| {
+        let limits = in_force(&Layers { scenario, ..plan.limits });
+        QUEUES.into_iter().any(|id| is_asked(&limits, id))
+    };
+    let own = plan.scenarios.iter().filter_map(|scenario| table::of_pairs(&scenario.asserts).ok());
+    asked(plan.limits.scenario) || own.map(|own| plan.limits.scenario.merge(&own)).any(asked)
 }
 
 fn queues(id: CheckId, scene: &Scene<'_>, record: &Record) -> Found {
@@ -40,17 +43,15 @@ fn queues(id: CheckId, scene: &Scene<'_>, record: &Record) -> Found {
     let Some(seen) = &record.queues else {
         return Found::missing("no monitor looks into this guest's run queues");
     };
+    // Whoever has no time from the host cannot keep its clock.
+    let told = if id == CheckId::ClockStall { scene.timing(found(id, seen)) } else { found(id, seen) };
     if let Some(error) = &seen.error {
-        return Found { missing: Some(error.clone()), ..found(id, seen) };
+        return Found { missing: Some(error.clone()), ..told };
     }
     if (seen.looks as usize) < WINDOW {
         return Found::missing(format!("{} looks into the run queues are too few for {WINDOW} in a row", seen.looks));
     }
-    match id {
-        // Whoever has no time from the host cannot keep its clock.
-        CheckId::ClockStall => scene.timing(found(id, seen)),
-        _ => found(id, seen),
-    }
+    told
 }
 
 fn found(id: CheckId, seen: &RunQueues) -> Found {

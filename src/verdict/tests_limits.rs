@@ -330,8 +330,23 @@ fn run_queues_are_watched_only_where_one_of_their_limits_is_asked_for() {
     }
     plan.scenarios[0].asserts = vec![("clock-stall".into(), "on".into())];
     assert!(super::watches_queues(&plan));
+    // A later one that does not ask takes nothing from it.
+    plan.scenarios.push(plan.scenarios[0].clone());
+    plan.scenarios[1].asserts = vec![("clock-stall".into(), "off".into())];
+    assert!(super::watches_queues(&plan));
     plan.limits.command_line = Assert::new().without(CheckId::ClockStall);
     assert!(!super::watches_queues(&plan));
+}
+
+#[test]
+fn stall_settles_a_run_only_where_it_fails_every_scenario() {
+    let mut plan = passing().plan.unwrap();
+    assert!(super::stall_settles(&plan, false) && !super::stall_settles(&plan, true));
+    plan.guards.allow_log = vec!["slow".into()];
+    assert!(!super::stall_settles(&plan, false));
+    plan.guards.allow_log.clear();
+    plan.scenarios[0].asserts = vec![("kernel-log-clean".into(), "off".into())];
+    assert!(!super::stall_settles(&plan, false));
 }
 
 #[test]
@@ -341,6 +356,10 @@ fn clock_that_stood_where_the_host_took_the_time_proves_nothing() {
     queues(&mut record).still = lasting(9);
     let verdict = judge(&record, &defaults().require(CheckId::ClockStall));
     assert_eq!(verdict.outcome, Outcome::Inconclusive);
+    // Nor where the monitor failed later.
+    queues(&mut record).error = Some("no memory".into());
+    assert_eq!(judge(&record, &defaults().require(CheckId::ClockStall)).outcome, Outcome::Inconclusive);
+    queues(&mut record).error = None;
     // A count is no time.
     queues(&mut record).depth = lasting(51);
     let fifty = super::table::of_pairs(&[("max-dsq-depth".into(), "50".into())]).unwrap();

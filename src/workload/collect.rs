@@ -252,7 +252,7 @@ pub(crate) fn pause() {
 
 impl Drop for WorkloadHandle {
     fn drop(&mut self) {
-        // Without this a worker at the gate of a leaked mapping would wait its 30 s.
+        // Whoever cannot be killed is told to end by itself.
         self.shared.gate().stop();
         let give_up_ns = time::monotonic_ns() + DROP_NS;
         self.reap();

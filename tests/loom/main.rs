@@ -1,7 +1,7 @@
 //! What workers share, tried in every order that the memory model allows.
 //!
 //! Owns the models; leaves what is modelled where it is: the same files are compiled here against loom's atomics.
-//! Invariant: each property has a model in which it is broken on purpose, and loom finds that.
+//! Invariant: words and the producers of the ring have models in which they are broken on purpose, and loom finds that.
 
 // The ring is here twice, with true atomics and with torn ones.
 #![allow(clippy::duplicate_mod)]

@@ -12,9 +12,7 @@ use crate::proto::coded::{FromCode, ToCode};
 use crate::proto::message::Msg;
 use crate::proto::plan::{Plan, SchedPolicy};
 use crate::proto::scenario::{ScenarioSpec, Step};
-use crate::scenario::{
-    self, Around, Coded, Ctx, CtxParts, EMULATED_WORD, Link, SUBTREE, SchedOp, Settings, TestTopology,
-};
+use crate::scenario::{self, Around, Coded, Ctx, CtxParts, Link, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::sys::process::{self, End, Fork};
 use crate::sys::{sched, time};
 use crate::units::NS_PER_SEC;
@@ -73,7 +71,6 @@ impl Agent {
 
     fn parts(&self, plan: &Plan, spec: &ScenarioSpec, cgroups: CgroupManager) -> CtxParts {
         let topo = TestTopology::from_spec(&plan.topology);
-        let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         CtxParts {
             cgroups,
             workers_per_cgroup: plan.workers_per_cgroup.unwrap_or_else(|| topo.total_cpus()),
@@ -83,7 +80,7 @@ impl Agent {
             sched_pid: self.scheduler.as_ref().map(|scheduler| scheduler.pid()),
             assert: in_force(&plan.limits),
             seed: plan.seed,
-            emulated: cmdline.split_whitespace().any(|word| word == EMULATED_WORD),
+            emulated: super::is_emulated(),
         }
     }
 
@@ -108,7 +105,10 @@ impl Agent {
             }
             if early.is_none() {
                 // A look around steps may have found it already.
-                early = self.lost.clone().or_else(|| self.scheduler_lost()).or_else(|| self.stalled());
+                if self.lost.is_none() {
+                    self.lost = self.scheduler_lost();
+                }
+                early = self.lost.clone().or_else(|| self.stalled());
                 if early.is_some() {
                     process.ask_to_end(GRACE_NS);
                 }

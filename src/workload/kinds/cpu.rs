@@ -5,13 +5,16 @@
 
 use super::Task;
 use crate::sys::sched;
+use crate::units::NS_PER_MS;
 use std::hint::{black_box, spin_loop};
 
 /// Place of the one sample kind of each type here.
 const ONLY: usize = 0;
-/// Steps of a worker that does nothing else, between two looks at the clock: some 50 to 200 us, by which a gap may be told too
-/// long.
+/// Most steps of a worker that does nothing else, between two looks at the clock: some 50 to 200 us, by which a gap may be told
+/// too long.
 const STEPS_PER_LOOK: u64 = 4096;
+/// Where they take longer than this, as under emulation, each burst has its own look: a checkpoint is due every millisecond.
+const LONG_LOOK_NS: u64 = NS_PER_MS / 2;
 /// Timer slack that means none (prctl(2), PR_SET_TIMERSLACK).
 const LEAST_SLACK_NS: u64 = 1;
 
@@ -33,20 +36,24 @@ pub fn spin_wait(task: &mut Task<'_>) {
 
 /// Spins `steps` steps an iteration. Several short iterations have one look at the clock, which costs more than all else here.
 pub fn spin_bursts(task: &mut Task<'_>, steps: u64) {
-    let mut unseen = 0;
+    let (mut unseen, mut per_look) = (0, STEPS_PER_LOOK);
     while !task.stopped() {
         if steps > super::BURST_STEPS {
             task.spin(steps);
         } else {
             spin_burst(&mut task.units, steps);
             unseen += steps;
-            if unseen >= STEPS_PER_LOOK {
+            if unseen >= per_look {
                 unseen = 0;
-                task.sampler.tick();
+                let before = task.sampler.last_ns();
+                let took_ns = task.sampler.tick() - before;
+                per_look = if took_ns > LONG_LOOK_NS { steps } else { STEPS_PER_LOOK };
             }
         }
         task.iteration_done();
     }
+    // Who was kept from the CPU until after the stop has had a gap, too.
+    task.sampler.tick();
 }
 
 pub fn yield_heavy(task: &mut Task<'_>) {

@@ -10,17 +10,27 @@ use crate::proto::scenario::AffinityIntent;
 use crate::proto::work::{SampleKind, WorkType};
 use crate::sys::{sched, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
+use crate::workload::observe::Counters;
 use crate::workload::{WorkloadConfig, WorkloadHandle, parse_workspecs, types};
 
 /// Runs until every worker has done `iterations` outer loops; returns the reports and each one's voluntary switches.
 pub fn run(config: &WorkloadConfig, iterations: u64) -> (Vec<WorkerReport>, Vec<u64>) {
+    run_until(config, iterations, |_| true)
+}
+
+/// The same until a condition holds as well.
+pub fn run_until(
+    config: &WorkloadConfig,
+    iterations: u64,
+    mut enough: impl FnMut(&WorkloadHandle) -> bool,
+) -> (Vec<WorkerReport>, Vec<u64>) {
     let mut handle = WorkloadHandle::spawn(config).unwrap();
     assert!(handle.snapshot_iterations().iter().all(|done| *done == 0), "worked before the start");
     handle.start().unwrap();
     handle.start().unwrap();
     let deadline = time::monotonic_ns() + 30 * NS_PER_SEC;
     let mut before = handle.snapshot_iterations();
-    while before.iter().any(|done| *done < iterations) {
+    while before.iter().any(|done| *done < iterations) || !enough(&handle) {
         assert!(time::monotonic_ns() < deadline, "no progress: {before:?}");
         time::sleep_ns(NS_PER_MS).unwrap();
         let now = handle.snapshot_iterations();
@@ -184,10 +194,33 @@ fn pipe_io_partners_progress_together_and_wake_each_other() {
     assert!(switches.iter().sum::<u64>() >= 300, "{switches:?}");
 }
 
+/// Its last burst begins before the stop and ends after it.
+#[test]
+fn spinner_that_was_kept_from_the_cpu_until_after_the_stop_has_a_gap() {
+    for _ in 0..3 {
+        let mut handle = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::SpinWait, 1)).unwrap();
+        handle.start().unwrap();
+        wait_for("work", || handle.snapshot_iterations()[0] > 0);
+        let pid = handle.tids()[0];
+        crate::sys::process::kill(pid, libc::SIGSTOP).unwrap();
+        time::sleep_ns(100 * NS_PER_MS).unwrap();
+        handle.request_stop().unwrap();
+        crate::sys::process::kill(pid, libc::SIGCONT).unwrap();
+        let reports = handle.stop_and_collect().unwrap();
+        assert!(reports[0].completed && reports[0].max_gap_ns >= 90 * NS_PER_MS, "{reports:?}");
+    }
+}
+
 #[test]
 fn futex_pairs_take_turns_and_sleep_every_turn() {
     let config = WorkloadConfig::new(WorkType::FutexPingPong { spin_iters: 64 }, 4);
-    let (reports, switches) = run(&config, 300);
+    // On one CPU the partner may be back before a worker would sleep, many turns in a row.
+    let all_woken = |handle: &WorkloadHandle| {
+        let woken =
+            |counters: &Counters| counters.samples.iter().any(|(kind, h)| *kind == SampleKind::Wake && h.count() > 0);
+        handle.counters().iter().all(woken) && handle.tids().iter().all(|tid| voluntary_switches(*tid) >= 100)
+    };
+    let (reports, switches) = run_until(&config, 300, all_woken);
     for (pair, switches) in reports.chunks(2).zip(switches.chunks(2)) {
         assert!(pair[0].iterations.abs_diff(pair[1].iterations) <= 1, "{pair:?}");
         assert!(pair.iter().all(|report| samples(report, SampleKind::Wake) > 0), "{pair:?}");

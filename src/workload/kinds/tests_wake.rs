@@ -129,12 +129,12 @@ fn full_queue_makes_producers_wait() {
 
 #[test]
 fn asymmetric_waker_has_a_class_on_each_side() {
-    let config = one_group("asym-waker(waker_class=batch,wakee_class=idle)");
+    let config = one_group("asym-waker(waker_class=cfs,wakee_class=batch)");
     let mut handle = WorkloadHandle::spawn(&config).unwrap();
     handle.start().unwrap();
-    // An idle task beside a busy waker often finds the next turn there already, and does not sleep for it.
+    // A waiter often finds the next turn there already, and does not sleep for it.
     wait_for("a wake-up", || handle.counters()[1].samples[0].1.count() > 0);
-    for (tid, class) in handle.tids().into_iter().zip([libc::SCHED_BATCH, libc::SCHED_IDLE]) {
+    for (tid, class) in handle.tids().into_iter().zip([libc::SCHED_OTHER, libc::SCHED_BATCH]) {
         assert_eq!(sched::policy_number(tid).unwrap(), class);
     }
     let reports = handle.stop_and_collect().unwrap();
