@@ -1,6 +1,6 @@
 //! Faults injected from outside: what breaks must be named, with the right exit code, and nothing may be left behind.
 
-use crate::util::{Scratch, binary, emulation, finish, processes_with, run_in, share_machine};
+use crate::util::{Scratch, binary, emulation, finish, not_run, processes_with, run_in, share_machine};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -163,12 +163,21 @@ fn selftest_names_a_few_faults_of_every_kind() {
     command.args(args).env("XDG_STATE_HOME", &scratch.0);
     let _shared = share_machine();
     // A dozen guests, each of them up to a minute on a busy machine.
-    let ran = finish(command, Duration::from_secs(900)).exits(0);
+    let ran = finish(command, Duration::from_secs(900));
     let faults = ran.json();
     let faults = faults["faults"].as_array().expect("faults are an array");
-    assert!(faults.len() >= 8 && faults.iter().all(|fault| fault["correct"] == true), "{ran}");
+    let (right, rest): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault["correct"] == true);
+    assert!(right.len() >= 6 && faults.len() >= 8, "{ran}");
+    // Five times a fault may be left without a verdict by the host's noise; it says so, and exits with 125. It is never wrong.
+    for fault in &rest {
+        assert!(fault["disturbed"].is_string(), "{ran}");
+        not_run(&format!("faults: selftest {}", fault["name"]), "the host disturbed it each time");
+    }
     let left = std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0);
-    assert_eq!(left, 0, "selftest left files");
+    match rest.is_empty() {
+        true => assert_eq!((ran.code, left), (Some(0), 0), "{ran}"),
+        false => assert_eq!((ran.code, left), (Some(125), 1), "{ran}"),
+    }
 }
 
 #[test]

@@ -158,9 +158,11 @@ pub fn ktstr(args: &[&str]) -> Ran {
 /// How the binary says that the machine was too busy for a verdict. No test on a shared machine can rule that out.
 const DISTURBED: [&str; 2] = ["void, as the host kept a vCPU waiting", "void, as the vCPUs waited"];
 /// Runs that the machine may spoil one after another before a test fails by it.
-const TRIES: u32 = 4;
+const TRIES: u32 = 6;
+/// Before each but the first try, times its number: load of others comes and goes.
+const PAUSE: Duration = Duration::from_secs(3);
 
-/// A run that the machine's other load left without a verdict is repeated, and noted.
+/// A run that the machine's other load left without a verdict is repeated, and noted; without this process's own load beside it.
 pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
     let runs = scratch.0.join("ktstr/runs");
     let kept = || -> Vec<PathBuf> { fs::read_dir(&runs).into_iter().flatten().flatten().map(|e| e.path()).collect() };
@@ -168,7 +170,12 @@ pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
     for attempt in 1.. {
         let mut command = Command::new(binary());
         command.args(args).env("XDG_STATE_HOME", &scratch.0);
-        let _shared = share_machine();
+        let (_shared, _alone) = if attempt == 1 {
+            (Some(share_machine()), None)
+        } else {
+            std::thread::sleep(PAUSE * attempt);
+            (None, Some(take_machine()))
+        };
         let ran = finish(command, RUN_LIMIT);
         let disturbed = ran.code == Some(125) && DISTURBED.iter().any(|words| ran.stdout.contains(words));
         if !disturbed || attempt == TRIES {
