@@ -11,7 +11,7 @@ use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 use crate::proto::report::{ExitInfo, WorkerReport};
 use crate::proto::topology::Topology;
-use crate::units::NS_PER_SEC;
+use crate::units::{NS_PER_MS, NS_PER_SEC};
 
 /// One thing that goes wrong in a record.
 type Fault = fn(&mut Record);
@@ -58,6 +58,27 @@ fn starved_worker_is_named() {
     let verdict = run(|record| record.reports[3].1.work_units = 0);
     assert_fails(&verdict, "not_starved", "worker 1 of g1, tid 101 (PipeIo) did no work");
     assert!(verdict.headline.contains("worker 1 of g1"), "{}", verdict.headline);
+}
+
+/// The last worker of a churn is there for a moment when its scenario ends.
+#[test]
+fn worker_that_was_hardly_there_is_not_starved() {
+    let brief = |record: &mut Record, index: usize, ms: u64| {
+        let report = &mut record.reports[index].1;
+        (report.work_units, report.wall_time_ns, report.cpu_time_ns) = (0, ms * NS_PER_MS, 0);
+    };
+    let verdict = run(|record| brief(record, 3, 99));
+    assert_eq!(check(&verdict, "not_starved").status, Status::Pass, "{}", verdict.headline);
+    assert!(check(&verdict, "not_starved").reason.contains("3 of 4 workers worked, and 1 were not there for 100 ms"));
+    assert_fails(&run(|record| brief(record, 3, 100)), "not_starved", "did no work");
+    // A worker that was killed is no brief one; one that could not be set up neither.
+    let killed = run(|record| {
+        brief(record, 3, 1);
+        record.reports[3].1.completed = false;
+    });
+    assert_eq!(check(&killed, "not_starved").status, Status::Fail);
+    let all = run(|record| (0..record.reports.len()).for_each(|index| brief(record, index, 50)));
+    assert_inconclusive(&all, "not_starved", "no worker worked, nor was there for 100 ms");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{fairness, isolation, latency, noise, numa};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::record::Record;
 use crate::proto::report::WorkerReport;
-use crate::units::{NS_PER_SEC, approx};
+use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
 
 /// The name of the emulating accelerator in `HostInfo::accel`.
 pub const EMULATOR: &str = "qemu";
@@ -98,14 +98,29 @@ pub fn who(group: &str, report: &WorkerReport) -> String {
     format!("worker {} of {group}, tid {}", report.worker_idx, report.tid)
 }
 
+/// Five of sched_ext's default time slices (SCX_SLICE_DFL, 20 ms; include/linux/sched/ext.h): who was there for less, as the
+/// last of a churn is when its scenario ends, may rightly have had no turn.
+const SHORTEST_LIFE_NS: u64 = 100 * NS_PER_MS;
+
+fn is_starved(report: &WorkerReport) -> bool {
+    let long = report.setup_error.is_some() || report.wall_time_ns >= SHORTEST_LIFE_NS;
+    !report.completed || (report.work_units == 0 && long)
+}
+
 fn not_starved(scene: &Scene<'_>) -> Found {
-    let starved: Vec<&Named> =
-        scene.reports.iter().filter(|(_, report)| !report.completed || report.work_units == 0).collect();
+    let starved: Vec<&Named> = scene.reports.iter().filter(|(_, report)| is_starved(report)).collect();
     let measured = Measure::Count(starved.len() as u64);
     let Some((group, report)) = starved.first() else {
-        let missing = scene.no_reports.map(str::to_owned).or_else(|| scene.missing.first().cloned());
+        let all = scene.reports.len();
+        let worked = scene.reports.iter().filter(|(_, report)| report.work_units > 0).count();
+        let brief = approx(SHORTEST_LIFE_NS);
+        let none = || (all > 0 && worked == 0).then(|| format!("no worker worked, nor was there for {brief}"));
+        let missing = scene.no_reports.map(str::to_owned).or_else(|| scene.missing.first().cloned()).or_else(none);
         let value = scene.no_reports.is_none().then_some(measured);
-        let reason = format!("all {} workers worked", scene.reports.len());
+        let reason = match all - worked {
+            0 => format!("all {all} workers worked"),
+            idle => format!("{worked} of {all} workers worked, and {idle} were not there for {brief}"),
+        };
         return Found { value, missing, reason, ..Found::default() };
     };
     let what = match (&report.exit_info, &report.setup_error) {
