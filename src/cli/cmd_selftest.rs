@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::report::Json;
 use crate::run::faults::{self, Fault, Layer, Played, Setting, Sight};
 use crate::run::rundir::Place;
+use crate::sys::signal;
 use crate::units::approx;
 use crate::verdict::Outcome;
 use std::fs;
@@ -132,6 +133,7 @@ pub(super) fn in_directory(args: &SelftestArgs, play: impl FnOnce(&Setting) -> R
         return Err(Error::internal("there is no place for runs"));
     };
     let dir = parent.join(format!("selftest-{}", crate::sys::process::id()));
+    signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
     fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
     let outcome = play(&Setting { kernel: args.kernel.clone(), accel: args.accel, dir: dir.clone() });
     match outcome {

@@ -181,6 +181,35 @@ fn selftest_names_a_few_faults_of_every_kind() {
 }
 
 #[test]
+fn selftest_that_is_asked_to_end_leaves_no_run_behind() {
+    let Some(kernel) = emulation("faults: interrupted selftest", "7") else { return };
+    let scratch = Scratch::new();
+    let place = scratch.0.display().to_string();
+    let _shared = share_machine();
+    for selftest in [&["selftest", "fake-log"][..], &["selftest", "--scenarios"]] {
+        let mut child = Command::new(binary())
+            .args(selftest)
+            .args(["--kernel", &kernel.display().to_string(), "--accel", "qemu"])
+            .env("XDG_STATE_HOME", &scratch.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the binary");
+        let limit = Instant::now() + Duration::from_secs(60);
+        while processes_with(&place).is_empty() {
+            assert!(Instant::now() < limit, "no run was begun: {selftest:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(sent.expect("run kill").success());
+        assert_eq!(child.wait().expect("wait").code(), Some(130), "{selftest:?}");
+        assert_eq!(processes_with(&place), Vec::<String>::new(), "{selftest:?}");
+        assert_eq!(std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0), 0);
+    }
+}
+
+#[test]
 fn selftest_lists_the_matrix() {
     let ran = run_in(&Scratch::new(), &["selftest", "--list"]).exits(0).says("kernel-panic").says("ring-garbage");
     assert!(ran.stdout.lines().count() >= 40, "{ran}");

@@ -4,7 +4,7 @@
 //! scenarios are to scenario/catalog.
 //! Invariant: a row is right only where its scenario failed, in the check that the row names, for one of its reasons.
 
-use super::{OR, Setting, blames_host};
+use super::{LOOK, OR, Setting, blames_host, heed_signals};
 use crate::error::{Context, Result};
 use crate::proto::scenario::ScenarioSpec;
 use crate::run::rundir;
@@ -15,7 +15,6 @@ use crate::verdict::{Outcome, Status, Verdict, judge_stored};
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
 const TABLE: &str = include_str!("catalog.txt");
 /// No boot, and no scenario of it, takes longer under an emulator beside others.
@@ -23,8 +22,6 @@ const BOOT_NS: u64 = 120 * NS_PER_SEC;
 const SCENARIO_NS: u64 = 30 * NS_PER_SEC;
 /// How often a scenario is played where the host disturbs it: a run that it makes inconclusive says nothing.
 const ATTEMPTS: u32 = 3;
-/// Between two looks at the child.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What is broken in one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +129,7 @@ fn boot(rows: &[Row], setting: &Setting, attempt: u32) -> Result<Vec<Seen>> {
         .context(|| "start this program again")?;
     let deadline = time::monotonic_ns() + BOOT_NS + SCENARIO_NS * rows.len() as u64;
     while child.try_wait().context(|| "wait for a run")?.is_none() {
+        heed_signals(&mut child)?;
         if time::monotonic_ns() > deadline {
             child.kill().context(|| "kill a run that does not end")?;
             child.wait().context(|| "wait for a killed run")?;

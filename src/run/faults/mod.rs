@@ -1,6 +1,6 @@
 //! The fault matrix, as data that `ktstr selftest`, the tests and the documents share.
 //!
-//! Owns the document made of it; leaves the rows to `table`, playing them to `play`, and the
+//! Owns the document made of it, and ending runs on request; leaves the rows to `table`, playing them to `play`, and the
 //! faults of the catalogue's scenarios to `catalog`.
 //! Invariant: the document says what the table says, and nothing else.
 
@@ -10,6 +10,13 @@ mod table;
 
 pub use play::{Played, Setting, Sight, play, prepare};
 pub use table::{Act, Fault, Layer, Prompt, faults};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::{process, signal, time};
+use crate::units::NS_PER_SEC;
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
 
 const HEAD: &str = "# Faults\n\n\
     What ktstr has to say of each of these faults. `ktstr selftest` plays them, and a test fails where this file\n\
@@ -33,6 +40,28 @@ const DISTURBED: [&str; 2] = ["void, as the host", "the emulated guest did not g
 /// Whether these words withhold a verdict because of the host.
 fn blames_host(words: &str) -> bool {
     DISTURBED.iter().any(|mark| words.contains(mark))
+}
+
+/// How long a run may take to end once it is asked to: it ends its VM and removes its files.
+const ENDS_NS: u64 = 10 * NS_PER_SEC;
+/// Between two looks at it meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Ends the run, and with it whoever plays it, where this process is asked to end.
+fn heed_signals(run: &mut Child) -> Result<()> {
+    if signal::noted().is_none() {
+        return Ok(());
+    }
+    let pid = run.id() as i32;
+    process::kill(pid, libc::SIGTERM).context(|| format!("end process {pid}"))?;
+    let deadline = time::monotonic_ns() + ENDS_NS;
+    while run.try_wait().context(|| "wait for a run")?.is_none() {
+        if time::monotonic_ns() > deadline {
+            run.kill().context(|| "kill a run that does not end")?;
+        }
+        thread::sleep(LOOK);
+    }
+    Err(Error::interrupted())
 }
 
 /// docs/faults.md.

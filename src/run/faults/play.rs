@@ -4,12 +4,12 @@
 //! Invariant: the comparison uses what a user gets: the exit code, the stored record's verdict, the printed error.
 
 use super::table::{Act, Fault, Prompt};
-use super::{OR, blames_host};
+use super::{LOOK, OR, blames_host, heed_signals};
 use crate::error::{Context, Error, Result};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
 use crate::run::rundir;
-use crate::sys::{process, time};
+use crate::sys::{process, signal, time};
 use crate::units::NS_PER_SEC;
 use crate::verdict::{Outcome, Verdict, disturbed_host, host_share, judge_stored, time_to_verdict};
 use std::fs::{self, File};
@@ -17,16 +17,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
 /// No fault takes longer, under an emulator beside others: booting, its own limits, and their margins.
 const LIMIT_NS: u64 = 240 * NS_PER_SEC;
-/// Between two looks at the child.
-const LOOK: Duration = Duration::from_millis(20);
 /// A fault that the host disturbed is played so often at most, after a pause that grows by this each time: what disturbed
 /// it, a build or another guest, ends at some time.
 const PLAYS_MOST: u32 = 5;
-const PAUSE: Duration = Duration::from_secs(2);
+const PAUSE_NS: u64 = 2 * NS_PER_SEC;
 /// Files that faults name: (name, contents, mode).
 const FILES: [(&str, &str, u32); 5] = [
     ("quitter", "#!/bin/sh\necho I will not run here >&2\nexit 3\n", 0o755),
@@ -108,7 +105,10 @@ pub fn play(fault: &Fault, setting: &Setting) -> Result<Played> {
         if plays == PLAYS_MOST || late || played.sight() != Sight::Disturbed {
             return Ok(Played { plays, ..played });
         }
-        thread::sleep(PAUSE * plays);
+        let until_ns = time::monotonic_ns() + PAUSE_NS * u64::from(plays);
+        while time::monotonic_ns() < until_ns && signal::noted().is_none() {
+            thread::sleep(LOOK);
+        }
         plays += 1;
     }
 }
@@ -222,6 +222,7 @@ fn arguments(fault: &Fault, setting: &Setting, run_dir: &Path) -> Vec<String> {
 fn follow(child: &mut Child, fault: &Fault, run_dir: &Path, started_ns: u64) -> Result<Option<i32>> {
     let mut acted = fault.act == Act::Nothing;
     loop {
+        heed_signals(child)?;
         if let Some(status) = child.try_wait().context(|| "wait for a run")? {
             return Ok(status.code());
         }
