@@ -35,7 +35,7 @@ pub(super) struct Outside {
     pub sign_ns: u64,
     /// Whether a stall that the kernel reports settles the verdict.
     pub stall_settles: bool,
-    /// What the kernel said of a stall: the verdict is known, and waiting shows nothing more.
+    /// What it said of a stall that does: waiting shows nothing more.
     pub stall: Option<String>,
     /// Messages that could not be sent; the host sees the gap, this is for the console.
     pub unsent: Option<Error>,

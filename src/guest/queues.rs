@@ -4,13 +4,11 @@
 //! Invariant: only what every look of a window showed is told, and a monitor that could not look says why.
 
 use crate::proto::cpuset::CpuSet;
+use crate::proto::limits::MILLI;
 use crate::proto::runqueues::{LOOK_EVERY_NS, Lasting, RunQueues, WINDOW};
 use crate::scx::monitor::{Monitor, Queue};
 use std::collections::VecDeque;
 use std::path::Path;
-
-/// Thousandths, as limits have them.
-const MILLI: u64 = 1000;
 
 /// CPUs whose clock moves once a second while they have one task (Documentation/timers/no_hz.rst).
 const TICKLESS: &str = "sys/devices/system/cpu/nohz_full";

@@ -77,6 +77,11 @@ fn worker_that_was_hardly_there_is_not_starved() {
         record.reports[3].1.completed = false;
     });
     assert_eq!(check(&killed, "not_starved").status, Status::Fail);
+    let refused = run(|record| {
+        brief(record, 3, 1);
+        record.reports[3].1.setup_error = Some("no memory".into());
+    });
+    assert_fails(&refused, "not_starved", "could not be set up");
     let all = run(|record| (0..record.reports.len()).for_each(|index| brief(record, index, 50)));
     assert_inconclusive(&all, "not_starved", "no worker worked, nor was there for 100 ms");
 }

@@ -150,3 +150,11 @@ fn kvm_that_cannot_run_a_kernel_is_refused_with_its_cause() {
     let refused = ktstr(&["--kernel", &kernel.display().to_string(), "--accel", "kvm"]).exits(128);
     refused.says("--accel kvm").says("/dev/kvm");
 }
+
+/// By its headline a result tells the emulated host's own faults, and JSON alone has it in a line of its own.
+#[test]
+fn every_run_of_the_laboratory_tells_its_headline() {
+    let mute = |cell: &Cell| cell.args.contains("--kernel") && !cell.args.contains("--json -");
+    let mute: Vec<String> = cells().into_iter().filter(mute).map(|cell| cell.name).collect();
+    assert_eq!(mute, Vec::<String>::new());
+}

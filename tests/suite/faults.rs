@@ -1,10 +1,13 @@
 //! Faults injected from outside: what breaks must be named, with the right exit code, and nothing may be left behind.
 
-use crate::util::{Scratch, binary, emulation, finish, not_run, processes_with, run_in, share_machine};
+use crate::util::{
+    Scratch, binary, emulation, end_within, finish, not_run, processes_with, run_in, share_machine, signal,
+    spawn_quietly,
+};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn args(kernel: &Path, duration: &str) -> Vec<String> {
@@ -94,33 +97,19 @@ fn unwritable_run_directory_is_refused() {
 #[test]
 fn interruption_at_any_moment_leaves_nothing() {
     let Some(kernel) = emulation("faults: interruption", "7") else { return };
-    for (delay_ms, signal) in [(5, "INT"), (50, "TERM"), (400, "INT"), (2000, "INT"), (4500, "INT")] {
+    for (delay_ms, name) in [(5, "INT"), (50, "TERM"), (400, "INT"), (2000, "INT"), (4500, "INT")] {
         let scratch = Scratch::new();
         let _shared = share_machine();
         let marker = format!("ktstr.test=interrupt{delay_ms}");
-        let mut child = Command::new(binary())
-            .args(args(&kernel, "30s"))
-            .args(["--cmdline", &marker])
-            .env("XDG_STATE_HOME", &scratch.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start the binary");
+        let mut command = Command::new(binary());
+        command.args(args(&kernel, "30s")).args(["--cmdline", &marker]);
+        let mut child = spawn_quietly(&mut command, &scratch);
         std::thread::sleep(Duration::from_millis(delay_ms));
-        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
-        assert!(sent.expect("run kill").success());
-        let limit = Instant::now() + Duration::from_secs(10);
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("wait") {
-                break status;
-            }
-            assert!(Instant::now() < limit, "still running 10 s after SIG{signal} at {delay_ms} ms");
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        signal(name, &child);
+        let status = end_within(&mut child, Duration::from_secs(30));
         // A signal that meets the process before its first line ends it as the shell expects: also 130 there.
         let interrupted = status.code() == Some(130) || (delay_ms == 5 && status.signal() == Some(libc::SIGINT));
-        assert!(interrupted, "SIG{signal} after {delay_ms} ms: {status:?}");
+        assert!(interrupted, "SIG{name} after {delay_ms} ms: {status:?}");
         assert_eq!(processes_with(&marker), Vec::<String>::new(), "processes left after {delay_ms} ms");
         let runs = scratch.0.join("ktstr/runs");
         let left = std::fs::read_dir(runs).map(Iterator::count).unwrap_or(0);
@@ -134,15 +123,9 @@ fn killed_parent_takes_its_vm_along() {
     let scratch = Scratch::new();
     let _shared = share_machine();
     let marker = "ktstr.test=killedparent";
-    let mut child = Command::new(binary())
-        .args(args(&kernel, "30s"))
-        .args(["--cmdline", marker])
-        .env("XDG_STATE_HOME", &scratch.0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("start the binary");
+    let mut command = Command::new(binary());
+    command.args(args(&kernel, "30s")).args(["--cmdline", marker]);
+    let mut child = spawn_quietly(&mut command, &scratch);
     std::thread::sleep(Duration::from_millis(1500));
     child.kill().expect("kill the binary");
     child.wait().expect("reap the binary");
@@ -187,23 +170,16 @@ fn selftest_that_is_asked_to_end_leaves_no_run_behind() {
     let place = scratch.0.display().to_string();
     let _shared = share_machine();
     for selftest in [&["selftest", "fake-log"][..], &["selftest", "--scenarios"]] {
-        let mut child = Command::new(binary())
-            .args(selftest)
-            .args(["--kernel", &kernel.display().to_string(), "--accel", "qemu"])
-            .env("XDG_STATE_HOME", &scratch.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start the binary");
+        let mut command = Command::new(binary());
+        command.args(selftest).args(["--kernel", &kernel.display().to_string(), "--accel", "qemu"]);
+        let mut child = spawn_quietly(&mut command, &scratch);
         let limit = Instant::now() + Duration::from_secs(60);
         while processes_with(&place).is_empty() {
             assert!(Instant::now() < limit, "no run was begun: {selftest:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-        assert!(sent.expect("run kill").success());
-        assert_eq!(child.wait().expect("wait").code(), Some(130), "{selftest:?}");
+        signal("TERM", &child);
+        assert_eq!(end_within(&mut child, Duration::from_secs(30)).code(), Some(130), "{selftest:?}");
         assert_eq!(processes_with(&place), Vec::<String>::new(), "{selftest:?}");
         assert_eq!(std::fs::read_dir(scratch.0.join("ktstr/runs")).map(Iterator::count).unwrap_or(0), 0);
     }

@@ -106,7 +106,7 @@ pub fn cells() -> Vec<Cell> {
     // PID 1 is the program that powers off, or restarts.
     let end = |name: &str| {
         format!(
-            "--kernel /k/7/vmlinuz --accel kvm --timeout 60s --duration 1s --include /bin/busybox:/{name} \
+            "--kernel /k/7/vmlinuz --accel kvm --json - --timeout 60s --duration 1s --include /bin/busybox:/{name} \
              --cmdline 'rdinit=/{name} -- -f'"
         )
     };
@@ -222,6 +222,7 @@ fn poweroff_is_told_from_reset() {
                 "this machine has no /bin/busybox to put into the guest",
             );
         }
-        assert!(result.text.contains(words), "{name}: {}", result.text);
+        let headline = result.json()["headline"].to_string();
+        assert!(headline.contains(words), "{name}: {}", result.text);
     }
 }

@@ -3,11 +3,14 @@
 //! Owns the ways in which a run can be cut off from outside; leaves faults inside of the guest to `faults`.
 //! Invariant: whatever cut it off, no process and no temporary file is left, and what was recorded can be read.
 
-use crate::util::{Ran, Scratch, binary, emulation, finish, not_run, processes_with, run_in, share_machine};
+use crate::util::{
+    Ran, Scratch, binary, emulation, end_within, finish, not_run, processes_with, run_in, share_machine, signal,
+    spawn_quietly,
+};
 use ktstr::run::rundir;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// A run that was cut off is gone by then, on any machine.
@@ -44,9 +47,7 @@ impl Place {
         command
     }
     fn start(&self, kernel: &Path, more: &[&str]) -> Child {
-        let mut command = self.command(&binary(), kernel, more);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("start the binary")
+        spawn_quietly(&mut self.command(&binary(), kernel, more), &self.scratch)
     }
     /// The same through a shell line, in which `"$@"` is the run.
     fn shell(&self, line: &str, kernel: &Path, more: &[&str]) -> Ran {
@@ -78,20 +79,8 @@ impl Place {
     }
 }
 
-fn signal(name: &str, child: &Child) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
-    assert!(sent.expect("run kill").success());
-}
-
 fn wait(child: &mut Child) -> ExitStatus {
-    let limit = Instant::now() + GONE_LIMIT;
-    loop {
-        if let Some(status) = child.try_wait().expect("wait") {
-            return status;
-        }
-        assert!(Instant::now() < limit, "still running");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    end_within(child, GONE_LIMIT)
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Many runs: matrices, repetitions, budgets, and one run that dies.
 
-use crate::util::{Scratch, binary, emulation, finish, processes_with, run_in, share_machine};
+use crate::util::{
+    Scratch, binary, emulation, end_within, finish, processes_with, run_in, share_machine, signal, spawn_quietly,
+};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SHORT: [&str; 4] = ["--accel", "qemu", "--duration", "300ms"];
@@ -147,39 +149,17 @@ fn interrupted_matrix_stops_all_and_leaves_nothing() {
     let scratch = Scratch::new();
     let _shared = share_machine();
     let marker = format!("ktstr.test=matrix{}", std::process::id());
-    let mut child = Command::new(binary())
-        .args([
-            "--kernel",
-            &shown(&kernel),
-            "--cmdline",
-            &marker,
-            "--repeat",
-            "8",
-            "--accel",
-            "qemu",
-            "--duration",
-            "30s",
-        ])
-        .env("XDG_STATE_HOME", &scratch.0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("start the binary");
+    let mut command = Command::new(binary());
+    command.args(["--kernel", &shown(&kernel), "--cmdline", &marker, "--repeat", "8"]);
+    command.args(["--accel", "qemu", "--duration", "30s"]);
+    let mut child = spawn_quietly(&mut command, &scratch);
     let limit = Instant::now() + Duration::from_secs(60);
     while processes_with("-append").iter().filter(|line| line.contains(&marker)).count() == 0 {
         assert!(Instant::now() < limit, "no VM started");
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let limit = Instant::now() + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("wait") {
-            break status;
-        }
-        assert!(Instant::now() < limit, "still running after SIGINT");
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    signal("INT", &child);
+    let status = end_within(&mut child, Duration::from_secs(30));
     assert_eq!(status.code(), Some(130));
     assert_eq!(processes_with(&marker), Vec::<String>::new());
     assert_eq!(left(&scratch), 0);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -222,6 +222,30 @@ pub fn finish(mut command: Command, limit: Duration) -> Ran {
         String::from_utf8_lossy(&bytes).into_owned()
     };
     Ran { command: text, code, stdout: read(&out), stderr: read(&err), took: started.elapsed() }
+}
+
+/// Starts what will be ended before its time; what it prints is of no matter.
+pub fn spawn_quietly(command: &mut Command, scratch: &Scratch) -> Child {
+    command.env("XDG_STATE_HOME", &scratch.0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("start the binary")
+}
+
+/// Sends a signal, by the name that kill(1) knows.
+pub fn signal(name: &str, child: &Child) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(sent.expect("run kill").success());
+}
+
+/// Waits for it; one that does not end in time fails the test.
+pub fn end_within(child: &mut Child, limit: Duration) -> ExitStatus {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            return status;
+        }
+        assert!(started.elapsed() < limit, "process {} still runs after {limit:?}", child.id());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Processes whose command line has this text.
