@@ -17,6 +17,12 @@ const SOURCES: [&str; 5] = ["src", "guest", "build.rs", "Cargo.toml", "Cargo.loc
 /// Digits of the commit in a build's name: enough to be unique, short enough to read out.
 const COMMIT_DIGITS: &str = "--short=12";
 
+/// Sections that only unwinding reads, for the linker (GNU ld manual, "Output Section Discarding", "INSERT").
+/// The C runtime's own stay: its start-up code names them.
+const UNWIND_TABLES: &str = "SECTIONS { /DISCARD/ : {
+    *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .gcc_except_table .gcc_except_table.*)
+} } INSERT AFTER .rodata;";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
     for source in SOURCES {
@@ -27,8 +33,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let archive = pack(&manifest, |source| fs::read(guest.join(source)))?;
     fs::write(PathBuf::from(std::env::var("OUT_DIR")?).join("base.cpio"), archive)?;
 
+    drop_unwind_tables()?;
     let version = std::env::var("CARGO_PKG_VERSION")?;
     println!("cargo::rustc-env=KTSTR_BUILD={}", commit(&root).unwrap_or(version));
+    Ok(())
+}
+
+/// Leaves the tables for unwinding out of the released binary, an eighth of it: there a panic ends its process, and there
+/// are no symbols for a backtrace. Only musl is linked by a linker that takes such a script for a static program.
+fn drop_unwind_tables() -> Result<(), Box<dyn Error>> {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    if is("PROFILE", "release") && is("CARGO_CFG_TARGET_ENV", "musl") {
+        let script = PathBuf::from(std::env::var("OUT_DIR")?).join("no-unwind-tables.ld");
+        fs::write(&script, UNWIND_TABLES)?;
+        println!("cargo::rustc-link-arg-bin=ktstr=-Wl,-T,{}", script.display());
+    }
     Ok(())
 }
 
