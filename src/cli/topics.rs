@@ -287,17 +287,21 @@ vcpu-pinning        each vCPU on a CPU of its own; an LLC of the guest in an LLC
                     of the host where there are enough. Needs as many CPUs as
                     vCPUs; 'taskset' in front of ktstr chooses among them.
 huge-pages          guest memory in 2 MiB pages: of the pool where it has enough
-                    (sysctl vm.nr_hugepages), else transparent ones where
-                    /sys/kernel/mm/transparent_hugepage/shmem_enabled has them.
-memory-binding      guest memory on the nodes of those CPUs (mbind).
+                    (sysctl vm.nr_hugepages), else transparent ones unless
+                    /sys/kernel/mm/transparent_hugepage/enabled says 'never'.
+memory-binding      guest memory on the nodes of those CPUs (mbind). What a guest
+                    only reads of its kernel lies where the host has it cached.
 sched-fifo          vCPU threads in real time. Needs CAP_SYS_NICE or
                     RLIMIT_RTPRIO, pinning, and one CPU left for the host.
 hlt-exits-off       a halted vCPU stays in the guest, and keeps its CPU.
-pause-exits-off     a spinning vCPU is not interrupted.
+pause-exits-off     a spinning vCPU is not interrupted. KVM accepts it; nothing
+                    outside of the guest shows that it has an effect.
 kvm-hints-realtime  the guest is told that its vCPUs are never preempted for
                     long (CPUID 0x40000001, EDX bit 0).
 
-Two runs with --perf at a time take the same CPUs: give each its own by taskset.
+Two runs with --perf at a time would take the same CPUs. Runs of one command
+(--matrix, --repeat) take turns: such a run has the host for itself. To several
+commands at a time give CPUs of their own by taskset.
 ",
     },
     Topic {

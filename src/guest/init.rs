@@ -59,7 +59,7 @@ fn run(pid1_uptime_ns: u64, codes: &[Coded]) -> Result<()> {
 
     let cmdline = fs::read_to_string("/proc/cmdline").context(|| "read /proc/cmdline")?;
     let mut session = GuestSession::open(&cmdline)?;
-    let plan = read_plan();
+    let plan = read_plan(Path::new("/"));
     session.send(&hello(&session, pid1_uptime_ns, missing))?;
     for text in session.take_notes() {
         session.send(&Msg::Note { text })?;
@@ -76,12 +76,13 @@ fn run(pid1_uptime_ns: u64, codes: &[Coded]) -> Result<()> {
 }
 
 /// The plan in the image, of exactly this build.
-fn read_plan() -> Result<Plan> {
-    if !Path::new(END_PATH).exists() {
+fn read_plan(root: &Path) -> Result<Plan> {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    if !below(END_PATH).exists() {
         return Err(Error::cannot_judge(format!("the image was cut while it was unpacked: {END_PATH} is missing"))
             .hint("give the guest more memory with --memory"));
     }
-    let bytes = fs::read(PLAN_PATH).context(|| format!("read {PLAN_PATH}"))?;
+    let bytes = fs::read(below(PLAN_PATH)).context(|| format!("read {PLAN_PATH}"))?;
     let plan =
         Plan::from_bytes(&bytes).map_err(|error| Error::internal(format!("{PLAN_PATH} cannot be decoded: {error}")))?;
     if plan.protocol != PROTOCOL || plan.build != BUILD {
@@ -110,5 +111,33 @@ fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> M
         pid1_uptime_ns,
         channel: session.kind().into(),
         missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn plan_is_taken_from_a_whole_image_of_this_build_only() {
+        let root = std::env::temp_dir().join(format!("ktstr-init-{}", std::process::id()));
+        let (end, file) = (root.join("ktstr/end"), root.join("ktstr/plan"));
+        fs::create_dir_all(root.join("ktstr")).unwrap();
+        let planned = crate::verdict::fixture::passing().plan.unwrap();
+        let ours = Plan { protocol: PROTOCOL, build: BUILD.into(), ..planned };
+        fs::write(&file, ours.to_bytes()).unwrap();
+        // The kernel stops unpacking where memory ends, and starts PID 1 all the same.
+        let cut = read_plan(&root).unwrap_err();
+        assert_eq!(cut.kind(), Kind::CannotJudge);
+        assert!(cut.to_string().contains("cut while it was unpacked") && cut.to_string().contains("--memory"), "{cut}");
+        fs::write(&end, "").unwrap();
+        assert_eq!(read_plan(&root).unwrap(), ours);
+        let other = Plan { build: "another".into(), ..ours };
+        fs::write(&file, other.to_bytes()).unwrap();
+        assert!(read_plan(&root).unwrap_err().to_string().contains("made by build another"));
+        fs::write(&file, &other.to_bytes()[1..]).unwrap();
+        assert!(read_plan(&root).is_err());
+        fs::remove_dir_all(root).unwrap();
     }
 }

@@ -126,8 +126,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     signal::note(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context(|| "take signals")?;
     let kernel = KernelImage::open(&job.kernel)?;
     let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan));
-    let in_disk_bytes = job.disk.as_ref().map_or(0, DiskSpec::memory_bytes);
-    check_host_memory(memory_bytes.saturating_add(in_disk_bytes))?;
+    check_host_memory(memory_bytes.saturating_add(disk_bytes(job)))?;
     let plan = settled(&job.plan, memory_bytes)?;
     let parts = Parts::prepare(job, &plan, &kernel);
     let image = parts.image?;
@@ -282,6 +281,11 @@ fn default_memory(plan: &Plan) -> u64 {
     (DEFAULT_MEMORY_MIB + extra_cpus * MEMORY_PER_CPU_MIB + extra_nodes * MEMORY_PER_NODE_MIB) * MIB
 }
 
+/// What the disk takes of the host's memory.
+fn disk_bytes(job: &Job) -> u64 {
+    job.disk.as_ref().map_or(0, DiskSpec::memory_bytes)
+}
+
 /// Guest memory is touched page by page, but more than the host has cannot be meant.
 fn check_host_memory(memory_bytes: u64) -> Result<()> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").context(|| "read /proc/meminfo")?;
@@ -299,10 +303,13 @@ fn check_host_memory(memory_bytes: u64) -> Result<()> {
 /// What a run of this job takes from the host.
 pub fn cost(job: &Job, kind: AccelKind) -> Cost {
     let cpus = job.plan.topology.total_cpus();
+    let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan));
     Cost {
         // The emulator runs all vCPUs on one thread.
         cpus: if kind == AccelKind::Kvm { cpus } else { 1 },
-        memory_bytes: job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan)),
+        memory_bytes: memory_bytes.saturating_add(disk_bytes(job)),
+        // The emulator's threads are not placed.
+        alone: job.perf && kind == AccelKind::Kvm,
         limit_ns: job.timeout_ns.unwrap_or_else(|| default_timeout(job, kind)) + ROUND_A_VM_NS,
     }
 }

@@ -76,7 +76,7 @@ pub fn host_facts(kvm_check: &dyn Fn() -> Result<()>) -> Vec<Fact> {
         reading(MEMORY, "/proc/meminfo", memory),
         shared_memory(sys::fd::memfd("ktstr-probe", MIB).map(drop)),
         reading(HUGE_PAGES, "/proc/meminfo", |meminfo| {
-            let file = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+            let file = "/sys/kernel/mm/transparent_hugepage/enabled";
             huge_pages(meminfo, std::fs::read_to_string(file).unwrap_or_default().as_str())
         }),
         reading(CGROUP, "/proc/self/mounts", cgroup),
@@ -210,17 +210,13 @@ fn chosen_word(setting: &str) -> Option<&str> {
 }
 
 /// Information only: nothing needs huge pages.
-fn huge_pages(meminfo: &str, shmem_enabled: &str) -> Fact {
+fn huge_pages(meminfo: &str, setting: &str) -> Fact {
     let reserved = match (meminfo_value(meminfo, "HugePages_Free"), meminfo_value(meminfo, "Hugepagesize")) {
         (Some(free), Some(kib)) => format!("{free} free of {}", units::size(kib * 1024)),
         _ => "not supported by this kernel".into(),
     };
-    let transparent = chosen_word(shmem_enabled).unwrap_or("not supported");
-    Fact::new(
-        HUGE_PAGES,
-        State::Ok,
-        format!("{reserved}; transparent for shared memory: {transparent}; none are needed"),
-    )
+    let transparent = chosen_word(setting).unwrap_or("not supported");
+    Fact::new(HUGE_PAGES, State::Ok, format!("{reserved}; transparent: {transparent}; none are needed"))
 }
 
 /// Information only: the guest has cgroups of its own.
@@ -364,8 +360,8 @@ mod tests {
     fn huge_pages_and_cgroup_inform() {
         assert_eq!(chosen_word("always [madvise] never\n"), Some("madvise"));
         assert_eq!(chosen_word(""), None);
-        let text = huge_pages(MEMINFO, "always within_size advise [never] deny force\n").text;
-        assert_eq!(text, "3 free of 2 MiB; transparent for shared memory: never; none are needed");
+        let text = huge_pages(MEMINFO, "always [madvise] never\n").text;
+        assert_eq!(text, "3 free of 2 MiB; transparent: madvise; none are needed");
         assert!(huge_pages("", "").text.starts_with("not supported"));
         let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
         assert_eq!(cgroup(mounts).text, "version 2 at /sys/fs/cgroup");

@@ -96,6 +96,10 @@ fn open_remedy(errno: i32) -> Option<&'static str> {
     }
 }
 
+fn halt_poll_ns(vcpus: u32, host_cpus: u32) -> u64 {
+    if vcpus > host_cpus { 0 } else { HALT_POLL_NS }
+}
+
 /// A VM and the memory it uses.
 pub struct Machine {
     pub vm: VmFd,
@@ -148,7 +152,7 @@ impl Machine {
 
     /// Polls for a halted vCPU's next interrupt, unless vCPUs have to share CPUs: then it would poll another's away.
     pub fn set_halt_poll(&self, vcpus: u32, host_cpus: u32) -> Result<()> {
-        let poll_ns = if vcpus > host_cpus { 0 } else { HALT_POLL_NS };
+        let poll_ns = halt_poll_ns(vcpus, host_cpus);
         if self.vm.check_extension_raw(u64::from(KVM_CAP_HALT_POLL)) <= 0 {
             return Ok(());
         }
@@ -261,6 +265,11 @@ mod tests {
         let bytes = bytes_of(&registers);
         assert_eq!(value_of::<kvm_regs>(&bytes).unwrap(), registers);
         assert!(value_of::<kvm_regs>(&bytes[1..]).is_err());
+    }
+
+    #[test]
+    fn halted_vcpu_polls_only_where_each_has_a_cpu() {
+        assert_eq!([(1, 2), (2, 2), (3, 2), (1, 0)].map(|(v, h)| halt_poll_ns(v, h)), [200_000, 200_000, 0, 0]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Owns the mappings; leaves the address map to layout and what is written where to boot.
 //! Invariant: the ring is the memory file, shared with the host's side; kernel and initramfs are private mappings of theirs,
-//! so that parallel VMs share their pages until their guests write them.
+//! so that VMs which map the same file share its pages until their guests write them.
 
 #![allow(unsafe_code)]
 
@@ -126,7 +126,7 @@ const POLICY_OF_ADDRESS: libc::c_ulong = 2;
 /// Words of a node mask: as many nodes as MAX_NUMNODES of any kernel.
 const NODE_WORDS: usize = 1024 / 64;
 
-/// Binds RAM that nobody has touched yet to these nodes of the host, and reads the policy back.
+/// Binds what nobody has touched yet of RAM, and of what lies over it, to these nodes of the host; reads the policy back.
 pub fn bind(memory: &GuestMemoryMmap, nodes: &CpuSet) -> io::Result<()> {
     let mut mask = [0u64; NODE_WORDS];
     for node in nodes.iter().filter(|node| (*node as usize) < NODE_WORDS * 64) {
@@ -137,16 +137,21 @@ pub fn bind(memory: &GuestMemoryMmap, nodes: &CpuSet) -> io::Result<()> {
         // SAFETY: the range is one mapping of `memory`; the policy of its pages changes nothing that references rely on.
         let bound = unsafe { libc::syscall(libc::SYS_mbind, start, region.len(), POLICY_BIND, mask.as_ptr(), bits, 0) };
         check(bound)?;
-        let mut mode: libc::c_int = -1;
-        let no_mask = std::ptr::null_mut::<u64>();
-        // SAFETY: `mode` is valid for the call, no mask is asked for, and the address is only looked up.
-        let read = unsafe { libc::syscall(libc::SYS_get_mempolicy, &mut mode, no_mask, 0, start, POLICY_OF_ADDRESS) };
-        check(read)?;
+        let mode = policy_at(start)?;
         if mode != POLICY_BIND {
             return Err(io::Error::other(format!("the policy read back is {mode}")));
         }
     }
     Ok(())
+}
+
+/// The policy of the page at an address of this process.
+fn policy_at(start: *const u8) -> io::Result<libc::c_int> {
+    let mut mode: libc::c_int = -1;
+    let no_mask = std::ptr::null_mut::<u64>();
+    // SAFETY: `mode` is valid for the call, no mask is asked for, and the address is only looked up.
+    check(unsafe { libc::syscall(libc::SYS_get_mempolicy, &mut mode, no_mask, 0, start, POLICY_OF_ADDRESS) })?;
+    Ok(mode)
 }
 
 /// Asks for transparent huge pages in RAM.
@@ -243,6 +248,26 @@ mod tests {
     fn binding_to_a_node_that_is_not_there_is_refused() {
         let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();
         assert!(bind(&memory, &[1000].into_iter().collect()).is_err());
+    }
+
+    #[test]
+    fn what_is_laid_over_bound_memory_is_bound_by_the_second_call() {
+        let ram = fd::memfd("ram", 1 << 20).unwrap();
+        let memory = map_own_ram(&ram, 1 << 20, (0x4_0000, 0x1000)).unwrap();
+        let file = fd::memfd("initramfs", 8192).unwrap();
+        let node: CpuSet = [0].into_iter().collect();
+        if let Err(error) = bind(&memory, &node) {
+            eprintln!("not run: binding of overlays: this kernel binds no memory: {error}");
+            return;
+        }
+        overlay(&memory, 0x8000, (&file, 0), 8192).unwrap();
+        let there = memory.get_host_address(GuestAddress(0x8000)).unwrap();
+        assert_ne!(policy_at(there).unwrap(), POLICY_BIND, "a new mapping has none");
+        bind(&memory, &node).unwrap();
+        for gpa in [0, 0x8000, 0x9000, 0x4_0000, 0xF_F000] {
+            let address = memory.get_host_address(GuestAddress(gpa)).unwrap();
+            assert_eq!(policy_at(address).unwrap(), POLICY_BIND, "{gpa:#x}");
+        }
     }
 
     #[test]

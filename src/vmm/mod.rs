@@ -1,7 +1,8 @@
 //! The virtual machine monitor: one VM in one process, on /dev/kvm.
 //!
 //! Owns guest memory, boot, devices, vCPUs and their end; knows no plan and no scenario. This file is the recipe.
-//! Invariant: all guest RAM is one memory file, and every device keeps its state in plain data.
+//! Invariant: guest RAM is this process's own, with the ring as a window of the shared memory file (of huge pages, all RAM is
+//! that file); every device keeps its state in plain data.
 
 mod bus;
 pub mod config;
@@ -70,6 +71,8 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
     let entry_gpa = load_kernel(&memory, config, &apic)?;
     load_initramfs(&memory, config)?;
+    // A mapping that was laid over RAM has no policy yet.
+    perf_items.extend(config.perf.as_ref().map(|perf| perf::bind_memory(&memory, perf)));
     let vcpus = config.topology.total_cpus();
     let machine = Machine::new(&kvm, memory)?;
     perf_items.extend(config.perf.iter().flat_map(|perf| perf::disable_exits(&machine, perf)));

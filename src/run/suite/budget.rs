@@ -21,6 +21,8 @@ const NO_LIMIT_BYTES: u64 = 1 << 60;
 pub struct Cost {
     pub cpus: u32,
     pub memory_bytes: u64,
+    /// It takes CPUs of its choice for itself, as any other of its kind would: nothing runs beside it.
+    pub alone: bool,
     /// From its start to the time at which it is killed from outside.
     pub limit_ns: u64,
 }
@@ -52,8 +54,12 @@ impl Budget {
     pub fn fits(&self, running: &[Cost], next: Cost) -> bool {
         let cpus: u64 = running.iter().chain([&next]).map(|cost| u64::from(cost.cpus)).sum();
         let memory = running.iter().chain([&next]).fold(0u64, |sum, cost| sum.saturating_add(cost.memory_bytes));
+        let together = !next.alone && !running.iter().any(|cost| cost.alone);
         running.is_empty()
-            || (running.len() < self.jobs as usize && cpus <= u64::from(self.cpus) && memory <= self.memory_bytes)
+            || (together
+                && running.len() < self.jobs as usize
+                && cpus <= u64::from(self.cpus)
+                && memory <= self.memory_bytes)
     }
 }
 
@@ -151,7 +157,16 @@ mod tests {
     use super::*;
 
     fn cost(cpus: u32, mib: u64) -> Cost {
-        Cost { cpus, memory_bytes: mib * MIB, limit_ns: 0 }
+        Cost { cpus, memory_bytes: mib * MIB, ..Cost::default() }
+    }
+
+    #[test]
+    fn run_that_takes_its_cpus_for_itself_has_no_other_beside_it() {
+        let budget = Budget { cpus: 64, memory_bytes: 1024 * MIB, jobs: 64 };
+        let alone = Cost { alone: true, ..cost(1, 1) };
+        assert!(budget.fits(&[], alone));
+        assert!(!budget.fits(&[cost(1, 1)], alone) && !budget.fits(&[alone], cost(1, 1)));
+        assert!(!budget.fits(&[alone], alone));
     }
 
     #[test]

@@ -279,7 +279,7 @@ mod tests {
             Self(path)
         }
         fn cell(&self, word: &str, limit_ms: u64) -> Cell {
-            let cost = Cost { cpus: 1, memory_bytes: 0, limit_ns: limit_ms * 1_000_000 };
+            let cost = Cost { cpus: 1, limit_ns: limit_ms * 1_000_000, ..Cost::default() };
             let program = self.0.display().to_string();
             Cell { name: word.into(), program, words: vec![word.into()], cost, directory: "/nowhere".into() }
         }
