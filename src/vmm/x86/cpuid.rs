@@ -40,6 +40,11 @@ pub(super) const EAX_MSI_EXT_DEST_ID: u32 = 1 << 15;
 pub(super) const LEVEL_SMT: u32 = 1;
 pub(super) const LEVEL_CORE: u32 = 2;
 pub(super) const LEVEL_DIE: u32 = 5;
+/// Of leaf 0x80000026 (AMD APM vol. 3, E.4.24): threads of a core, of a core complex, of a die, of a socket.
+pub(super) const AMD_LEVEL_CORE: u32 = 1;
+pub(super) const AMD_LEVEL_COMPLEX: u32 = 2;
+pub(super) const AMD_LEVEL_DIE: u32 = 3;
+pub(super) const AMD_LEVEL_SOCKET: u32 = 4;
 /// Frequency of KVM's local APIC timer, in kHz (APIC_BUS_CYCLE_NS, arch/x86/kvm/lapic.h).
 pub(super) const APIC_BUS_KHZ: u32 = 1_000_000;
 /// Vendor strings as EBX holds their first four letters.
@@ -102,7 +107,10 @@ pub fn llc_rule(source: &[kvm_cpuid_entry2]) -> LlcRule {
 pub fn for_vcpu(source: &[kvm_cpuid_entry2], shape: &CpuShape<'_>) -> Vec<kvm_cpuid_entry2> {
     let mut table: Vec<kvm_cpuid_entry2> = source.to_vec();
     table.retain(|entry| {
-        !matches!(entry.function, LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2 | LEAF_TSC | LEAF_TIMING | LEAF_AMD_TOPOLOGY)
+        !matches!(
+            entry.function,
+            LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2 | LEAF_TSC | LEAF_TIMING | LEAF_AMD_TOPOLOGY | LEAF_AMD_TOPOLOGY_V2
+        )
     });
     let vendor = find(&table, LEAF_VENDOR).copied().unwrap_or_default();
     let places = shape.topology.places();
@@ -117,16 +125,16 @@ pub fn for_vcpu(source: &[kvm_cpuid_entry2], shape: &CpuShape<'_>) -> Vec<kvm_cp
         amd: is_amd(source),
         intel: vendor.ebx == EBX_INTEL,
     };
-    // Intel's leaf 0x1F alone tells of dies.
+    // Of Intel's leaves 0x1F alone tells of dies.
     let highest = if cpu.intel { LEAF_TOPOLOGY_V2 } else { LEAF_TOPOLOGY };
     for entry in &mut table {
         match entry.function {
             LEAF_VENDOR => entry.eax = entry.eax.max(highest),
             LEAF_FEATURES => features(entry, &cpu),
-            LEAF_PERFMON | LEAF_AMD_TOPOLOGY_V2 => clear(entry),
+            LEAF_PERFMON => clear(entry),
             LEAF_KVM => entry.eax = entry.eax.max(LEAF_TIMING),
             LEAF_KVM_FEATURES => set(&mut entry.eax, EAX_MSI_EXT_DEST_ID, shape.apic.highest() > XAPIC_ID_MAX),
-            LEAF_AMD_HIGHEST if cpu.amd => entry.eax = entry.eax.max(LEAF_AMD_TOPOLOGY),
+            LEAF_AMD_HIGHEST if cpu.amd => entry.eax = entry.eax.max(LEAF_AMD_TOPOLOGY_V2),
             LEAF_AMD_FEATURES if cpu.amd => {
                 set(&mut entry.ecx, ECX_CMP_LEGACY, cpu.in_package > 1);
                 set(&mut entry.ecx, ECX_TOPOEXT, true);
@@ -146,6 +154,7 @@ pub fn for_vcpu(source: &[kvm_cpuid_entry2], shape: &CpuShape<'_>) -> Vec<kvm_cp
     caches::describe(&mut table, &sharing);
     if cpu.amd {
         table.push(amd_topology(&cpu));
+        table.extend(topology_levels(LEAF_AMD_TOPOLOGY_V2, &cpu));
     }
     table.extend(topology_levels(LEAF_TOPOLOGY, &cpu));
     if cpu.intel || vendor.eax >= LEAF_TOPOLOGY_V2 {
@@ -194,13 +203,18 @@ fn amd_topology(cpu: &Cpu<'_>) -> kvm_cpuid_entry2 {
     }
 }
 
-/// The levels of leaf 0xB and 0x1F: threads of a core, cores of a die or package, dies of a package, and the end. A die
-/// is an LLC; only leaf 0x1F knows dies.
+/// The levels of leaf 0xB, of 0x1F and of AMD's 0x80000026: threads of a core, cores of a die or package, dies of a
+/// package, and the end. A die is an LLC; leaf 0xB knows no dies.
 fn topology_levels(leaf: u32, cpu: &Cpu<'_>) -> Vec<kvm_cpuid_entry2> {
     let apic = cpu.shape.apic;
     let threads = cpu.shape.topology.threads_per_core;
     let mut levels = vec![(LEVEL_SMT, apic.thread_bits, threads)];
-    if leaf == LEAF_TOPOLOGY_V2 && apic.llc_bits > 0 {
+    if leaf == LEAF_AMD_TOPOLOGY_V2 {
+        // Numbers of levels that mean something else than Intel's, but the first.
+        levels[0].0 = AMD_LEVEL_CORE;
+        levels.extend([AMD_LEVEL_COMPLEX, AMD_LEVEL_DIE].map(|kind| (kind, apic.in_llc(), cpu.in_llc)));
+        levels.push((AMD_LEVEL_SOCKET, apic.in_package(), cpu.in_package));
+    } else if leaf == LEAF_TOPOLOGY_V2 && apic.llc_bits > 0 {
         levels.push((LEVEL_CORE, apic.in_llc(), cpu.in_llc));
         levels.push((LEVEL_DIE, apic.in_package(), cpu.in_package));
     } else {

@@ -80,8 +80,9 @@ impl Made {
     fn decode(&self, cpu: u32, source: &[kvm_cpuid_entry2]) -> (u32, u32, u32) {
         let amd = is_amd(source);
         let id = self.must(cpu, 0xB, 0)[3];
-        // Leaf 0x1F where there is one, else 0xB: the shift of the last level is the package's.
-        let leaf = if self.leaf(cpu, 0x1F, 0).is_some() { 0x1F } else { 0xB };
+        // As Linux since 6.9 looks: the shift of the last level is the package's.
+        let leaf = [0x1F, 0x8000_0026, 0xB].into_iter().find(|leaf| self.leaf(cpu, *leaf, 0).is_some()).unwrap();
+        assert_eq!(self.must(cpu, leaf, 0)[3], id, "the leaves name different ids");
         let level = |index: u32| self.must(cpu, leaf, index);
         let last = (0..).take_while(|index| level(*index)[2] >> 8 != 0).last().unwrap();
         let (package, core) = (id >> level(last)[0], id >> level(0)[0]);
@@ -186,11 +187,31 @@ fn amd_table_shows_cores_threads_and_nodes() {
     assert_eq!(leaf(0, 0)[0], 0x10);
 }
 
+/// Linux takes a complex for its cores, a die for a tile, a socket for its dies (topology_ext.c): what lies above the die's
+/// bits and within the socket tells dies apart.
+#[test]
+fn amd_dies_are_llcs_too() {
+    for source in [rome(), emulated()] {
+        let made = made(&source, "2n4l3c2t");
+        let leaf = |index| made.must(6, 0x8000_0026, index);
+        assert_eq!(leaf(0), [1, 2, 0x100, 8]);
+        assert_eq!(leaf(1), [3, 6, 0x201, 8]);
+        assert_eq!(leaf(2), [3, 6, 0x302, 8]);
+        assert_eq!(leaf(3), [4, 12, 0x403, 8]);
+        assert_eq!(leaf(4), [0, 0, 4, 8]);
+        // The same core and package as the older leaves have.
+        assert_eq!(made.must(6, LEAF_AMD_TOPOLOGY, 0)[0], 8);
+        assert_eq!(leaf(3)[..2], made.must(6, 0xB, 1)[..2]);
+        assert_eq!(made.must(6, LEAF_AMD_HIGHEST, 0)[0], LEAF_AMD_TOPOLOGY_V2);
+    }
+    assert_eq!(made(&skylake(), "2n4l3c2t").leaf(0, 0x8000_0026, 0), None);
+}
+
 #[test]
 fn host_without_cache_and_topology_leaves_gets_them() {
     let made = made(&emulated(), "1n2l2c1t");
     let leaf = |function, index| made.must(2, function, index);
-    assert_eq!(leaf(0x8000_0000, 0)[0], LEAF_AMD_TOPOLOGY);
+    assert_eq!(leaf(0x8000_0000, 0)[0], LEAF_AMD_TOPOLOGY_V2);
     assert_eq!(leaf(0x8000_001D, 0)[0] & 0xFF, 0x21);
     assert_eq!(leaf(0x8000_001D, 3)[0] & 0xFF, 0x63);
     assert_ne!(leaf(0x8000_0006, 0)[3], 0, "a kernel asks here whether there is an L3");
