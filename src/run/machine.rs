@@ -4,8 +4,9 @@
 //! Invariant: the process never outlives its `Machine`, whatever path drops it.
 
 use super::accel::{Accel, AccelKind};
+use super::cache::DIRECTORY as CACHE_DIRECTORY;
 use super::disk::Disk;
-use super::unpacked::{DIRECTORY as UNPACKED_DIRECTORY, Unpacked};
+use super::unpacked::Unpacked;
 use super::{hmp, kvm, qemu};
 use crate::error::{Context, Result};
 use crate::proto::message::{VmEnd, VmStats};
@@ -240,7 +241,7 @@ pub fn read_all(line: &OwnedFd, into: &mut Vec<u8>) -> Result<()> {
 
 /// Names of the files whose mappings are guest memory: RAM (vmm/memory), and what is laid over it, whoever wrote the pages
 /// since.
-const GUEST_FILES: [&str; 4] = ["/memfd:ktstr-guest-ram", "/memfd:ktstr-initramfs", "/dev/zero", UNPACKED_DIRECTORY];
+const GUEST_FILES: [&str; 4] = ["/memfd:ktstr-guest-ram", "/memfd:ktstr-initramfs", "/dev/zero", CACHE_DIRECTORY];
 
 /// Resident memory in KiB of the process itself, and of the guest (Documentation/filesystems/proc.rst, smaps).
 fn resident(smaps: &str) -> (u64, u64) {

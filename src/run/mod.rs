@@ -4,6 +4,7 @@
 //! Invariant: whatever happens, no process and no file outlives a run unasked.
 
 pub mod accel;
+mod cache;
 pub mod cmdline;
 pub mod disk;
 pub mod faults;
@@ -26,5 +27,5 @@ mod symbols;
 mod unpacked;
 mod watch;
 
+pub use cache::DIRECTORY as KERNEL_CACHE;
 pub use kvm::VM_COMMAND;
-pub use unpacked::DIRECTORY as KERNEL_CACHE;

@@ -1,19 +1,20 @@
 //! Kernels as they lie in memory: unpacked once, kept by content, and mapped by every VM that boots them.
 //!
-//! Owns the cache, unpacking and its files' form; leaves reading kernels to vmm/kernel and mapping to vmm/memory.
-//! Invariant: a file is complete before it has its name, and its name is its kernel's content: a rebuilt kernel is another.
+//! Owns unpacking and the form of its files; leaves the cache to cache, reading kernels to vmm/kernel, mapping to vmm/memory.
+//! Invariant: a file's name is the packed content that it was made from: a rebuilt kernel is another, even one that is
+//! rebuilt while it is read.
 //!
 //! A kernel is unpacked when it is seen for the second time: once costs more than it saves, and a kernel of a bisection is
 //! seen once.
 
+use super::cache;
 use crate::error::{Context, Error, Result};
-use crate::sys::mmap::Mapping;
 use crate::units::MIB;
 use crate::vmm::kernel::{KernelImage, KernelKind};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
@@ -21,8 +22,6 @@ use std::time::SystemTime;
 const MAGIC: &[u8; 8] = b"KTSTRK01";
 /// Where the kernel begins in it: a page, so that it can be mapped.
 pub const CONTENT_AT: u64 = 4096;
-/// The cache's place below the user's own, by which its mappings are known.
-pub const DIRECTORY: &str = "ktstr/unpacked";
 /// Kernels kept; the least recently used goes first. One takes about 60 MiB.
 const KEPT: usize = 6;
 const SUFFIX: &str = "kernel";
@@ -58,7 +57,10 @@ pub struct Unpacked {
 
 /// The kernel in memory form, where the cache has it or it is worth making; an error only says why there is none.
 pub fn find(cache: &Path, kernel: &KernelImage) -> Result<Option<Unpacked>> {
-    let name = name_of(&kernel.path)?;
+    let what = || format!("read kernel {}", kernel.path.display());
+    // What is unpacked is read from this very file, and must have the name that it has now.
+    let mut source = File::open(&kernel.path).context(what)?;
+    let name = cache::name_of(&source).context(what)?;
     let path = cache.join(format!("{name}.{SUFFIX}"));
     if let Some(found) = open(&path)? {
         return Ok(Some(found));
@@ -69,31 +71,14 @@ pub fn find(cache: &Path, kernel: &KernelImage) -> Result<Option<Unpacked>> {
         File::create(&seen).context(|| format!("create {}", seen.display()))?;
         return Ok(None);
     }
-    if let Err(error) = make(kernel, &path) {
+    if let Err(error) = make(kernel, (&mut source, &name), &path) {
         // Told once for each kernel: without the program that unpacks it, it boots all the same.
         let told = fs::metadata(&seen).is_ok_and(|data| data.len() > 0);
         let noted = fs::write(&seen, error.to_string());
         return if told && noted.is_ok() { Ok(None) } else { Err(error) };
     }
-    evict(cache)?;
+    cache::evict(cache, SUFFIX, KEPT)?;
     open(&path)
-}
-
-/// Length and a hash of the whole file: it tells kernels apart, and is no defence against anybody.
-///
-/// CRCs of small blocks, mixed: a CPU takes them many times as fast as anything that goes word by word, and kernels differ
-/// in more than one block.
-fn name_of(path: &Path) -> Result<String> {
-    /// Odd and without a pattern: 2^64 divided by the golden ratio.
-    const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
-    const BLOCK_BYTES: usize = 4096;
-    let what = || format!("read kernel {}", path.display());
-    let file = File::open(path).context(what)?;
-    let length = file.metadata().context(what)?.len();
-    let mapped = Mapping::read_only(&file, length as usize).context(what)?;
-    let sums = mapped.bytes().chunks(BLOCK_BYTES).map(crc32fast::hash);
-    let hash = sums.fold(length, |hash, sum| (hash ^ u64::from(sum)).wrapping_mul(MIX).rotate_left(29));
-    Ok(format!("{length:x}-{hash:016x}"))
 }
 
 /// Opens a file of the cache; none where it is not there, or is not whole.
@@ -103,7 +88,10 @@ fn open(path: &Path) -> Result<Option<Unpacked>> {
         other => other.context(|| format!("open {}", path.display()))?,
     };
     let mut header = [0; 32];
-    file.read_exact_at(&mut header, 0).context(|| format!("read {}", path.display()))?;
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read.context(|| format!("read {}", path.display()))?,
+    }
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| header[at + index]));
     let (start_gpa, bytes, entry_gpa) = (number(8), number(16), number(24));
     let length = file.metadata().context(|| format!("look at {}", path.display()))?.len();
@@ -115,8 +103,13 @@ fn open(path: &Path) -> Result<Option<Unpacked>> {
     Ok(Some(Unpacked { file, start_gpa, bytes, entry_gpa }))
 }
 
-fn make(kernel: &KernelImage, path: &Path) -> Result<()> {
-    let packed = fs::read(&kernel.path).context(|| format!("read kernel {}", kernel.path.display()))?;
+fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) -> Result<()> {
+    let mut packed = Vec::new();
+    let read = source.rewind().and_then(|()| source.read_to_end(&mut packed));
+    let now = read.and_then(|_| cache::name_of(&packed[..]));
+    if now.context(|| format!("read kernel {}", kernel.path.display()))? != name {
+        return Err(Error::host(format!("kernel {} was written while it was read", kernel.path.display())));
+    }
     let elf = match kernel.kind {
         KernelKind::Vmlinux => packed,
         KernelKind::BzImage => unpack(&packed)?,
@@ -129,9 +122,11 @@ fn make(kernel: &KernelImage, path: &Path) -> Result<()> {
         return Err(Error::usage("the kernel has nothing to load"));
     };
     let bytes = (end_gpa - start_gpa).next_multiple_of(CONTENT_AT);
-    let part = path.with_extension(format!("part{}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&part)?;
+    if path.exists() && open(path)?.is_none() {
+        // It was cut by something else than ktstr.
+        fs::remove_file(path).context(|| format!("remove {}", path.display()))?;
+    }
+    let written = cache::publish(path, |file| {
         file.write_all(MAGIC)?;
         for number in [start_gpa, bytes, KernelImage::elf_entry(&elf)] {
             file.write_all(&number.to_le_bytes())?;
@@ -142,13 +137,8 @@ fn make(kernel: &KernelImage, path: &Path) -> Result<()> {
             file.write_all_at(content, CONTENT_AT + segment.gpa - start_gpa)?;
         }
         // A crash of the host must not leave a name without its content.
-        file.sync_data()?;
-        fs::rename(&part, path)
-    };
-    let written = write();
-    if written.is_err() && part.exists() {
-        fs::remove_file(&part).context(|| format!("remove {}", part.display()))?;
-    }
+        file.sync_data()
+    });
     written.context(|| format!("write {}", path.display()))
 }
 
@@ -191,30 +181,10 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// Removes what was not used for longest.
-fn evict(cache: &Path) -> Result<()> {
-    let what = || format!("tidy {}", cache.display());
-    let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
-    for entry in fs::read_dir(cache).context(what)?.flatten() {
-        // Another run may be tidying too: what is gone is what is wanted.
-        if let (true, Ok(data)) = (entry.path().extension().is_some_and(|end| end == SUFFIX), entry.metadata()) {
-            files.push((data.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
-        }
-    }
-    files.sort();
-    let excess = files.len().saturating_sub(KEPT);
-    for (_, path) in files.into_iter().take(excess) {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(what),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("ktstr-unpacked-{name}-{}", std::process::id()));
@@ -245,6 +215,68 @@ mod tests {
         content
     }
 
+    fn place(cache: &Path, kernel: &Path) -> PathBuf {
+        cache.join(format!("{}.{SUFFIX}", cache::name_of(File::open(kernel).unwrap()).unwrap()))
+    }
+
+    #[test]
+    fn kernel_that_is_rebuilt_while_it_is_read_is_never_kept_under_the_old_name() {
+        let directory = scratch("rebuilt");
+        let (kernel, cache) = (directory.join("vmlinux"), directory.join("cache"));
+        fs::write(&kernel, vmlinux(b"old build")).unwrap();
+        let image = KernelImage::open(&kernel).unwrap();
+        let old = place(&cache, &kernel);
+        let name = old.file_stem().unwrap().to_str().unwrap().to_owned();
+        let mut source = File::open(&kernel).unwrap();
+        fs::create_dir(&cache).unwrap();
+        fs::write(&kernel, vmlinux(b"new build")).unwrap();
+        let refused = make(&image, (&mut source, &name), &old).unwrap_err();
+        assert!(refused.to_string().contains("was written while it was read"), "{refused}");
+        assert!(!old.exists());
+        // A file that a build puts in the place of the old one leaves what is read as it was.
+        let mut source = File::open(&kernel).unwrap();
+        let new = place(&cache, &kernel);
+        let name = new.file_stem().unwrap().to_str().unwrap().to_owned();
+        fs::write(directory.join("next"), vmlinux(b"next one!")).unwrap();
+        fs::rename(directory.join("next"), &kernel).unwrap();
+        make(&image, (&mut source, &name), &new).unwrap();
+        assert!(content(&open(&new).unwrap().unwrap()).starts_with(b"new build"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn runs_that_look_at_once_all_get_their_own_kernel_whole() {
+        let directory = scratch("at-once");
+        let cache = directory.join("cache");
+        let kernels: Vec<(PathBuf, Vec<u8>)> = (0..2u8)
+            .map(|index| {
+                let (path, inside) = (directory.join(format!("vmlinux{index}")), vec![b'a' + index; 200_000]);
+                fs::write(&path, vmlinux(&inside)).unwrap();
+                (path, inside)
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for index in 0..8 {
+                let (cache, (path, inside)) = (&cache, &kernels[index % 2]);
+                scope.spawn(move || {
+                    let image = KernelImage::open(path).unwrap();
+                    for _ in 0..5 {
+                        // None where it is new to the cache.
+                        if let Some(found) = find(cache, &image).unwrap() {
+                            assert!(content(&found).starts_with(inside), "kernel {index}");
+                        }
+                    }
+                    assert!(find(cache, &image).unwrap().is_some(), "kernel {index}");
+                });
+            }
+        });
+        let parts = fs::read_dir(&cache)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end != SUFFIX && end != SEEN));
+        assert_eq!(parts.count(), 0);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
     #[test]
     fn kernel_is_kept_from_the_second_time_on_and_a_rebuilt_one_is_another() {
         let directory = scratch("second");
@@ -270,7 +302,7 @@ mod tests {
         let image = KernelImage::open(&kernel).unwrap();
         find(&cache, &image).unwrap();
         find(&cache, &image).unwrap();
-        let path = cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()));
+        let path = place(&cache, &kernel);
         File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
         assert!(open(&path).unwrap().is_none());
         assert!(content(&find(&cache, &image).unwrap().unwrap()).starts_with(b"build"));
@@ -285,27 +317,12 @@ mod tests {
         let image = KernelImage::open(&kernel).unwrap();
         assert!(find(&cache, &image).unwrap().is_none());
         // What is in the place of the finished file cannot be replaced by it.
-        fs::create_dir(cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()))).unwrap();
-        assert!(make(&image, &cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()))).is_err());
+        fs::create_dir(place(&cache, &kernel)).unwrap();
+        assert!(find(&cache, &image).is_err());
         let packed = KernelImage { kind: KernelKind::BzImage, ..image };
-        fs::remove_dir(cache.join(format!("{}.{SUFFIX}", name_of(&kernel).unwrap()))).unwrap();
+        fs::remove_dir(place(&cache, &kernel)).unwrap();
         assert!(find(&cache, &packed).unwrap_err().to_string().contains("not known"));
         assert!(find(&cache, &packed).unwrap().is_none());
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn least_recently_used_kernel_goes_first() {
-        let directory = scratch("evict");
-        for index in 0..KEPT as u64 + 2 {
-            let path = directory.join(format!("{index}.{SUFFIX}"));
-            let file = File::create(&path).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(100 - index)).unwrap();
-        }
-        evict(&directory).unwrap();
-        let left: Vec<bool> = (0..KEPT + 2).map(|index| directory.join(format!("{index}.{SUFFIX}")).exists()).collect();
-        assert_eq!(left.iter().filter(|there| **there).count(), KEPT);
-        assert!(left[0] && !left[KEPT + 1]);
         fs::remove_dir_all(directory).unwrap();
     }
 
