@@ -5,7 +5,6 @@
 
 use super::dump::Dump;
 use super::kmsg::Kmsg;
-use super::power;
 use crate::channel::guest::GuestSession;
 use crate::error::Error;
 use crate::klog;
@@ -99,7 +98,6 @@ impl Outside {
     fn obey(&mut self, command: Msg) {
         match command {
             Msg::Stop => self.stop_asked = true,
-            Msg::Abort => power::restart(),
             Msg::Dump => {
                 // SysRq-D: the scheduler's state goes to the tracepoint sched_ext_dump.
                 if let Err(error) = std::fs::write("/proc/sysrq-trigger", "D") {

@@ -4,7 +4,7 @@
 //! Invariant: tags are never reused; a change of any field raises `plan::PROTOCOL`.
 
 use super::asserted::AssertResult;
-use super::codec::{DecodeError, Reader, Wire};
+use super::codec::Wire;
 use super::cpuset::CpuSet;
 use super::noise::HostNoise;
 use super::perf::PerfItem;
@@ -253,8 +253,6 @@ wire_enum! {
         KlogEnd = 15 { records: u64, lost: u64 },
         /// Nothing follows.
         Bye = 16 { uptime_ns: u64 },
-        /// A coverage profile (profraw) of the guest's binary.
-        Coverage = 17 { data: Bytes },
         /// Workers of a cgroup were forked: so many reports are owed.
         Spawned = 18 { group: String, workers: u32 },
         /// What follows is about one of several scenarios, until `ScenarioOver`.
@@ -280,8 +278,6 @@ wire_enum! {
 
         /// Host to guest: end the scenario now, orderly.
         Stop = 64,
-        /// Host to guest: reboot at once.
-        Abort = 65,
         /// Host to guest: have the kernel dump (SysRq-D).
         Dump = 66,
 
@@ -307,21 +303,6 @@ wire_enum! {
         Perf = 142 { items: Vec<PerfItem> },
         /// Record only: where the vCPUs of a guest stood that was killed.
         Registers = 141 { cpus: Vec<CpuDump> },
-    }
-}
-
-/// Raw bytes of a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bytes(pub Vec<u8>);
-
-impl Wire for Bytes {
-    fn put(&self, out: &mut Vec<u8>) {
-        (self.0.len() as u32).put(out);
-        out.extend_from_slice(&self.0);
-    }
-    fn get(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let length = u32::get(input)? as usize;
-        Ok(Self(input.take(length)?.to_vec()))
     }
 }
 

@@ -210,12 +210,7 @@ impl Record {
                 self.sched_final = Some(last);
             }
             // The parts' borders are for the parts; commands are never stored.
-            Msg::ScenarioBegin { .. }
-            | Msg::ScenarioOver { .. }
-            | Msg::Coverage { .. }
-            | Msg::Stop
-            | Msg::Abort
-            | Msg::Dump => {}
+            Msg::ScenarioBegin { .. } | Msg::ScenarioOver { .. } | Msg::Stop | Msg::Dump => {}
         }
     }
 

@@ -15,6 +15,7 @@ use crate::error::{Context, Result};
 use crate::log::{Event, Listener};
 use crate::proto::message::{Msg, Stage, VmEnd};
 use crate::proto::perf::{self, PerfItem};
+use crate::proto::record::Record;
 use crate::proto::registers::CpuDump;
 use crate::sys::process::End;
 use crate::sys::{poll, signal, time};
@@ -158,7 +159,7 @@ impl Watch<'_, '_> {
             }
             if now > limits.soft_ns && !stop_sent {
                 stop_sent = true;
-                self.send(&Msg::Stop);
+                last_requests(self.run.record()).iter().for_each(|request| self.send(request));
             }
         };
         // A guest that stopped because it was told to has not done what it was to do.
@@ -319,6 +320,13 @@ impl Watch<'_, '_> {
     }
 }
 
+/// What a guest is asked for when its time is almost over: how the scheduler's queues stand, which the kernel tells only
+/// as long as it runs, and then to stop.
+fn last_requests(record: &Record) -> Vec<Msg> {
+    let runs = record.sched_enabled.is_some() && record.sched_died.is_none() && record.sched_final.is_none();
+    runs.then_some(Msg::Dump).into_iter().chain([Msg::Stop]).collect()
+}
+
 /// The process ended without a word.
 fn unexpected(end: End) -> VmEnd {
     let how = match end {
@@ -326,4 +334,19 @@ fn unexpected(end: End) -> VmEnd {
         End::Signaled(signal) => format!("signal {signal}"),
     };
     VmEnd::MachineError { text: format!("the VM's process ended unexpectedly with {how}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::fixture::{passing, passing_with_scheduler};
+
+    #[test]
+    fn scheduler_that_runs_is_dumped_before_the_guest_is_stopped() {
+        let ended = passing_with_scheduler();
+        let running = Record { sched_final: None, ..ended.clone() };
+        assert_eq!(last_requests(&running), [Msg::Dump, Msg::Stop]);
+        assert_eq!(last_requests(&ended), [Msg::Stop]);
+        assert_eq!(last_requests(&passing()), [Msg::Stop]);
+    }
 }
