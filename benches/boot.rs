@@ -144,19 +144,25 @@ fn vcpus_script() -> String {
     script
 }
 
-/// Memory is what MemAvailable falls by while all of them run.
+/// Guests that idle. Memory is what MemAvailable falls by while all of them run, and what it has not come back to when the
+/// last is gone; shared is what the processes of the VMs map that others map, too.
 fn parallel_script() -> String {
-    let mut script = String::from("free() { awk '/MemAvailable/ { print $2 }' /proc/meminfo; }\n");
+    let mut script = String::from(
+        "free() { awk '/MemAvailable/ { print $2 }' /proc/meminfo; }\n\
+         shared() { for vm in $(grep -ls __vm /proc/[0-9]*/cmdline); do cat ${vm%/cmdline}/smaps_rollup; done \
+         2>/dev/null | awk '/^Shared_(Clean|Dirty)/ { sum += $2 } END { print sum + 0 }'; }\n",
+    );
     for vms in VMS {
-        let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --workers 1 --duration 3s --timeout 400s \
-                   >/dev/null 2>&1";
+        let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --cgroups 1 --workers 1 \
+                   --work 'bursty(burst=1ms,sleep=1s)' --duration 3s --timeout 400s >/dev/null 2>&1";
         // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
         let command = format!(
-            "ended=$(mktemp); before=$(free); least=$before; start=$(awk '{{ print $1 }}' /proc/uptime); \
+            "ended=$(mktemp); before=$(free); least=$before; most=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
              for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
-             while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); [ $now -lt $least ] && least=$now; sleep 0.2; done; \
-             wait; echo \"$start $(awk '{{ print $1 }}' /proc/uptime) $((before - least)) $(grep -vxc 0 $ended)\"; \
-             rm $ended"
+             while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); [ $now -lt $least ] && least=$now; \
+             now=$(shared); [ $now -gt $most ] && most=$now; sleep 0.5; done; \
+             wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
+             echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free)))\"; rm $ended"
         );
         cell(&mut script, &vms.to_string(), &command);
     }
@@ -314,7 +320,9 @@ fn tell_vcpus(output: &str) {
 }
 
 fn tell_parallel(output: &str) {
-    println!("\nVMs at once, of 256 MiB: wall time, memory of the host for each");
+    println!(
+        "\nVMs at once, of 256 MiB, idle: wall time; memory of the host for each, shared for each, and not given back"
+    );
     let cells = cells(output);
     let mut before: Option<(u32, f64)> = None;
     for vms in VMS {
@@ -322,7 +330,7 @@ fn tell_parallel(output: &str) {
             .get(&vms.to_string())
             .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
             .unwrap_or_default();
-        let [start, end, kib, failed] = numbers[..] else {
+        let [start, end, kib, failed, shared_kib, left_kib] = numbers[..] else {
             println!("  {vms:3} VMs: no result");
             continue;
         };
@@ -331,7 +339,11 @@ fn tell_parallel(output: &str) {
             format!(", each more {:.1} MiB", (all_mib - mib) / f64::from(vms - fewer))
         });
         let lost = if failed > 0.0 { format!(", {failed} did not pass") } else { String::new() };
-        println!("  {vms:3} VMs: {:7.1} s, {:6.1} MiB each{extra}{lost}", end - start, all_mib / f64::from(vms));
+        let (took, each) = (end - start, all_mib / f64::from(vms));
+        let (shared, left) = (shared_kib / 1024.0 / f64::from(vms), left_kib / 1024.0);
+        println!(
+            "  {vms:3} VMs: {took:7.1} s, {each:6.1} MiB each{extra}; {shared:.1} MiB shared, {left:.1} MiB left{lost}"
+        );
         before = Some((vms, all_mib));
     }
 }

@@ -17,7 +17,7 @@ const LIMIT_S: u64 = 2400;
 const HOST_HUNG: i32 = 75;
 
 const KERNELS: [&str; 2] = ["7", "6.12"];
-/// Only where somebody fetched it: it can do without ACPI.
+/// Where it was to be had: it can do without ACPI.
 pub const OLD_KERNEL: &str = "6.1";
 
 /// One run: a name, and the arguments behind `ktstr`. Kernels are named as in the emulated host: /k/7/vmlinuz.
