@@ -289,8 +289,8 @@ vcpu-pinning        each vCPU on a CPU of its own; an LLC of the guest in an LLC
 huge-pages          guest memory in 2 MiB pages: of the pool where it has enough
                     (sysctl vm.nr_hugepages), else transparent ones unless
                     /sys/kernel/mm/transparent_hugepage/enabled says 'never'.
-memory-binding      guest memory on the nodes of those CPUs (mbind). What a guest
-                    only reads of its kernel lies where the host has it cached.
+memory-binding      guest memory on the nodes of those CPUs (mbind). What a
+                    guest only reads of its kernel lies where the host has it.
 sched-fifo          vCPU threads in real time. Needs CAP_SYS_NICE or
                     RLIMIT_RTPRIO, pinning, and one CPU left for the host.
 hlt-exits-off       a halted vCPU stays in the guest, and keeps its CPU.
