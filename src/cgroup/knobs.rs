@@ -9,6 +9,7 @@ use crate::proto::cpuset::CpuSet;
 use crate::proto::scenario::CpuMax;
 use crate::sys::time;
 use crate::units::{NS_PER_MS, NS_PER_US};
+use std::io;
 use std::path::Path;
 
 /// A move into a cgroup that is busy is tried again so often, after so long.
@@ -126,24 +127,24 @@ pub fn move_tasks(dir: &Path, tids: &[i32]) -> Result<Vec<i32>> {
 /// Moves a process into a cgroup.
 pub fn move_task(dir: &Path, tid: i32) -> Result<Moved> {
     let data = tid.to_string();
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let error = match file::try_write(dir, file::PROCS, &data) {
-            Ok(()) => return Ok(Moved::Yes),
+    // An interrupted pause only makes the next try come earlier.
+    let moved = retrying(&mut || file::try_write(dir, file::PROCS, &data), &mut || drop(time::sleep_ns(MOVE_PAUSE_NS)));
+    moved.map_err(|error| Error::os(file::write_attempt(dir, file::PROCS, &data), error))
+}
+
+fn retrying(write: &mut dyn FnMut() -> io::Result<()>, pause: &mut dyn FnMut()) -> io::Result<Moved> {
+    for attempt in 1.. {
+        let error = match write() {
+            Ok(()) => break,
             Err(error) => error,
         };
         match error.raw_os_error() {
             Some(libc::ESRCH) => return Ok(Moved::Gone),
-            Some(libc::EBUSY) if tries < MOVE_TRIES => {
-                // An interrupted pause only makes the next try come earlier.
-                if time::sleep_ns(MOVE_PAUSE_NS).is_err() {
-                    continue;
-                }
-            }
-            _ => return Err(Error::os(file::write_attempt(dir, file::PROCS, &data), error)),
+            Some(libc::EBUSY) if attempt < MOVE_TRIES => pause(),
+            _ => return Err(error),
         }
     }
+    Ok(Moved::Yes)
 }
 
 #[cfg(test)]
@@ -198,6 +199,27 @@ mod tests {
             set(&fake.0).unwrap();
             assert_eq!(fs::read_to_string(path).unwrap(), data, "{name}");
         }
+    }
+
+    #[test]
+    fn busy_cgroup_is_tried_again_a_named_number_of_times_and_other_refusals_are_not() {
+        let attempts = |answers: &[i32]| {
+            let (mut tries, mut pauses) = (0, 0);
+            let mut write = || {
+                tries += 1;
+                match answers.get(tries - 1) {
+                    Some(0) => Ok(()),
+                    errno => Err(io::Error::from_raw_os_error(*errno.unwrap_or(&libc::EBUSY))),
+                }
+            };
+            let moved = retrying(&mut write, &mut || pauses += 1).map_err(|error| error.raw_os_error());
+            (moved, tries, pauses)
+        };
+        assert_eq!(attempts(&[0]), (Ok(Moved::Yes), 1, 0));
+        assert_eq!(attempts(&[libc::EBUSY, libc::EBUSY, libc::EBUSY, 0]), (Ok(Moved::Yes), 4, 3));
+        assert_eq!(attempts(&[libc::EBUSY, libc::ESRCH]), (Ok(Moved::Gone), 2, 1));
+        assert_eq!(attempts(&[]), (Err(Some(libc::EBUSY)), 4, 3));
+        assert_eq!(attempts(&[libc::EOPNOTSUPP]), (Err(Some(libc::EOPNOTSUPP)), 1, 0));
     }
 
     #[test]

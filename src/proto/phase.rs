@@ -6,7 +6,12 @@
 use super::cpuset::CpuSet;
 use super::message::ProcessEnd;
 use super::report::Samples;
+use crate::units::NS_PER_MS;
 use crate::wire_struct;
+
+/// After a change of cpuset what is seen belongs to nobody for this long: the kernel has moved the tasks when the write returns,
+/// but a scheduler may have one more decision under way.
+pub const GRACE_NS: u64 = 50 * NS_PER_MS;
 
 /// The name of the phase before the first step.
 pub const BASELINE: &str = "baseline";

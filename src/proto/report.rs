@@ -78,7 +78,8 @@ wire_struct! {
         pub work_units: u64,
         /// Outer loops done.
         pub iterations: u64,
-        /// From the opening of the gate, which is the same for all, to the end of the loop.
+        /// From the opening of the gate, which is the same for all, to the end of the loop; of one that did no work at most
+        /// to the stop.
         pub wall_time_ns: u64,
         /// CLOCK_THREAD_CPUTIME_ID over the loop.
         pub cpu_time_ns: u64,

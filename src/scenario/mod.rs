@@ -32,7 +32,6 @@ pub use link::Link;
 pub use ops::SchedOp;
 pub use parse::{FLAGS, FileError, parse, print};
 pub use resolve::{GroupPlan, Random, Resolver, validate};
-pub use slices::GRACE_NS;
 pub use text::{cpuset as cpuset_text, hold as hold_text, op as op_text};
 pub use topo::{Llc, TestTopology};
 pub use world::HOST;

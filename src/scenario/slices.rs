@@ -5,12 +5,7 @@
 //! and every cpuset that was in force is told, seen or not.
 
 use crate::proto::cpuset::CpuSet;
-use crate::proto::phase::CpuSlice;
-use crate::units::NS_PER_MS;
-
-/// After a change of cpuset what is seen belongs to nobody for this long: the kernel has moved the tasks when the write returns,
-/// but a scheduler may have one more decision under way.
-pub const GRACE_NS: u64 = 50 * NS_PER_MS;
+use crate::proto::phase::{CpuSlice, GRACE_NS};
 
 /// What is known of one worker.
 #[derive(Debug, Default)]
@@ -104,6 +99,7 @@ impl Slices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::NS_PER_MS;
 
     fn set(text: &str) -> CpuSet {
         text.parse().unwrap()

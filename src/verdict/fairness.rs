@@ -7,24 +7,60 @@ use super::check::{Check, Measure};
 use super::decide::{Found, decide};
 use super::scene::Scene;
 use super::stats::cpu_percent;
-use super::workers::who;
+use super::workers::{SHORTEST_LIFE_NS, is_brief, who};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::report::WorkerReport;
-use crate::units::NS_PER_SEC;
+use crate::units::{NS_PER_SEC, approx};
 
 const ALONE: &str = "no two equal workers to compare";
+
+/// What is compared of one cgroup: of a life of a few slices, one slice more or less is no matter of fairness.
+struct Equals<'a> {
+    sets: Vec<Vec<&'a WorkerReport>>,
+    /// How many were there too short.
+    brief: usize,
+}
+
+impl<'a> Equals<'a> {
+    fn of(scene: &Scene<'a>, group: &str) -> Self {
+        let mut sets: Vec<Vec<&WorkerReport>> = scene.equals_of(group).into_iter().map(|(_, set)| set).collect();
+        let count = |sets: &[Vec<&WorkerReport>]| sets.iter().map(Vec::len).sum::<usize>();
+        let all = count(&sets);
+        // A worker without a time is no brief one: its time is missing.
+        sets.iter_mut().for_each(|set| set.retain(|report| report.wall_time_ns == 0 || !is_brief(report)));
+        let brief = all - count(&sets);
+        sets.retain(|set| set.len() > 1);
+        Self { sets, brief }
+    }
+
+    fn find(&self, value: fn(&WorkerReport) -> Option<f64>) -> Option<&'a WorkerReport> {
+        self.sets.iter().flatten().copied().find(|report| value(report).is_none())
+    }
+
+    fn nothing(&self) -> Option<String> {
+        self.sets.is_empty().then(|| format!("{ALONE}{}", self.left_out()))
+    }
+
+    /// Ends a reason.
+    fn left_out(&self) -> String {
+        match self.brief {
+            0 => String::new(),
+            brief => format!("; {brief} left out, there for less than {}", approx(SHORTEST_LIFE_NS)),
+        }
+    }
+}
 
 /// One check per cgroup: the widest difference of CPU share among its equal workers.
 pub fn spread(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
     per_group(scene, limits, CheckId::Spread, |scene, group| {
-        let sets = scene.equals_of(group);
-        let widest = sets.iter().filter_map(|(_, set)| widest(group, set)).max_by(|a, b| a.0.total_cmp(&b.0));
-        let silent = sets.iter().flat_map(|(_, set)| set).find(|report| share(report).is_none());
+        let equals = Equals::of(scene, group);
+        let widest = equals.sets.iter().filter_map(|set| widest(group, set)).max_by(|a, b| a.0.total_cmp(&b.0));
+        let silent = equals.find(share);
         Found {
             value: widest.as_ref().map(|(points, _)| Measure::Percent(*points)),
-            reason: widest.map(|(_, reason)| reason).unwrap_or_default(),
+            reason: widest.map(|(_, reason)| reason + &equals.left_out()).unwrap_or_default(),
             missing: silent.map(|report| format!("no CPU time from {}", who(group, report))),
-            nothing: sets.is_empty().then(|| ALONE.to_owned()),
+            nothing: equals.nothing(),
             ..Found::default()
         }
     })
@@ -33,15 +69,15 @@ pub fn spread(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
 /// One check per cgroup: the largest standard deviation by mean of the work rates of its equal workers.
 pub fn throughput_cv(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
     per_group(scene, limits, CheckId::ThroughputCv, |scene, group| {
-        let sets = scene.equals_of(group);
-        let silent = sets.iter().flat_map(|(_, set)| set).find(|report| rate(report).is_none());
-        let rates = |set: &[&WorkerReport]| set.iter().filter_map(|report| rate(report)).collect::<Vec<_>>();
-        let worst = sets.iter().filter_map(|(_, set)| variation(&rates(set))).max_by(f64::total_cmp);
+        let equals = Equals::of(scene, group);
+        let silent = equals.find(rate);
+        let rates = |set: &Vec<&WorkerReport>| set.iter().filter_map(|report| rate(report)).collect::<Vec<_>>();
+        let worst = equals.sets.iter().filter_map(|set| variation(&rates(set))).max_by(f64::total_cmp);
         Found {
             value: worst.map(Measure::Ratio),
-            reason: format!("work rates of equal workers of {group}"),
+            reason: format!("work rates of equal workers of {group}{}", equals.left_out()),
             missing: silent.map(|report| format!("no work rate from {}", who(group, report))),
-            nothing: sets.is_empty().then(|| ALONE.to_owned()),
+            nothing: equals.nothing(),
             ..Found::default()
         }
     })

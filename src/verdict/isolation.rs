@@ -9,9 +9,9 @@ use super::scene::Scene;
 use super::workers::who;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::limits::{Assert, CheckId};
-use crate::proto::phase::CpuSlice;
+use crate::proto::phase::{CpuSlice, GRACE_NS};
 use crate::proto::report::WorkerReport;
-use crate::units::NS_PER_SEC;
+use crate::units::{NS_PER_SEC, approx};
 
 /// One check per cgroup that has a cpuset; one in all where none has.
 pub fn checks(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
@@ -68,6 +68,7 @@ fn in_slices(scene: &Scene<'_>, group: &str) -> Found {
     if cpusets > 1 {
         reason.push_str(&format!(", of {cpusets} in turn"));
     }
+    reason.push_str(&format!("; {} after each change of it belong to nobody", approx(GRACE_NS)));
     if let Some(first) = unseen.first() {
         reason.push_str(&format!("; too short-lived to be seen: {first}"));
         if unseen.len() > 1 {
@@ -146,7 +147,12 @@ mod tests {
             report.cpus_used = "0-1".parse().unwrap();
             report.slices = vec![slice("0", "0"), slice("1", "1")];
         }
-        assert_eq!(judged(&record).0, Status::Pass, "{}", judged(&record).1);
+        let (status, reason) = judged(&record);
+        assert_eq!(status, Status::Pass, "{reason}");
+        assert!(
+            reason.ends_with("in force, of 2 in turn; 50.0 ms after each change of it belong to nobody"),
+            "{reason}"
+        );
         record.reports[1].1.slices[0].seen = "0-1".parse().unwrap();
         let (status, reason) = judged(&record);
         assert_eq!(status, Status::Fail);

@@ -18,6 +18,8 @@ const QUEUES: [CheckId; 3] = [CheckId::MaxImbalance, CheckId::MaxDsqDepth, Check
 /// Counters of /sys/kernel/sched_ext/root/events.
 const EVENTS: [(CheckId, &str); 2] =
     [(CheckId::MaxFallbackRate, "SCX_EV_SELECT_CPU_FALLBACK"), (CheckId::MaxKeepLastRate, "SCX_EV_DISPATCH_KEEP_LAST")];
+/// Ends the reason of a check on clocks.
+const NOT_ASKED: &str = "; CPUs of nohz_full= were not asked";
 
 pub fn checks(scene: &Scene<'_>, record: &Record, limits: &Assert) -> Vec<Check> {
     let mut list: Vec<Check> = QUEUES.map(|id| decide(id, limits, queues(id, scene, record))).into();
@@ -44,7 +46,10 @@ fn queues(id: CheckId, scene: &Scene<'_>, record: &Record) -> Found {
         return Found::missing("no monitor looks into this guest's run queues");
     };
     // Whoever has no time from the host cannot keep its clock.
-    let told = if id == CheckId::ClockStall { scene.timing(found(id, seen)) } else { found(id, seen) };
+    let mut told = if id == CheckId::ClockStall { scene.timing(found(id, seen)) } else { found(id, seen) };
+    if id == CheckId::ClockStall && has_tickless_cpus(record) {
+        told.reason.push_str(NOT_ASKED);
+    }
     if let Some(error) = &seen.error {
         return Found { missing: Some(error.clone()), ..told };
     }
@@ -52,6 +57,12 @@ fn queues(id: CheckId, scene: &Scene<'_>, record: &Record) -> Found {
         return Found::missing(format!("{} looks into the run queues are too few for {WINDOW} in a row", seen.looks));
     }
     told
+}
+
+/// Whose clock may rightly stand.
+fn has_tickless_cpus(record: &Record) -> bool {
+    let words = record.host.iter().flat_map(|host| host.kernel_cmdline.split_whitespace());
+    words.into_iter().any(|word| word.starts_with("nohz_full="))
 }
 
 fn found(id: CheckId, seen: &RunQueues) -> Found {

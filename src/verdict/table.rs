@@ -270,7 +270,7 @@ pub const ROWS: [Row; CheckId::ALL.len()] = [
         id: CheckId::ClockStall,
         name: "clock_stall",
         flag: "clock-stall",
-        help: "no run queue's clock stands still for half a second while it has tasks",
+        help: "no run queue's clock stands still for half a second while it has tasks (not of nohz_full= CPUs)",
         ..ROW
     },
     // The rates of a scheduler's own events grow with CPUs and load, so no number is right for every run.

@@ -3,7 +3,7 @@
 //! Owns these tests; leaves the scheduler's check to tests_scheduler, causes to tests_cause.
 //! Invariant: every check has a record that fails it.
 
-use super::fixture::{STALL, add_log, passing, passing_with_scheduler};
+use super::fixture::{STALL, add_log, passing, passing_with_scheduler, worker};
 use super::table::defaults;
 use super::{Check, Measure, Outcome, Status, Verdict, judge};
 use crate::proto::limits::Assert;
@@ -86,6 +86,44 @@ fn worker_that_was_hardly_there_is_not_starved() {
     assert_inconclusive(&all, "not_starved", "no worker worked, nor was there for 100 ms");
 }
 
+/// A churn of crews that each end before they can count as starved, beside workers that work.
+#[test]
+fn crews_that_come_and_go_without_a_turn_are_starved_together() {
+    let churn = |crews: u32, last: u64| {
+        run(|record| {
+            // Crews of two, each there for 80 ms.
+            let brief = |idx: u32, work_units: u64| {
+                let (wall_time_ns, cpu_time_ns) = (80 * NS_PER_MS, NS_PER_MS);
+                WorkerReport {
+                    worker_idx: idx,
+                    group_idx: idx / 2,
+                    work_units,
+                    wall_time_ns,
+                    cpu_time_ns,
+                    ..worker(idx)
+                }
+            };
+            let of_last = |idx: u32| if idx + 1 == 2 * crews { last } else { 0 };
+            record.reports.extend((0..2 * crews).map(|idx| ("churn".to_owned(), brief(idx, of_last(idx)))));
+            record.spawned.push(("churn".into(), 2 * crews));
+        })
+    };
+    let starved = churn(13, 0);
+    assert_fails(
+        &starved,
+        "not_starved",
+        "none of 26 workers of churn worked, each there for less than 100 ms, 1.04 s in turn",
+    );
+    assert_eq!(check(&starved, "not_starved").group.as_deref(), Some("churn"));
+    // Twelve of 80 ms are not ten times 100 ms; two are more than a worker alone may be without work.
+    assert_inconclusive(&churn(12, 0), "not_starved", "none of 24 workers of churn worked");
+    assert_inconclusive(&churn(2, 0), "not_starved", "160 ms in turn");
+    for (crews, last) in [(1, 0), (20, 1)] {
+        let verdict = churn(crews, last);
+        assert_eq!(verdict.outcome, Outcome::Pass, "{crews}: {}", verdict.headline);
+    }
+}
+
 #[test]
 fn sentinel_fails_with_its_exit() {
     let verdict = run(|record| {
@@ -151,6 +189,35 @@ fn spread_compares_only_equals() {
     assert_eq!(spread[0].status, Status::NotApplied);
     assert!(spread[0].reason.contains("no two equal workers"));
     assert_eq!(verdict.outcome, Outcome::Pass);
+}
+
+/// The last crew of a churn lives for a few slices, and one slice is then many points.
+#[test]
+fn workers_that_were_hardly_there_are_not_compared() {
+    let limits = defaults().merge(&Assert::new().throughput_cv_milli(100));
+    let brief = |index: &[usize], ms: u64| {
+        let mut record = passing();
+        for index in index {
+            let report = &mut record.reports[*index].1;
+            (report.wall_time_ns, report.cpu_time_ns, report.work_units) = (ms * NS_PER_MS, 0, 1);
+        }
+        judge(&record, &limits)
+    };
+    let of_g1 = |verdict: &Verdict, name: &str| {
+        verdict.checks.iter().find(|check| check.name == name && check.group.as_deref() == Some("g1")).unwrap().clone()
+    };
+    for name in ["spread", "throughput_cv"] {
+        assert_eq!(of_g1(&brief(&[3], 100), name).status, Status::Fail, "{name}");
+        let alone = of_g1(&brief(&[3], 99), name);
+        assert_eq!(alone.status, Status::NotApplied, "{alone:?}");
+        assert!(alone.reason.contains("no two equal workers to compare; 1 left out, there for less than 100 ms"));
+    }
+    let mut record = passing();
+    record.reports.push(("g1".into(), WorkerReport { wall_time_ns: 10 * NS_PER_MS, ..worker(2) }));
+    record.spawned[1].1 = 3;
+    let beside = of_g1(&judge(&record, &limits), "spread");
+    assert_eq!(beside.status, Status::Pass, "{beside:?}");
+    assert!(beside.reason.ends_with("in g1; 1 left out, there for less than 100 ms"), "{}", beside.reason);
 }
 
 #[test]

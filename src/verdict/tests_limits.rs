@@ -4,7 +4,7 @@
 //! Invariant: a check that is not in `CASES` fails a test.
 
 use super::fixture::{add_log, passing, passing_with_scheduler};
-use super::table::{ROWS, defaults};
+use super::table::{self, ROWS, defaults};
 use super::{Check, Outcome, Status, judge};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
@@ -364,6 +364,20 @@ fn clock_that_stood_where_the_host_took_the_time_proves_nothing() {
     queues(&mut record).depth = lasting(51);
     let fifty = super::table::of_pairs(&[("max-dsq-depth".into(), "50".into())]).unwrap();
     assert_eq!(judge(&record, &defaults().merge(&fifty)).outcome, Outcome::Fail);
+}
+
+#[test]
+fn cpus_whose_clock_may_stand_are_named_as_not_asked() {
+    let limits = table::of_pairs(&[("clock-stall".into(), "on".into())]).unwrap();
+    for (cmdline, named) in [("quiet", false), ("quiet nohz_full=1-3", true), ("x=nohz_full=", false)] {
+        let mut record = passing();
+        queues(&mut record);
+        record.host.as_mut().unwrap().kernel_cmdline = cmdline.into();
+        let verdict = judge(&record, &table::defaults().merge(&limits));
+        let check = verdict.checks.into_iter().find(|check| check.name == "clock_stall").unwrap();
+        assert_eq!(check.status, Status::Pass, "{}", check.reason);
+        assert_eq!(check.reason.ends_with("CPUs of nohz_full= were not asked"), named, "{}", check.reason);
+    }
 }
 
 #[test]

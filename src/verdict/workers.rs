@@ -11,6 +11,7 @@ use crate::proto::limits::{Assert, CheckId};
 use crate::proto::record::Record;
 use crate::proto::report::WorkerReport;
 use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
+use std::collections::BTreeMap;
 
 /// The name of the emulating accelerator in `HostInfo::accel`.
 pub const EMULATOR: &str = "qemu";
@@ -100,7 +101,48 @@ pub fn who(group: &str, report: &WorkerReport) -> String {
 
 /// Five of sched_ext's default time slices (SCX_SLICE_DFL, 20 ms; include/linux/sched/ext.h): who was there for less, as the
 /// last of a churn is when its scenario ends, may rightly have had no turn.
-const SHORTEST_LIFE_NS: u64 = 100 * NS_PER_MS;
+pub(super) const SHORTEST_LIFE_NS: u64 = 100 * NS_PER_MS;
+/// Time of crews that come and go within the shortest life after which, where none of them ever worked, they are starved
+/// together: ten chances in turn, each of them a new task, are no accident of when the scenario ended.
+const CREWS_LIFE_NS: u64 = 10 * SHORTEST_LIFE_NS;
+
+/// Whether it was there for so short that it may rightly have had no turn.
+pub(super) fn is_brief(report: &WorkerReport) -> bool {
+    report.completed && report.wall_time_ns < SHORTEST_LIFE_NS
+}
+
+/// The brief workers of one cgroup and work type.
+#[derive(Default)]
+struct Brief {
+    workers: u64,
+    worked: bool,
+    /// How long they were there, by crew and worker.
+    lives: BTreeMap<(u32, u32), u64>,
+}
+
+impl Brief {
+    /// Crews that were there one after the other add up, the workers of one crew do not.
+    fn lived_ns(&self) -> u64 {
+        let mut crews: BTreeMap<u32, u64> = BTreeMap::new();
+        for ((crew, _), ns) in &self.lives {
+            crews.entry(*crew).and_modify(|longest| *longest = (*longest).max(*ns)).or_insert(*ns);
+        }
+        crews.into_values().sum()
+    }
+}
+
+/// Of the cgroups and work types whose brief workers all did no work, the one with the longest time: cgroup, workers, time.
+fn idle_crews<'a>(scene: &Scene<'a>) -> Option<(&'a str, u64, u64)> {
+    let mut sets: BTreeMap<(&str, &str), Brief> = BTreeMap::new();
+    for (group, report) in scene.reports.iter().filter(|(_, report)| is_brief(report)) {
+        let brief = sets.entry((group, &report.work_type)).or_default();
+        brief.workers += 1;
+        brief.worked |= report.work_units > 0;
+        *brief.lives.entry((report.group_idx, report.worker_idx)).or_default() += report.wall_time_ns;
+    }
+    let idle = sets.into_iter().filter(|(_, brief)| !brief.worked);
+    idle.map(|((group, _), brief)| (group, brief.workers, brief.lived_ns())).max_by_key(|(.., ns)| *ns)
+}
 
 fn is_starved(report: &WorkerReport) -> bool {
     let long = report.setup_error.is_some() || report.wall_time_ns >= SHORTEST_LIFE_NS;
@@ -111,11 +153,22 @@ fn not_starved(scene: &Scene<'_>) -> Found {
     let starved: Vec<&Named> = scene.reports.iter().filter(|(_, report)| is_starved(report)).collect();
     let measured = Measure::Count(starved.len() as u64);
     let Some((group, report)) = starved.first() else {
+        let brief = approx(SHORTEST_LIFE_NS);
+        let crews = idle_crews(scene).filter(|(.., ns)| *ns >= SHORTEST_LIFE_NS).map(|(group, workers, ns)| {
+            let text = format!(
+                "none of {workers} workers of {group} worked, each there for less than {brief}, {} in turn",
+                approx(ns)
+            );
+            (group, workers, ns, text)
+        });
+        if let Some((group, workers, _, text)) = crews.as_ref().filter(|(_, _, ns, _)| *ns >= CREWS_LIFE_NS) {
+            return Found::new(Measure::Count(*workers), text).of(group);
+        }
         let all = scene.reports.len();
         let worked = scene.reports.iter().filter(|(_, report)| report.work_units > 0).count();
-        let brief = approx(SHORTEST_LIFE_NS);
         let none = || (all > 0 && worked == 0).then(|| format!("no worker worked, nor was there for {brief}"));
         let missing = scene.no_reports.map(str::to_owned).or_else(|| scene.missing.first().cloned()).or_else(none);
+        let missing = missing.or(crews.map(|(.., text)| text));
         let value = scene.no_reports.is_none().then_some(measured);
         let reason = match all - worked {
             0 => format!("all {all} workers worked"),
@@ -173,6 +226,8 @@ fn max_run_delay(scene: &Scene<'_>) -> Found {
 fn max_wait_share(scene: &Scene<'_>) -> Found {
     scene.worst(more, |report| {
         let waited_ns = report.schedstat_run_delay_ns.filter(|_| report.completed && report.wall_time_ns > 0)?;
+        // Who had no turn before the stop waited longer than it was there.
+        let waited_ns = waited_ns.min(report.wall_time_ns);
         let share = waited_ns as f64 * 100.0 / report.wall_time_ns as f64;
         let text = format!(", {} of {}", approx(waited_ns), approx(report.wall_time_ns));
         Some((Measure::Percent(share), text))

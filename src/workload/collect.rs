@@ -14,6 +14,7 @@ use crate::sys::process::End;
 use crate::sys::{process, signal, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use std::io;
+use std::sync::atomic::Ordering;
 
 /// From the stop to the SIGKILL, shared by all workers of a handle.
 const COLLECT_NS: u64 = 5 * NS_PER_SEC;
@@ -222,7 +223,15 @@ impl WorkloadHandle {
             Some(ending) => ending.clone(),
             None => Ending::TimedOut,
         };
-        report::of(&worker.who, spec, self.shared.slot(idx), &ending)
+        let mut report = report::of(&worker.who, spec, self.shared.slot(idx), &ending);
+        if let (true, 0, Some(stop_at_ns)) = (report.completed, report.work_units, self.collection.stop_at_ns) {
+            // Who had no turn before the stop was there until the stop: what it then waited for its end is no lack of work.
+            // It was there for something, though: no time at all would be one that was not measured.
+            let there_ns = stop_at_ns.saturating_sub(self.shared.gate().opened_ns.load(Ordering::Relaxed)).max(1);
+            report.wall_time_ns = report.wall_time_ns.min(there_ns);
+            report.off_cpu_ns = report.wall_time_ns.saturating_sub(report.cpu_time_ns);
+        }
+        report
     }
 
     /// Stops all workers and collects one report from each, within `COLLECT_NS + KILL_NS`.
@@ -390,6 +399,24 @@ mod tests {
         let handle = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::SpinWait, 2)).unwrap();
         let reports = handle.stop_and_collect().unwrap();
         assert_eq!(reports.iter().filter(|report| report.completed).count(), 2);
+    }
+
+    #[test]
+    fn worker_without_a_turn_before_the_stop_was_there_until_the_stop() {
+        let mut handle = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::SpinWait, 1)).unwrap();
+        let pid = handle.tids()[0];
+        process::kill(pid, libc::SIGSTOP).unwrap();
+        wait_until("it stands", || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T "));
+        let begin = time::monotonic_ns();
+        handle.start().unwrap();
+        pause();
+        handle.request_stop().unwrap();
+        let there_ns = time::monotonic_ns() - begin;
+        time::sleep_ns(20 * NS_PER_MS).unwrap();
+        process::kill(pid, libc::SIGCONT).unwrap();
+        let report = handle.stop_and_collect().unwrap().remove(0);
+        assert_eq!((report.completed, report.work_units), (true, 0), "{report:?}");
+        assert!((1..=there_ns).contains(&report.wall_time_ns), "{} of {there_ns}", report.wall_time_ns);
     }
 
     #[test]
