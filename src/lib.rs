@@ -16,6 +16,8 @@ pub mod hostile;
 pub mod image;
 pub mod klog;
 pub mod log;
+#[cfg(test)]
+mod not_run;
 pub mod proto;
 pub mod report;
 pub mod run;

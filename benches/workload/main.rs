@@ -34,16 +34,21 @@ const PARTS: [(&str, fn()); 6] = [
     ("timers", tools::timers),
 ];
 
-fn main() {
+fn main() -> Result<(), String> {
     let begin = time::monotonic_ns();
-    println!("workload engine on {} CPUs", sched::online_cpus());
     let wanted = std::env::var("PARTS").unwrap_or_default();
+    if let Some(word) = wanted.split_whitespace().find(|word| PARTS.iter().all(|(name, _)| name != word)) {
+        let names = PARTS.map(|(name, _)| name).join(", ");
+        return Err(format!("PARTS: '{word}' is no part of this benchmark; there are {names}"));
+    }
+    println!("workload engine on {} CPUs", sched::online_cpus());
     for (name, part) in PARTS {
         if wanted.is_empty() || wanted.split_whitespace().any(|word| word == name) {
             part();
         }
     }
     println!("all of it took {}", approx(time::monotonic_ns() - begin));
+    Ok(())
 }
 
 fn config(text: &str) -> WorkloadConfig {

@@ -41,6 +41,29 @@ fn placed(cpu: u32, real_time: bool, words: &[&str]) -> Option<String> {
     tool("taskset", &all)
 }
 
+/// The pair that makes nothing but exchanges through pipes.
+const PIPE: &str = "pipe(burst_iters=1)";
+
+/// Exchanges a second of one of our pairs: as the bare ones, between two looks, after a start that is not counted.
+fn ours(text: &str, real_time: bool) -> impl FnMut() -> Option<f64> {
+    let sched_policy = match real_time {
+        true => SchedPolicy::Fifo { priority: bare::PRIORITY },
+        false => SchedPolicy::Normal,
+    };
+    let load = WorkloadConfig { affinity: AffinityIntent::SingleCpu, sched_policy, ..config(text) };
+    move || {
+        let mut handle = WorkloadHandle::spawn(&load).expect("spawn");
+        handle.start().expect("start");
+        let look = |handle: &WorkloadHandle| (time::monotonic_ns(), handle.snapshot_iterations()[0]);
+        pause(bare::WARM_UP_NS);
+        let (from, before) = look(&handle);
+        pause(TURN_NS - bare::WARM_UP_NS);
+        let (until, after) = look(&handle);
+        handle.stop_and_collect().expect("collect");
+        (after > before).then(|| (after - before) as f64 * NS_PER_SEC as f64 / (until - from) as f64)
+    }
+}
+
 /// Exchanges a second of the pair types, against `perf bench sched pipe` and against bare pairs, which tell how much of a
 /// difference is in the calls, and how much is our telemetry.
 pub fn exchange_rates() {
@@ -55,31 +78,12 @@ pub fn exchange_rates() {
         Some(f64::from(LOOPS) / seconds)
     };
     let bare = |way: Way| move || bare::rate(way, cpu, real_time);
-    let ours = |text: &'static str| {
-        let sched_policy = match real_time {
-            true => SchedPolicy::Fifo { priority: bare::PRIORITY },
-            false => SchedPolicy::Normal,
-        };
-        let load = WorkloadConfig { affinity: AffinityIntent::SingleCpu, sched_policy, ..config(text) };
-        // As the bare pair: between two looks, after a start that is not counted.
-        move || {
-            let mut handle = WorkloadHandle::spawn(&load).expect("spawn");
-            handle.start().expect("start");
-            let look = |handle: &WorkloadHandle| (time::monotonic_ns(), handle.snapshot_iterations()[0]);
-            pause(bare::WARM_UP_NS);
-            let (from, before) = look(&handle);
-            pause(TURN_NS - bare::WARM_UP_NS);
-            let (until, after) = look(&handle);
-            handle.stop_and_collect().expect("collect");
-            (after > before).then(|| (after - before) as f64 * NS_PER_SEC as f64 / (until - from) as f64)
-        }
-    };
     let pairs = [
-        ("pipe(burst_iters=1)", Way::Pipe),
+        (PIPE, Way::Pipe),
         ("ping-pong(spin_iters=1)", Way::Futex),
         ("wake-chain(depth=2,work_per_hop=1ns)", Way::Chain),
     ];
-    let [mut pipe, mut futex, mut chain] = pairs.map(|(text, _)| ours(text));
+    let [mut pipe, mut futex, mut chain] = pairs.map(|(text, _)| ours(text, real_time));
     let [mut bare_pipe, mut bare_futex, mut bare_chain] = pairs.map(|(_, way)| bare(way));
     let mut bare_read = bare(Way::Read);
     let taken = turns::take(
@@ -124,13 +128,16 @@ fn hackbench(cpu: u32, real_time: bool) {
         (seconds > 0.0).then(|| f64::from(MESSAGES) / seconds)
     };
     let mut stream = || bare::rate(Way::Stream, cpu, real_time);
-    let taken = turns::take(ROUNDS, &mut [&mut theirs, &mut stream]);
-    if let (Some(theirs), Some(stream)) = (taken.of(0), taken.of(1)) {
+    let taken = turns::take(ROUNDS, &mut [&mut theirs, &mut stream, &mut ours(PIPE, real_time)]);
+    if let (Some(theirs), Some(stream), Some(pipe)) = (taken.of(0), taken.of(1), taken.of(2)) {
         println!(
-            "hackbench -p -g 1 -f 1 -s 1: {:.0} messages/s, unanswered; its calls bare {:.0}/s{}",
+            "hackbench -p -g 1 -f 1 -s 1: {:.0} messages/s, unanswered; its calls bare {:.0}/s{}; {PIPE}: {:.0} exchanges/s, \
+             of two messages each{}",
             theirs.median,
             stream.median,
-            against("hackbench", taken.ratio(1, 0))
+            against("hackbench", taken.ratio(1, 0)),
+            pipe.median,
+            against("hackbench", taken.ratio(2, 0)),
         );
     }
 }

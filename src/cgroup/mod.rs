@@ -213,7 +213,7 @@ pub(crate) mod tests {
         let usable =
             found.find(|dir| fs::create_dir(dir.join(&probe)).and_then(|()| fs::remove_dir(dir.join(&probe))).is_ok());
         if usable.is_none() {
-            eprintln!("skipped: no writable cgroup2 mount on this machine");
+            crate::not_run::not_run("no writable cgroup2 mount on this machine");
         }
         usable
     }

@@ -16,11 +16,10 @@ use crate::proto::scenario::{CgroupDef, Count, ScenarioSpec};
 use crate::proto::work::WorkType;
 use crate::scenario::{Resolver, TestTopology};
 use crate::scx::probe;
+use crate::sys::process;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use crate::vmm::kernel::KernelImage;
 use crate::workload::parse_works;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// From exec of the scheduler to `enabled`: real schedulers compile and verify their programs, which took up to 10 s
@@ -177,9 +176,5 @@ fn external(path: &Path, args: &GuestArgs) -> Result<SchedSpec> {
 }
 
 fn draw_seed() -> Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context(|| "draw a seed from /dev/urandom")?;
-    Ok(u64::from_le_bytes(bytes))
+    process::random_number().context(|| "draw a seed")
 }

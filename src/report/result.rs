@@ -264,6 +264,7 @@ pub(super) fn worker(group: &str, report: &WorkerReport) -> Json {
         ("max_gap_cpu", report.max_gap_cpu.into()),
         ("max_gap_at_ns", report.max_gap_at_ns.into()),
         ("migrations", report.migration_count.into()),
+        ("migration_list", migrations(report)),
         ("cpus_used", report.cpus_used.to_string().into()),
         ("latency", samples(report.samples.iter().map(|samples| (samples.kind, &samples.hist)))),
         ("raw_ns", raw(report)),
@@ -272,6 +273,13 @@ pub(super) fn worker(group: &str, report: &WorkerReport) -> Json {
         ("refusals", Json::array(&refusals)),
         ("notice", report.notice.clone().into()),
     ])
+}
+
+/// The first changes of CPU; the worker keeps no more than its slot has room for.
+fn migrations(report: &WorkerReport) -> Json {
+    Json::array(report.migrations.iter().map(|one| {
+        Json::object([("at_ns", one.at_ns.into()), ("from_cpu", one.from_cpu.into()), ("to_cpu", one.to_cpu.into())])
+    }))
 }
 
 /// The samples as they are, by kind; null where they were not asked for.

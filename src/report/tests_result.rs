@@ -6,6 +6,7 @@
 use super::result::{SCHEMA, result_json};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
+use crate::proto::report::Migration;
 use crate::verdict::fixture::{STALL, add_log, passing, passing_with_scheduler};
 use crate::verdict::judge;
 use crate::verdict::table::defaults;
@@ -221,6 +222,25 @@ fn unmeasured_numbers_are_null_and_hostile_text_stays_text() {
     assert_eq!(*json.at("workers.0.max_run_delay_ns"), Value::Null);
     assert_eq!(json.text("workers.0.group"), "\"},{\"\\\u{0}\u{7f}\n");
     assert_eq!(json.text("notes.0"), "\u{2028}</script>");
+}
+
+#[test]
+fn migrations_are_told_one_by_one_beside_their_count() {
+    let mut record = passing();
+    let report = &mut record.reports[0].1;
+    report.migrations = vec![
+        Migration { at_ns: 5, from_cpu: 0, to_cpu: 3 },
+        // What comes from a guest is told as it came.
+        Migration { at_ns: u64::MAX, from_cpu: 3, to_cpu: u32::MAX },
+    ];
+    report.migration_count = 70;
+    record.reports[1].1.migrations.clear();
+    let json = result(&record);
+    assert_eq!(json.number("workers.0.migrations"), "70");
+    let seen = json.list("workers.0.migration_list").iter();
+    let seen: Vec<[&str; 3]> = seen.map(|one| ["at_ns", "from_cpu", "to_cpu"].map(|key| one.number(key))).collect();
+    assert_eq!(seen, [["5", "0", "3"], ["18446744073709551615", "3", "4294967295"]]);
+    assert!(json.list("workers.1.migration_list").is_empty());
 }
 
 #[test]

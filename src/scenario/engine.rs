@@ -317,7 +317,7 @@ mod tests {
             std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
         });
         if found.is_none() {
-            eprintln!("skipped: no writable cgroup2 mount on this machine");
+            crate::not_run::not_run("no writable cgroup2 mount on this machine");
         }
         found
     }

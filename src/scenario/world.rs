@@ -192,7 +192,7 @@ impl World {
         let label = self.groups[index].name.clone();
         let allowed = if index == 0 { None } else { self.in_force(&label) };
         let mut config = WorkloadConfig::from_specs(works)?;
-        config.seed = self.random.draw();
+        config.seed = Some(self.random.draw());
         config.pool = Some(allowed.clone().unwrap_or_else(|| self.resolver.topo.all_cpuset()));
         config.cgroup_dir = Some(self.groups[index].dir.clone());
         config.scratch_disk = self.scratch_disk.clone();

@@ -88,6 +88,7 @@ pub fn bind_and_move(map: &Mapping, nodes: &NodeMask) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::cpuset::CpuSet;
 
     #[test]
     fn mask_names_its_nodes_and_one_bit_more() {
@@ -110,6 +111,30 @@ mod tests {
             assert_eq!(mempolicy_number().unwrap() as u64, MPOL_BIND | u64::from(MpolFlags::STATIC_NODES.bits));
             let far = build_nodemask([900]);
             assert_eq!(set_mempolicy(&bind, MpolFlags::NONE, &far).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            // Those that are younger than our oldest kernel may be unknown to it: balancing
+            // (5.12), several preferred nodes (5.15), weights (6.9).
+            let node = || [0].into_iter().collect::<CpuSet>();
+            let (relative, balancing) = (MpolFlags::RELATIVE_NODES, MpolFlags::NUMA_BALANCING);
+            for (policy, flags, number, young) in [
+                (MemPolicy::Preferred { node: 0 }, MpolFlags::NONE, MPOL_PREFERRED, false),
+                (MemPolicy::Interleave { nodes: node() }, MpolFlags::NONE, MPOL_INTERLEAVE, false),
+                (MemPolicy::Interleave { nodes: node() }, relative, MPOL_INTERLEAVE, false),
+                (MemPolicy::Bind { nodes: node() }, relative, MPOL_BIND, false),
+                (MemPolicy::Bind { nodes: node() }, balancing, MPOL_BIND, true),
+                (MemPolicy::PreferredMany { nodes: node() }, MpolFlags::NONE, MPOL_PREFERRED_MANY, true),
+                (MemPolicy::WeightedInterleave { nodes: node() }, MpolFlags::NONE, MPOL_WEIGHTED_INTERLEAVE, true),
+            ] {
+                match set_mempolicy(&policy, flags, &zero) {
+                    Err(error) if young && error.raw_os_error() == Some(libc::EINVAL) => {
+                        crate::not_run::not_run(&format!("this kernel has no {policy:?} with flags {:#x}", flags.bits));
+                    }
+                    set => {
+                        set.unwrap_or_else(|error| panic!("{policy:?}: {error}"));
+                        let told = mempolicy_number().unwrap() as u64;
+                        assert_eq!(told, number | u64::from(flags.bits), "{policy:?}");
+                    }
+                }
+            }
             set_mempolicy(&MemPolicy::Local, MpolFlags::NONE, &build_nodemask([])).unwrap();
             assert_eq!(mempolicy_number().unwrap() as u64, MPOL_LOCAL);
             let map = Mapping::private_anonymous(1 << 16).unwrap();

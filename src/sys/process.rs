@@ -149,6 +149,13 @@ pub fn thread_id() -> i32 {
     // SAFETY: gettid takes nothing and cannot fail.
     unsafe { libc::gettid() }
 }
+/// A number that nobody can guess, from the kernel (getrandom(2)).
+pub fn random_number() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the bytes are valid for their length. So few come whole or not at all (getrandom(2)).
+    check_long(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } as libc::c_long)?;
+    Ok(u64::from_le_bytes(bytes))
+}
 /// Makes `fd` appear as `number` (0, 1 or 2), inheritable.
 pub fn redirect(fd: &impl AsRawFd, number: i32) -> io::Result<()> {
     // SAFETY: dup2 takes no memory; the caller gives up what `number` was.

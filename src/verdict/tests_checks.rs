@@ -323,8 +323,23 @@ fn scheduler_without_the_workers_proves_nothing() {
 
 #[test]
 fn refused_setting_fails_with_its_text() {
-    let verdict = run(|record| record.reports[2].1.sched_policy_error = Some("operation not permitted".into()));
-    assert_fails(&verdict, "settings_applied", "scheduling policy refused: operation not permitted");
+    for (change, why) in [
+        (
+            (|record| record.reports[2].1.sched_policy_error = Some("operation not permitted".into())) as Fault,
+            "scheduling policy refused: operation not permitted",
+        ),
+        (|record| record.reports[2].1.nice_error = Some("permission denied".into()), "nice refused: permission denied"),
+        (
+            |record| record.reports[2].1.affinity_error = Some("invalid argument".into()),
+            "affinity refused: invalid argument",
+        ),
+        (
+            |record| record.reports[2].1.mem_policy_error = Some("invalid argument".into()),
+            "memory policy refused: invalid argument",
+        ),
+    ] {
+        assert_fails(&run(change), "settings_applied", why);
+    }
 }
 
 #[test]

@@ -18,6 +18,12 @@ pub enum AffinityError {
     Empty { asked: CpuSet, pool: CpuSet },
     /// No core of the pool has two threads in it.
     NoSmtPair { pool: CpuSet },
+    /// There is no worker of this index.
+    NoWorker { worker: usize, workers: usize },
+    /// No CPU is named for this worker.
+    NoCpu { worker: usize },
+    /// sched_setaffinity(2) takes 0 for its caller, and a number below is no task.
+    NoTask { worker: usize, tid: i32 },
 }
 
 impl fmt::Display for AffinityError {
@@ -30,6 +36,11 @@ impl fmt::Display for AffinityError {
             Self::NoSmtPair { pool } => {
                 write!(f, "affinity: no core has two hardware threads among the CPUs '{pool}'")
             }
+            Self::NoWorker { worker, workers } => {
+                write!(f, "affinity: there is no worker {worker}: there are {workers} workers")
+            }
+            Self::NoCpu { worker } => write!(f, "affinity: no CPU is named for worker {worker}"),
+            Self::NoTask { worker, tid } => write!(f, "affinity: worker {worker} has no task: its thread id is {tid}"),
         }
     }
 }

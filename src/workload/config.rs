@@ -69,8 +69,8 @@ pub struct WorkloadConfig {
     pub clone_mode: CloneMode,
     /// Secondary groups, which get group indices 1.. and start and stop with the primary one.
     pub composed: Vec<WorkSpec>,
-    /// Of every random choice; each worker has its own sequence of it.
-    pub seed: u64,
+    /// Of every random choice; each worker has its own sequence of it. None: drawn at the spawn, and told by the handle.
+    pub seed: Option<u64>,
     /// The CPUs that the workers' cgroup allows, for intents that speak of them; none: those of the caller.
     pub pool: Option<CpuSet>,
     /// A disk whose contents may be destroyed, for the types that need one; none: a temporary file for each worker.
@@ -93,7 +93,7 @@ impl Default for WorkloadConfig {
             mpol_flags: MpolFlags::NONE,
             clone_mode: CloneMode::Fork,
             composed: Vec::new(),
-            seed: 0,
+            seed: None,
             pool: None,
             scratch_disk: None,
             raw_samples: false,

@@ -3,7 +3,7 @@
 //! Owns the fork and the list of workers; leaves stopping and collecting to collect, the child's side to worker.
 //! Invariant: a dropped handle has killed its workers and waited for them, within a named time.
 
-use super::affinity::{self, Cpus, ResolvedAffinity};
+use super::affinity::{self, AffinityError, Cpus, ResolvedAffinity};
 use super::collect::{Collection, Worker};
 use super::config::WorkloadConfig;
 use super::kinds::{self, Links, Means};
@@ -41,6 +41,7 @@ pub struct WorkloadHandle {
     pub(super) specs: Vec<WorkSpec>,
     pub(super) workers: Vec<Worker>,
     pub(super) started: bool,
+    seed: u64,
     pub(super) collection: Collection,
 }
 
@@ -83,15 +84,17 @@ impl WorkloadHandle {
         let shared = Shared::with_raw(places.len(), &areas, kinds, config.raw_samples)
             .context(|| format!("map the memory shared with {} workers", places.len()))?;
         worker::install_panic_hook();
+        let seed = config.seed.map_or_else(process::random_number, Ok).context(|| "draw a seed")?;
         let mut handle = Self {
             shared: Arc::new(shared),
             specs,
             workers: Vec::with_capacity(places.len()),
             started: false,
+            seed,
             collection: Collection::default(),
         };
         // An error below drops the handle, which kills those already forked.
-        handle.fork_all(&places, &common, config.seed)?;
+        handle.fork_all(&places, &common, seed)?;
         Ok(handle)
     }
 
@@ -171,6 +174,11 @@ impl WorkloadHandle {
         Ok(())
     }
 
+    /// What repeats every random choice of these workers, given or drawn.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// One thread id per worker, from the moment of the spawn.
     pub fn tids(&self) -> Vec<i32> {
         self.workers.iter().map(|worker| worker.who.tid).collect()
@@ -194,18 +202,18 @@ impl WorkloadHandle {
 
     /// Restricts one worker to these CPUs.
     pub fn set_affinity(&self, idx: usize, cpus: &CpuSet) -> Result<()> {
-        let Some(worker) = self.workers.get(idx) else {
-            let count = self.workers.len();
-            return Err(Error::usage(format!("cannot set the affinity of worker {idx}: there are {count} workers")));
-        };
-        if cpus.is_empty() {
-            return Err(Error::usage(format!("cannot set the affinity of worker {idx}: no CPU is named")));
+        let tid = self.task_for(idx, cpus)?;
+        sched::set_affinity(tid, cpus).context(|| format!("restrict worker {idx} to CPUs {cpus}"))
+    }
+
+    /// The task of a worker that may be restricted to these CPUs.
+    fn task_for(&self, worker: usize, cpus: &CpuSet) -> std::result::Result<i32, AffinityError> {
+        match self.workers.get(worker).map(|worker| worker.who.tid) {
+            None => Err(AffinityError::NoWorker { worker, workers: self.workers.len() }),
+            Some(_) if cpus.is_empty() => Err(AffinityError::NoCpu { worker }),
+            Some(tid) if tid <= 0 => Err(AffinityError::NoTask { worker, tid }),
+            Some(tid) => Ok(tid),
         }
-        // sched_setaffinity(2) takes 0 for the caller, and a negative number is no task.
-        if worker.who.tid <= 0 {
-            return Err(Error::internal(format!("worker {idx} has no thread id")));
-        }
-        sched::set_affinity(worker.who.tid, cpus).context(|| format!("restrict worker {idx} to CPUs {cpus}"))
     }
 
     /// Outer loops done so far, per worker.
@@ -312,5 +320,30 @@ fn fork_crew(crew: &[Birth<'_>], inherited: &mut Option<Arc<Shared>>) -> Result<
     match process::set_own_group(pid) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error).context(attempt),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 0 would restrict the caller, and a negative number is nobody.
+    #[test]
+    fn worker_without_a_task_is_refused_by_its_own_error() {
+        let mut handle = WorkloadHandle::spawn(&WorkloadConfig::new(WorkType::SpinWait, 1)).unwrap();
+        let one: CpuSet = sched::affinity(0).unwrap().iter().take(1).collect();
+        let before = sched::affinity(0).unwrap();
+        let true_tid = handle.workers[0].who.tid;
+        assert_eq!(handle.task_for(0, &one), Ok(true_tid));
+        for tid in [0, -1, -true_tid] {
+            handle.workers[0].who.tid = tid;
+            assert_eq!(handle.task_for(0, &one), Err(AffinityError::NoTask { worker: 0, tid }));
+            let told = handle.set_affinity(0, &one).unwrap_err().to_string();
+            assert!(told.contains(&format!("worker 0 has no task: its thread id is {tid}")), "{told}");
+        }
+        handle.workers[0].who.tid = true_tid;
+        assert_eq!(handle.task_for(1, &one), Err(AffinityError::NoWorker { worker: 1, workers: 1 }));
+        assert_eq!(handle.task_for(0, &CpuSet::new()), Err(AffinityError::NoCpu { worker: 0 }));
+        assert_eq!(sched::affinity(0).unwrap(), before);
     }
 }

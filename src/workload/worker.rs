@@ -188,15 +188,20 @@ fn apply_settings(birth: &Birth<'_>, slot: Slot<'_>) {
     if let Some(cpus) = &birth.cpus {
         note(Field::AffinityErrno, sched::set_mask(0, cpus));
     }
-    // The normal class is what a child of PID 1 has already; asking for it again would also reset an inherited nice value.
-    if birth.policy != SchedPolicy::Normal {
-        note(Field::PolicyErrno, sched::set_policy(0, &birth.policy, 0, false));
-    }
+    note(Field::PolicyErrno, take_class(&birth.policy));
     if setup.mem_policy != MemPolicy::Default {
         let set = numa::set_mempolicy(&setup.mem_policy, setup.mpol_flags, &birth.policy_nodes);
         note(Field::MemPolicyErrno, set);
     }
     if setup.nice != 0 {
         note(Field::NiceErrno, sched::set_nice(0, setup.nice));
+    }
+}
+
+/// Goes into a class, whichever the parent's was. The nice value stays: one that is asked for comes after this.
+fn take_class(policy: &SchedPolicy) -> io::Result<()> {
+    match sched::policy_number(0)? {
+        libc::SCHED_OTHER if *policy == SchedPolicy::Normal => Ok(()),
+        _ => sched::set_policy(0, policy, sched::nice(0)?, false),
     }
 }

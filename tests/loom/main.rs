@@ -1,7 +1,8 @@
 //! What workers share, tried in every order that the memory model allows.
 //!
 //! Owns the models; leaves what is modelled where it is: the same files are compiled here against loom's atomics.
-//! Invariant: words and the producers of the ring have models in which they are broken on purpose, and loom finds that.
+//! Invariant: words, and the producers and consumers of the ring, have models in which they are broken on purpose, and loom finds
+//! that.
 
 // The ring is here twice, with true atomics and with torn ones.
 #![allow(clippy::duplicate_mod)]
@@ -345,4 +346,99 @@ fn ring_gives_each_item_to_one_of_two_consumers() {
         seen.sort_unstable();
         assert_eq!(seen, [1, 2, 3]);
     });
+}
+
+/// The same ring where a consumer may find a cell's number as it is once the cell is filled.
+#[path = "."]
+mod hasty {
+    pub mod atomic {
+        pub use loom::sync::atomic::Ordering;
+        use std::sync::Arc;
+
+        /// The number of a filled cell relative to its index, in a ring of two that has not wrapped.
+        const FILLED: u64 = 1;
+
+        /// One word, as one side sees it.
+        pub struct AtomicU64 {
+            pub word: Arc<loom::sync::atomic::AtomicU64>,
+            pub hasty: bool,
+        }
+
+        impl AtomicU64 {
+            /// Only the cells' numbers are read with this order.
+            pub fn load(&self, order: Ordering) -> u64 {
+                match (self.word.load(order), order) {
+                    (value, Ordering::Acquire) if self.hasty => value | FILLED,
+                    (value, _) => value,
+                }
+            }
+            pub fn store(&self, value: u64, order: Ordering) {
+                self.word.store(value, order);
+            }
+            pub fn swap(&self, value: u64, order: Ordering) -> u64 {
+                self.word.swap(value, order)
+            }
+            pub fn compare_exchange_weak(&self, old: u64, new: u64, yes: Ordering, no: Ordering) -> Result<u64, u64> {
+                self.word.compare_exchange_weak(old, new, yes, no)
+            }
+        }
+    }
+    #[allow(dead_code)]
+    #[path = "../../src/workload/ring.rs"]
+    pub mod ring;
+}
+
+/// A consumer looks into a ring while a producer puts one item in: it finds that item, or nothing.
+fn taken_while_put(hasty: bool) {
+    loom::model(move || {
+        let words: Vec<Arc<AtomicU64>> = (0..ring::words(DEPTH)).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        let seen_by = |hasty: bool| -> Vec<hasty::atomic::AtomicU64> {
+            words.iter().map(|word| hasty::atomic::AtomicU64 { word: Arc::clone(word), hasty }).collect()
+        };
+        let (producers, consumers) = (seen_by(false), seen_by(hasty));
+        let producer = thread::spawn(move || assert!(hasty::ring::Ring::new(&producers, DEPTH).push(7).is_some()));
+        let taken = hasty::ring::Ring::new(&consumers, DEPTH).pop(0);
+        assert!(taken.is_none() || taken == Some(7), "an item that nobody put in");
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn consumer_finds_an_item_or_nothing() {
+    taken_while_put(false);
+}
+
+#[test]
+#[should_panic(expected = "an item that nobody put in")]
+fn consumer_that_takes_before_the_cell_says_so_finds_what_nobody_put_in() {
+    taken_while_put(true);
+}
+
+/// Two consumers empty a ring of two items: each item is taken once.
+macro_rules! emptied_by_two {
+    ($word:path, $ring:path) => {{
+        use $ring as Subject;
+        loom::model(|| {
+            let words: Arc<Vec<_>> = Arc::new((0..ring::words(DEPTH)).map(|_| <$word>::new(0)).collect());
+            [1, 2].iter().for_each(|item| assert!(Subject::new(&words, DEPTH).push(*item).is_some()));
+            let takers = [(); 2].map(|()| {
+                let words = Arc::clone(&words);
+                thread::spawn(move || Subject::new(&words, DEPTH).pop(0))
+            });
+            let mut seen: Vec<u64> = takers.into_iter().filter_map(|taker| taker.join().unwrap()).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, [1, 2], "an item is taken by nobody, or by two");
+        });
+    }};
+}
+
+#[test]
+fn ring_gives_its_items_to_two_consumers() {
+    emptied_by_two!(AtomicU64, ring::Ring);
+}
+
+#[test]
+#[should_panic(expected = "an item is taken by nobody, or by two")]
+fn ring_whose_exchange_is_torn_gives_an_item_to_two_consumers() {
+    emptied_by_two!(torn::atomic::AtomicU64, torn::ring::Ring);
 }

@@ -27,6 +27,8 @@ mod signals;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_class;
+#[cfg(test)]
 mod tests_cost;
 #[cfg(test)]
 mod tests_cpu;

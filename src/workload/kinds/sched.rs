@@ -75,7 +75,11 @@ pub fn policy_churn(task: &mut Task<'_>, spin_iters: u64) {
         SchedPolicy::Fifo { priority: LOWEST_PRIORITY },
         SchedPolicy::RoundRobin { priority: LOWEST_PRIORITY },
     ];
-    let (first, nice) = (&task.birth.policy, task.birth.spec.setup.nice);
+    let first = &task.birth.policy;
+    let nice = match sched::nice(0) {
+        Ok(nice) => nice,
+        Err(error) => task.fail("read its nice value", &error),
+    };
     let mut allowed = [true; WALK.len()];
     let mut at = 0;
     while !task.stopped() {

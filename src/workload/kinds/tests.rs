@@ -3,6 +3,7 @@
 //! Owns the helpers of the other test files; leaves memory, wake-ups and classes to them.
 //! Invariant: a type is known by what the kernel says of its workers, not by its own counters alone.
 
+use crate::not_run::not_run;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::plan::{SchedPolicy, WorkSpec};
 use crate::proto::report::WorkerReport;
@@ -98,6 +99,7 @@ pub const STAT_CHILDREN_FAULTS: usize = 11;
 pub const STAT_PRIORITY: usize = 18;
 pub const STAT_NICE: usize = 19;
 pub const STAT_RT_PRIORITY: usize = 40;
+pub const STAT_POLICY: usize = 41;
 
 /// The number of the system call a task is in, where it is in one.
 pub fn in_call(tid: i32) -> Option<i64> {
@@ -144,7 +146,7 @@ fn workers_that_share_a_cpu_see_run_delay_and_gaps() {
         assert_eq!(report.migration_count, 0);
         assert!(report.max_gap_ns > 0 && report.off_cpu_ns > 0);
         match report.schedstat_run_delay_ns {
-            None => eprintln!("skipped: this kernel counts no schedstat"),
+            None => not_run("run delay: this kernel counts no schedstat"),
             Some(delay) => {
                 assert!(delay > 0 && report.max_run_delay_ns.unwrap() > 0, "{report:?}");
                 assert!(report.max_run_delay_ns.unwrap() <= delay, "{report:?}");
@@ -264,7 +266,9 @@ fn settings_are_applied_and_refusals_reported() {
     let one: CpuSet = sched::affinity(0).unwrap().iter().take(1).collect();
     handle.set_affinity(1, &one).unwrap();
     assert_eq!(sched::affinity(tids[1]).unwrap(), one);
-    assert!(handle.set_affinity(7, &one).unwrap_err().to_string().contains("there are 2 workers"));
+    let refused = |worker, cpus| handle.set_affinity(worker, cpus).unwrap_err().to_string();
+    assert!(refused(7, &one).contains("there are 2 workers"));
+    assert!(refused(1, &CpuSet::new()).contains("no CPU is named for worker 1"));
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", tids[0])).unwrap();
     // Field 19 of proc_pid_stat(5) is the nice value; the name in brackets holds no space.
     assert_eq!(stat.split(' ').nth(18), Some("5"));

@@ -4,6 +4,7 @@
 //! Invariant: what is measured is forked from a process with one thread, whose memory no other test writes meanwhile.
 
 use super::tests::*;
+use crate::not_run::not_run;
 use crate::sys::mmap::Mapping;
 use crate::sys::{process, time};
 use crate::units::NS_PER_SEC;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 /// Bytes of one worker that would not be there without it: its private pages (its copies of its parent's among them), and its
 /// part of the memory shared with the others. Page tables and the kernel's stack are the kernel's.
-fn own_bytes(tid: i32) -> u64 {
+pub fn own_bytes(tid: i32) -> u64 {
     let (mut shared, mut kilobytes) = (false, 0);
     for line in proc_file(tid, "smaps").lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -28,7 +29,7 @@ fn own_bytes(tid: i32) -> u64 {
 }
 
 /// Runs in a forked child, which is alone in its memory; the words it returns are handed to the caller.
-fn alone<const N: usize>(job: impl FnOnce() -> [u64; N]) -> [u64; N] {
+pub fn alone<const N: usize>(job: impl FnOnce() -> [u64; N]) -> [u64; N] {
     let told = Mapping::shared_anonymous(N * 8).unwrap();
     let child = match process::fork().unwrap() {
         process::Fork::Parent(pid) => pid,
@@ -66,7 +67,7 @@ fn worker_costs_less_than_64_kib_beyond_its_buffer() {
     const MOST_OWN_BYTES: u64 = 48 << 10;
     const WORKERS: u64 = 40;
     if proc_file(process::id(), "smaps").is_empty() {
-        return eprintln!("skipped: this kernel shows no smaps");
+        return not_run("this kernel shows no smaps");
     }
     for text in ["spin*40", "pipe*20", "ping-pong*20", "fan-out*8", "sequence(spin 1ms, sleep 1ms, yield 1ms)*40"] {
         let config = one_group(text);

@@ -4,6 +4,8 @@
 //! Invariant: what makes a type that type is seen from outside, in /proc or by another call.
 
 use super::tests::*;
+use super::tests_cost::own_bytes;
+use crate::not_run::not_run;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::plan::SchedPolicy;
 use crate::proto::scenario::AffinityIntent;
@@ -14,11 +16,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Whether this process may take a real-time class: CI does not always run as root.
-fn may_be_real_time() -> bool {
+pub fn may_be_real_time() -> bool {
     let may = std::thread::spawn(|| sched::set_policy(0, &SchedPolicy::Fifo { priority: 1 }, 0, false).is_ok());
     let may = may.join().unwrap();
     if !may {
-        eprintln!("skipped: no right to a real-time class");
+        not_run("no right to a real-time class");
     }
     may
 }
@@ -44,6 +46,21 @@ fn mixed_workers_on_one_cpu_take_turns_without_sleeping() {
         }
     });
     for report in &reports {
+        assert_eq!(samples(report, SampleKind::Yield), report.iterations);
+    }
+}
+
+#[test]
+fn yielding_workers_on_one_cpu_take_turns_without_sleeping() {
+    let reports = watch(&on_one_cpu(one_group("yield*2")), 2000, |tids| {
+        let forced = |tid: i32| status(tid, "nonvoluntary_ctxt_switches").parse::<u64>().unwrap();
+        // The first may be through with its 2000 before the second has begun.
+        wait_for("turns", || tids.iter().all(|tid| forced(*tid) > 200));
+        assert!(tids.iter().all(|tid| voluntary_switches(*tid) < 20));
+    });
+    for report in &reports {
+        // One unit a yield: where a spinner has work between two looks at the clock, this one has a system call.
+        assert_eq!(report.work_units, report.iterations);
         assert_eq!(samples(report, SampleKind::Yield), report.iterations);
     }
 }
@@ -91,6 +108,13 @@ fn rt_starvation_takes_the_priority_it_was_given() {
     assert_eq!((reports[0].role.as_str(), reports[1].role.as_str()), ("rt", "fair"));
 }
 
+/// Nice value and class of a worker that has ended: nobody has waited for it, so the kernel still has them.
+fn left_with(handle: &mut WorkloadHandle, tid: i32) -> [i64; 2] {
+    handle.request_stop().unwrap();
+    wait_for("its end", || status(tid, "State").starts_with('Z'));
+    [stat(tid, STAT_NICE), stat(tid, STAT_POLICY)]
+}
+
 #[test]
 fn nice_sweep_walks_the_nice_values_and_goes_back() {
     let mut handle = WorkloadHandle::spawn(&one_group("nice-sweep nice=3")).unwrap();
@@ -99,6 +123,9 @@ fn nice_sweep_walks_the_nice_values_and_goes_back() {
     let lowest = if sched::set_nice(tid, -20).is_ok() { 10 } else { 2 };
     let values = seen("nice values", lowest, || stat(tid, STAT_NICE));
     assert!(values.iter().all(|nice| (-20..=19).contains(nice)), "{values:?}");
+    let may_go_down = lowest > 2;
+    let [nice, _] = left_with(&mut handle, tid);
+    assert!(nice == 3 || !may_go_down, "its nice value was 3 and is {nice}");
     let reports = handle.stop_and_collect().unwrap();
     assert_eq!(reports[0].nice_error, None);
     assert_eq!(samples(&reports[0], SampleKind::Yield), reports[0].iterations);
@@ -122,13 +149,14 @@ fn affinity_churn_is_seen_on_one_cpu_at_a_time_and_on_all_in_turn() {
 
 #[test]
 fn policy_churn_is_seen_in_several_classes() {
-    let mut handle = WorkloadHandle::spawn(&one_group("policy-churn")).unwrap();
+    let mut handle = WorkloadHandle::spawn(&one_group("policy-churn policy=batch nice=4")).unwrap();
     handle.start().unwrap();
     let tid = handle.tids()[0];
     seen("classes", 3, || sched::policy_number(tid).unwrap());
     // Where it may be in real time too, the first three seen can be those.
     let lesser = [libc::SCHED_BATCH, libc::SCHED_IDLE];
     wait_for("a class below the normal one", || lesser.contains(&sched::policy_number(tid).unwrap()));
+    assert_eq!(left_with(&mut handle, tid), [4, i64::from(libc::SCHED_BATCH)], "nice value and class it had first");
     let reports = handle.stop_and_collect().unwrap();
     assert_eq!(reports[0].sched_policy_error, None);
 }
@@ -142,6 +170,25 @@ fn alu_width_is_used_lowered_and_told() {
     let widest = watch(&one_group("alu(width=512)"), 100, |_| {}).remove(0).notice.unwrap();
     let has_it = super::alu::available(AluWidth::Vec512) == AluWidth::Vec512;
     assert_eq!(widest.starts_with("width lowered from 512 to "), !has_it, "{widest}");
+}
+
+/// Milliseconds since the kernel last found 512-bit registers in use when it switched a task out; none: never, or it does not say.
+fn wide_registers_ago(tid: i32) -> Option<i64> {
+    let text = proc_file(tid, "arch_status");
+    let ago = text.lines().find_map(|line| line.strip_prefix("AVX512_elapsed_ms:"))?.trim().parse().unwrap();
+    (ago >= 0).then_some(ago)
+}
+
+#[test]
+fn widest_registers_are_seen_by_the_kernel_and_no_others() {
+    let told = !proc_file(std::process::id() as i32, "arch_status").is_empty();
+    if super::alu::available(AluWidth::Vec512) != AluWidth::Vec512 || !told {
+        return not_run("no 512-bit vectors, or a kernel that does not tell of them");
+    }
+    // Two on one CPU are switched out in the middle of a chain.
+    watch(&on_one_cpu(one_group("alu(width=512)*2")), 100, |tids| {
+        wait_for("512-bit registers", || tids.iter().all(|tid| wide_registers_ago(*tid).is_some()));
+    });
 }
 
 #[test]
@@ -161,10 +208,45 @@ fn smt_siblings_share_a_core_or_are_refused() {
 }
 
 #[test]
+fn ipc_variance_walks_half_a_mebibyte_of_its_own() {
+    if proc_file(std::process::id() as i32, "smaps").is_empty() {
+        return not_run("this kernel shows no smaps");
+    }
+    let mut handle =
+        WorkloadHandle::spawn(&one_group("ipc-variance(hot_iters=100,cold_iters=500,period_iters=4)")).unwrap();
+    let tid = handle.tids()[0];
+    wait_for("its wait at the gate", || proc_file(tid, "comm").starts_with("kw0"));
+    let before = own_bytes(tid);
+    handle.start().unwrap();
+    // 40,000 random words of 128 pages leave none of them out.
+    wait_for("20 periods", || handle.snapshot_iterations()[0] >= 20);
+    let after = own_bytes(tid);
+    assert!(after >= before + (512 << 10), "{before} bytes before the start, {after} after it");
+    assert!(handle.stop_and_collect().unwrap()[0].completed);
+}
+
+#[test]
 fn ipc_variance_samples_whole_periods_only() {
     let reports = watch(&one_group("ipc-variance(hot_iters=2000,cold_iters=500,period_iters=4)"), 20, |_| {});
     assert_eq!(samples(&reports[0], SampleKind::Cost), reports[0].iterations);
     assert!(reports[0].work_units >= reports[0].iterations * 4 * 2500);
+}
+
+/// What a handle without a seed drew can be had again by the one that it tells.
+#[test]
+fn seed_that_was_not_given_is_drawn_and_told() {
+    let affinity = AffinityIntent::Random { count: Some(1) };
+    let config = WorkloadConfig { affinity, ..WorkloadConfig::new(WorkType::SpinWait, 8) };
+    let places = |config: &WorkloadConfig| {
+        let mut handle = WorkloadHandle::spawn(config).unwrap();
+        handle.start().unwrap();
+        wait_for("progress", || handle.snapshot_iterations().iter().all(|done| *done > 0));
+        (handle.seed(), handle.tids().into_iter().map(|tid| sched::affinity(tid).unwrap()).collect::<Vec<_>>())
+    };
+    let (drawn, first) = places(&config);
+    let (other, _) = places(&config);
+    assert_ne!(drawn, other, "two draws of 64 bits are alike");
+    assert_eq!(places(&WorkloadConfig { seed: Some(drawn), ..config }), (drawn, first));
 }
 
 #[test]
@@ -172,7 +254,7 @@ fn random_subsets_are_the_seeds_and_of_the_size_asked_for() {
     let all = sched::affinity(0).unwrap();
     let masks = |seed: u64| {
         let affinity = AffinityIntent::Random { count: Some(1) };
-        let config = WorkloadConfig { affinity, seed, ..WorkloadConfig::new(WorkType::SpinWait, 8) };
+        let config = WorkloadConfig { affinity, seed: Some(seed), ..WorkloadConfig::new(WorkType::SpinWait, 8) };
         let mut sets = Vec::new();
         watch(&config, 1, |tids| sets.extend(tids.iter().map(|tid| sched::affinity(*tid).unwrap())));
         sets

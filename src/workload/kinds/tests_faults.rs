@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::tests::*;
+use crate::not_run::not_run;
 use crate::proto::report::ExitInfo;
 use crate::proto::work::WorkType;
 use crate::sys::{process, time};
@@ -27,7 +28,7 @@ type Resource = libc::c_int;
 type Resource = libc::__rlimit_resource_t;
 
 /// Lowers a limit of another process.
-fn limit(pid: i32, resource: Resource, value: u64) {
+pub fn limit(pid: i32, resource: Resource, value: u64) {
     let new = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: `new` is valid for the call; no old limit is asked for.
     assert_eq!(unsafe { libc::prlimit(pid, resource, &new, std::ptr::null_mut()) }, 0);
@@ -43,8 +44,7 @@ fn worker_that_is_traced_to_a_halt_times_out() {
     // SAFETY: both requests take no memory.
     let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tids[0], nothing, nothing) };
     if seized != 0 {
-        eprintln!("skipped: no right to trace a child: {}", std::io::Error::last_os_error());
-        return;
+        return not_run(&format!("no right to trace a child: {}", std::io::Error::last_os_error()));
     }
     // SAFETY: as above.
     assert_eq!(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tids[0], nothing, nothing) }, 0);
@@ -113,7 +113,7 @@ fn bounded(bytes: u64) -> Option<PathBuf> {
             std::fs::remove_dir(&dir).unwrap();
         }
     }
-    eprintln!("skipped: no memory controller that this process may use");
+    not_run("no memory controller that this process may use");
     None
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: what makes a type that type is seen from outside, in /proc or by another call.
 
 use super::tests::*;
+use crate::not_run::not_run;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::work::SampleKind;
 use crate::sys::{process, sched};
@@ -170,7 +171,7 @@ fn cgroup2() -> Option<PathBuf> {
         std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
     });
     if found.is_none() {
-        eprintln!("skipped: no writable cgroup2 mount on this machine");
+        not_run("no writable cgroup2 mount on this machine");
     }
     found
 }
