@@ -4,6 +4,7 @@
 //! verdict/.
 //! Invariant: nothing of the machine is changed but a cgroup subtree of its own, which goes with the run; a disk is never written.
 
+use super::host_left;
 use super::rundir::{Place, RunDir};
 use crate::error::{Context, Error, Result};
 use crate::log::{Event, Listener};
@@ -52,6 +53,8 @@ pub fn run(job: &HostJob, listener: Listener<'_>) -> Result<RunDir> {
     resolver.check(scenario).map_err(|why| Error::usage(format!("cannot run this on this machine: {why}")))?;
     let cgroups = CgroupPlace::find(Path::new("/"))?;
     listener(Event::Note(format!("host: cgroups under {}", cgroups.root.join(subtree()).display())));
+    let lives = |pid: i32| Path::new("/proc").join(pid.to_string()).exists();
+    host_left::remove(&cgroups.root, &subtree_prefix(), lives).into_iter().for_each(|text| listener(Event::Note(text)));
     let mut run = RunDir::create(&job.run_place)?;
     run.add(Msg::Host { info: host_info(job) });
     run.add(Msg::Planned { plan: job.plan.clone() });
@@ -94,7 +97,12 @@ pub fn run(job: &HostJob, listener: Listener<'_>) -> Result<RunDir> {
 
 /// Its own name, so that two runs do not meet.
 fn subtree() -> String {
-    format!("{SUBTREE}-host-{}", process::id())
+    format!("{}{}", subtree_prefix(), process::id())
+}
+
+/// How the names of all runs' subtrees begin.
+fn subtree_prefix() -> String {
+    format!("{SUBTREE}-host-")
 }
 
 /// The surroundings of the scenario: this process.

@@ -11,6 +11,7 @@ pub mod faults;
 mod hmp;
 pub mod host;
 mod host_cpus;
+mod host_left;
 pub mod job;
 pub mod kept;
 mod kvm;

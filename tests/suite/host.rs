@@ -5,6 +5,7 @@
 
 use crate::util::*;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// A cgroup2 mount that this process may make cgroups in.
 fn cgroup2() -> Option<PathBuf> {
@@ -72,4 +73,47 @@ fn class_that_the_kernel_refuses_fails_a_run_on_this_machine() {
     let text = "bursty*1 policy=deadline:1ms:5ms:10ms affinity=single";
     let ran = ktstr(&["run", "--host", "--work", text, "--cgroups", "1", "--duration", "300ms"]).exits(1);
     ran.says("settings_applied").says("scheduling policy refused");
+}
+
+/// The processes of a cgroup and of all below it.
+fn members(dir: &Path) -> usize {
+    let own = std::fs::read_to_string(dir.join("cgroup.procs")).map_or(0, |text| text.lines().count());
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    own + entries.filter(|entry| entry.path().is_dir()).map(|entry| members(&entry.path())).sum::<usize>()
+}
+
+#[test]
+fn ended_run_on_this_machine_leaves_no_cgroup_and_a_killed_one_only_until_the_next() {
+    let Some(mount) = cgroup2() else { return not_run("host: signals", "no writable cgroup2 mount") };
+    for name in ["INT", "TERM", "KILL"] {
+        let scratch = Scratch::new();
+        let mut command = std::process::Command::new(binary());
+        command.args(["run", "--host", "--work", "bursty*1", "--duration", "60s"]);
+        let mut child = spawn_quietly(&mut command, &scratch);
+        // One that cannot write to the root has its place elsewhere.
+        let subtree = mount.join(format!("ktstr-host-{}", child.id()));
+        let limit = Instant::now() + Duration::from_secs(30);
+        while members(&subtree) == 0 {
+            assert!(
+                child.try_wait().expect("look at the run").is_none() && Instant::now() < limit,
+                "no workers: {name}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        signal(name, &child);
+        let status = end_within(&mut child, Duration::from_secs(30));
+        if name != "KILL" {
+            assert_eq!(status.code(), Some(130), "{name}");
+            assert!(!subtree.exists(), "{name}");
+            continue;
+        }
+        let limit = Instant::now() + Duration::from_secs(30);
+        while members(&subtree) > 0 {
+            assert!(Instant::now() < limit, "its workers outlive it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Nobody can remove the cgroup of a killed run but the next one.
+        let next = run_in(&scratch, &["run", "--host", "--work", "bursty*1", "--duration", "100ms"]);
+        assert!(!subtree.exists(), "{next}");
+    }
 }
