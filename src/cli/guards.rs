@@ -6,10 +6,12 @@
 use super::args::{GuestArgs, SchedChoice};
 use super::describe::{bad, utf8};
 use super::flags::{Arity, Cmd, FLAG, Flag, Group};
+use super::limits;
 use super::parse::Given;
 use crate::error::{Error, Result};
 use crate::proto::guards::{Guards, PROVOCATIONS, Provocation};
 use crate::units::{self, NS_PER_MS};
+use crate::verdict::bad_on::BadKind;
 
 /// SCX_WATCHDOG_MAX_TIMEOUT (kernel/sched/ext_internal.h): 30 s. The kernel refuses a scheduler that wants more.
 const LONGEST_WATCHDOG_MS: u64 = 30_000;
@@ -94,7 +96,8 @@ pub fn guards(given: &Given, sched: Option<&SchedChoice>) -> Result<Guards> {
             .hint("--sched PATH"));
     }
     let (watchdog_ms, enable_timeout_ns) = (watchdog(given, sched)?, enable_timeout(given, sched)?);
-    Ok(Guards { provoke, allow_log, max_events, max_rejected, watchdog_ms, enable_timeout_ns })
+    let stalls_may_be = limits::bad_on(given)?.is_some_and(|kinds| !kinds.contains(BadKind::Stall));
+    Ok(Guards { provoke, allow_log, max_events, max_rejected, watchdog_ms, enable_timeout_ns, stalls_may_be })
 }
 
 fn provocation(name: &str) -> Result<Provocation> {
@@ -215,6 +218,8 @@ mod tests {
         assert_eq!(guards.max_events, [("x".to_owned(), 3), ("SCX_EV_Y".to_owned(), 0)]);
         assert_eq!((guards.max_rejected, guards.allow_log), (Some(2), vec!["a*b".to_owned()]));
         assert_eq!(guards.provoke, [Provocation::Panic]);
+        let stalls = |words: &str| guest(words).unwrap().guards.stalls_may_be;
+        assert!(stalls("--bad-on panic,boot") && !stalls("--bad-on panic,stall") && !stalls("-s a"));
         for (words, why) in [
             ("--max-rejected 1", "none is given"),
             ("-s a --max-event x", "not NAME=N"),

@@ -16,17 +16,26 @@ const SUBSYSTEMS: [&str; 4] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "workque
 /// ED with parameter 2 (ECMA-48 section 8.3.39).
 const CLEAR_SCREEN: &str = "\x1b[2J";
 
+const ESCAPE: char = '\x1b';
+
 /// Splits a console line into its kernel time and the text after it. A line without a time is returned whole.
 pub fn console_line(raw: &str) -> (Option<u64>, &str) {
     let line = raw.trim_end_matches(['\r', '\n']);
     // What firmware printed last stands before the kernel's first line, and ends with clearing the screen.
     let behind = line.rsplit_once(CLEAR_SCREEN).map(|(_, kernel)| kernel).filter(|kernel| split_time(kernel).is_some());
-    let line = behind.unwrap_or(line);
+    // Where no kernel's line follows, that is all there is.
+    let nothing = line.starts_with(ESCAPE) && line.ends_with(CLEAR_SCREEN);
+    let line = behind.unwrap_or(if nothing { "" } else { line });
     let unleveled = strip_level(line);
     match split_time(unleveled) {
         Some((time_us, rest)) => (Some(time_us), rest),
         None => (None, line),
     }
+}
+
+/// Whether a console shows nothing but what firmware does to a screen.
+pub fn is_blank(console: &str) -> bool {
+    console.lines().all(|line| console_line(line).1.trim().is_empty())
 }
 
 /// Whether a console line begins with the kernel's time stamp.
@@ -116,6 +125,13 @@ mod tests {
         for odd in ["[1.2] x", "[x.123456] y", "[", "[]", "[1.123456", "<9999>x", "[99999999999999999999.123456] x"] {
             assert_eq!(console_line(odd), (None, odd));
         }
+    }
+
+    #[test]
+    fn firmware_that_clears_the_screen_says_nothing() {
+        assert_eq!(console_line("\x1bc\x1b[?7l\x1b[2J\r"), (None, ""));
+        assert!(is_blank("\x1bc\x1b[?7l\x1b[2J\r\n\n") && is_blank(""));
+        assert!(!is_blank("\x1b[2J\nDecompressing Linux") && !is_blank("x\x1b[2J"));
     }
 
     #[test]

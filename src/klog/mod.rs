@@ -16,7 +16,7 @@ mod tests_table;
 mod title;
 
 pub use classify::{KernelLog, classify, stall};
-pub use line::{console_line, one_line};
+pub use line::{console_line, is_blank, one_line};
 pub use table::{PATTERNS, Pattern, lookup};
 pub use title::signature;
 

@@ -11,6 +11,17 @@ const FAILED_TO_RUN: &str = " failed to run for ";
 /// What the tick says where the watchdog itself got no turn (kernel/sched/ext.c, `scx_tick`).
 const NO_CHECK_IN: &str = "watchdog failed to check in for ";
 
+/// What a scheduler prints that the kernel refused because another one is loaded, of which its own log has no line: EBUSY
+/// as strerror(3) has it, and our own probes' words.
+const BUSY: [&str; 2] = ["Device or resource busy", "another scheduler is loaded"];
+/// How that is told.
+pub const BUSY_TOLD: &str = "another scheduler is loaded already (EBUSY)";
+
+/// Whether a scheduler says that another one is loaded.
+pub fn says_busy(output: &str) -> bool {
+    BUSY.iter().any(|words| output.contains(words))
+}
+
 /// Why the kernel disabled a scheduler. The numbers are those of enum scx_exit_kind (kernel/sched/ext.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitReason {

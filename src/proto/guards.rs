@@ -136,6 +136,8 @@ wire_struct! {
         pub watchdog_ms: Option<u32>,
         /// How long the scheduler may take until it is enabled, where the user said so.
         pub enable_timeout_ns: Option<u64>,
+        /// Stalls are not what is looked for (--bad-on): one must not end the run before that which is.
+        pub stalls_may_be: bool,
     }
 }
 
@@ -166,6 +168,7 @@ mod tests {
             max_rejected: Some(0),
             watchdog_ms: Some(5),
             enable_timeout_ns: Some(7),
+            stalls_may_be: true,
         };
         assert_eq!(Guards::from_bytes(&guards.to_bytes()).unwrap(), guards);
     }

@@ -55,39 +55,45 @@ impl Style {
 /// The whole summary, with a newline at its end.
 pub fn summary(record: &Record, verdict: &Verdict, style: Style) -> String {
     let mut lines = head(record);
-    if !verdict.scenarios.is_empty() {
-        lines.push(String::new());
-        lines.extend(scenarios::table(record, verdict));
-        lines.extend([String::new(), verdict_line(verdict, style), String::new()]);
-        return lines.join("\n");
-    }
-    let groups = group_stats(record);
-    if !groups.is_empty() {
-        lines.push(String::new());
-        lines.extend(group_table(&groups));
-        lines.extend(latency_rows(&groups));
-    }
-    let course = scenarios::course(record);
-    if !course.is_empty() {
-        lines.push(String::new());
-        lines.extend(course);
-    }
     lines.push(String::new());
-    lines.extend(check_table(&verdict.checks, style));
+    if verdict.scenarios.is_empty() {
+        lines.extend(of_one(record, verdict, style));
+    } else {
+        lines.extend(scenarios::table(record, verdict));
+    }
     lines.extend(perf(record));
     lines.extend(notes(record, verdict));
     if verdict.outcome != Outcome::Pass {
         lines.extend(evidence(record, verdict));
     }
     let next = advice(record, verdict);
-    if !next.is_empty() {
+    if verdict.stopped.is_some() || !next.is_empty() {
         lines.push(String::new());
-        lines.extend(next.iter().flat_map(|text| folded(&format!("try: {text}"), WIDTH, 5)));
     }
+    lines.extend(verdict.stopped.map(|stage| format!("stopped at: {stage}")));
+    lines.extend(next.iter().flat_map(|text| folded(&format!("try: {text}"), WIDTH, 5)));
     lines.push(String::new());
     lines.push(verdict_line(verdict, style));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// The groups of a run of one scenario, its course and its checks.
+fn of_one(record: &Record, verdict: &Verdict, style: Style) -> Vec<String> {
+    let mut lines = Vec::new();
+    let groups = group_stats(record);
+    if !groups.is_empty() {
+        lines.extend(group_table(&groups));
+        lines.extend(latency_rows(&groups));
+        lines.push(String::new());
+    }
+    let course = scenarios::course(record);
+    if !course.is_empty() {
+        lines.extend(course);
+        lines.push(String::new());
+    }
+    lines.extend(check_table(&verdict.checks, style));
+    lines
 }
 
 /// What ran, and how.

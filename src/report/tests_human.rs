@@ -4,11 +4,12 @@
 //! Invariant: one golden text pins the layout; the rest look for facts, not for layout.
 
 use super::human::{Style, summary};
-use crate::proto::message::SchedFailure;
+use crate::proto::message::{SchedFailure, Stage, VmEnd};
+use crate::proto::part::Part;
 use crate::proto::record::Record;
 use crate::verdict::fixture::{STALL, add_log, passing, passing_with_scheduler};
-use crate::verdict::judge;
 use crate::verdict::table::defaults;
+use crate::verdict::{judge, judge_stored};
 
 fn text(record: &Record) -> String {
     summary(record, &judge(record, &defaults()), Style::default())
@@ -68,6 +69,32 @@ fn failure_shows_evidence_and_ends_in_its_cause() {
     {
         assert!(text.contains(fact), "{fact} in {text}");
     }
+}
+
+#[test]
+fn several_scenarios_show_the_evidence_of_their_failure_too() {
+    let mut record = passing_with_scheduler();
+    let part = |index: u32, record: &Record| Part { index, over: true, record: record.clone() };
+    let spec = record.plan.as_ref().unwrap().scenarios[0].clone();
+    add_log(&mut record, &[STALL[0], STALL[1], "   __scx_exit+0x4f/0x70"]);
+    record.sched_output = "EXIT: runnable task stall\n".into();
+    record.parts = vec![part(0, &passing_with_scheduler()), part(1, &record)];
+    record.plan.as_mut().unwrap().scenarios = vec![spec.clone(), spec];
+    let all = summary(&record, &judge_stored(&record), Style::default());
+    for fact in ["scenario", "kernel log:", "__scx_exit", "scheduler's last output:", "try: find out where"] {
+        assert!(all.contains(fact), "{fact} in {all}");
+    }
+    assert!(all.lines().last().unwrap().starts_with("FAIL: 1 of 2 scenarios did not pass"), "{all}");
+    assert!(!all.contains("stopped at:"), "{all}");
+}
+
+#[test]
+fn run_that_did_not_end_as_planned_says_where_it_stopped() {
+    let mut record = passing();
+    record.marks.retain(|(stage, _)| *stage < Stage::ScenarioEnd);
+    (record.scenario_end, record.bye, record.vm_end) = (None, false, Some(VmEnd::TimedOut));
+    let text = text(&record);
+    assert!(text.contains("\n\nstopped at: scenario started but no result\ntry: registers.txt"), "{text}");
 }
 
 #[test]

@@ -33,15 +33,39 @@ const DEFAULT_WATCHDOG_MS: u64 = 30_000;
 const BETWEEN_S: u64 = 15;
 
 /// The kernel's own detectors, so that the first to fire names the true cause: sched_ext's watchdog fires after 1.0 to 1.5
-/// times its timeout, then RCU, then the soft lockup (after twice its threshold), then the hung task.
-fn detectors(watchdog_ms: Option<u32>) -> [String; 3] {
-    let watchdog_ms = watchdog_ms.map_or(DEFAULT_WATCHDOG_MS, u64::from);
-    let rcu_s = (watchdog_ms * 3 / 2).div_ceil(1000) + BETWEEN_S;
+/// times its timeout, then RCU, then the soft lockup (after twice its threshold) and a workqueue that stands still, which is
+/// most often their consequence, then the hung task, looked for often enough to come before twice its timeout. One that
+/// needs longer than a run lasts cannot fire in it: there, what hangs is told by silence and by what did not report.
+fn detectors(watchdog_ms: Option<u32>) -> [String; 5] {
+    let Detectors { rcu_s, soft_s, workqueue_s, hung_task_s } = Detectors::after(watchdog_ms);
     [
         format!("rcupdate.rcu_cpu_stall_timeout={rcu_s}"),
-        format!("watchdog_thresh={rcu_s}"),
-        format!("sysctl.kernel.hung_task_timeout_secs={}", 3 * rcu_s),
+        format!("watchdog_thresh={}", soft_s / 2),
+        format!("workqueue.watchdog_thresh={workqueue_s}"),
+        format!("sysctl.kernel.hung_task_timeout_secs={hung_task_s}"),
+        format!("sysctl.kernel.hung_task_check_interval_secs={BETWEEN_S}"),
     ]
+}
+
+/// After how many seconds each fires.
+struct Detectors {
+    rcu_s: u64,
+    soft_s: u64,
+    workqueue_s: u64,
+    hung_task_s: u64,
+}
+
+impl Detectors {
+    /// All of them after sched_ext's own watchdog.
+    fn after(watchdog_ms: Option<u32>) -> Self {
+        let rcu_s = latest_watchdog_ms(watchdog_ms).div_ceil(1000) + BETWEEN_S;
+        Self { rcu_s, soft_s: 2 * rcu_s, workqueue_s: 2 * rcu_s + BETWEEN_S, hung_task_s: 3 * rcu_s }
+    }
+}
+
+/// When sched_ext's watchdog has fired.
+fn latest_watchdog_ms(watchdog_ms: Option<u32>) -> u64 {
+    watchdog_ms.map_or(DEFAULT_WATCHDOG_MS, u64::from) * 3 / 2
 }
 
 /// What differs from run to run.
@@ -102,10 +126,22 @@ mod tests {
     #[test]
     fn first_detector_to_fire_names_the_cause() {
         assert_eq!(
-            detectors(None),
-            ["rcupdate.rcu_cpu_stall_timeout=60", "watchdog_thresh=60", "sysctl.kernel.hung_task_timeout_secs=180"]
+            detectors(None)[..3],
+            ["rcupdate.rcu_cpu_stall_timeout=60", "watchdog_thresh=60", "workqueue.watchdog_thresh=135"]
         );
+        assert_eq!(detectors(None)[3], "sysctl.kernel.hung_task_timeout_secs=180");
         assert_eq!(detectors(Some(2000))[0], "rcupdate.rcu_cpu_stall_timeout=18");
+        for watchdog_ms in [None, Some(100), Some(2000), Some(30_000)] {
+            let own = Detectors::after(watchdog_ms);
+            let order = [
+                latest_watchdog_ms(watchdog_ms).div_ceil(1000),
+                own.rcu_s,
+                own.soft_s,
+                own.workqueue_s,
+                own.hung_task_s,
+            ];
+            assert!(order.windows(2).all(|two| two[0] < two[1]), "{watchdog_ms:?}: {order:?}");
+        }
         assert!(build(&words(AccelKind::Kvm)).contains(" watchdog_thresh=60 "));
     }
 

@@ -7,6 +7,7 @@
 use super::state::{ENABLED, Snapshot, sched_ext_dir};
 use super::{exec_error, fold, probe};
 use crate::error::{Context, Error, Result};
+use crate::klog::sched_ext::{BUSY_TOLD, says_busy};
 use crate::proto::message::{ProcessEnd, SchedFailure};
 use crate::proto::plan::SchedSpec;
 use crate::sys::process::{self, End};
@@ -240,6 +241,9 @@ fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, was_enabled
         let text = format!("the kernel's verifier refused the scheduler '{name}' ({how})");
         return (SchedFailure::VerifierRejected, text);
     }
+    if is_probe && end == Some(ProcessEnd::Exited { code: i32::from(probe::exit::BUSY) }) || says_busy(words) {
+        return (SchedFailure::ExitedEarly, format!("{BUSY_TOLD}: the scheduler '{name}' ended with {how}"));
+    }
     if was_enabled {
         let text = format!("the scheduler '{name}' was enabled, but ended with {how} before the scenario began");
         return (SchedFailure::DisabledEarly, text);
@@ -449,9 +453,13 @@ mod tests {
         spec.argv = probe::argv("/init", "drop", None);
         let unsupported = why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false);
         assert_eq!(unsupported.0, SchedFailure::KernelLacksSchedExt);
-        assert_eq!(why_ended(&spec, end(probe::exit::BUSY), "", false).0, SchedFailure::ExitedEarly);
-        // Another program's exit code 3 is its own.
+        let busy = why_ended(&spec, end(probe::exit::BUSY), "", false);
+        assert!(busy.0 == SchedFailure::ExitedEarly && busy.1.starts_with(BUSY_TOLD), "{busy:?}");
+        // Another program's exit code 3 or 5 is its own; what it printed is not.
         spec.argv = vec!["/scx".into()];
+        assert!(!why_ended(&spec, end(probe::exit::BUSY), "", false).1.contains(BUSY_TOLD));
+        let words = "libbpf: failed to attach struct_ops: -EBUSY\nError: Device or resource busy (os error 16)";
+        assert!(why_ended(&spec, end(1), words, false).1.starts_with(BUSY_TOLD));
         assert_eq!(why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false).0, SchedFailure::ExitedEarly);
     }
 

@@ -3,14 +3,20 @@
 //! Owns these sentences; leaves the cause to `cause`.
 //! Invariant: advice names only flags and files that there are, and a pass needs none.
 
+use super::check::Status;
 use super::judge::Verdict;
+use super::noise;
 use super::outcome::Outcome;
+use super::workers::EMULATED;
 use crate::klog::sched_ext::ExitReason;
 use crate::klog::{Class, Severity};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
 
-/// The most telling first.
+/// What the reason of a check says that was made void.
+const VOID: &str = "void, ";
+
+/// The most telling first; never empty, but for a pass and for a run that was interrupted.
 pub fn advice(record: &Record, verdict: &Verdict) -> Vec<String> {
     if matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted) {
         return Vec::new();
@@ -25,13 +31,51 @@ pub fn advice(record: &Record, verdict: &Verdict) -> Vec<String> {
     list.extend(of_start(record));
     list.extend(of_exit(record, verdict));
     list.extend(of_end(record, verdict));
-    if list.is_empty() && verdict.outcome == Outcome::Fail && verdict.checks.iter().any(|check| check.value.is_some()) {
-        let seed = record.plan.as_ref().map_or_else(String::new, |plan| format!(" --seed {}", plan.seed));
-        list.push(format!(
-            "see whether it comes again: --repeat 5{seed}; 'ktstr judge DIR' judges this run by other limits"
-        ));
+    let void = verdict.outcome == Outcome::Inconclusive && verdict.headline.contains(VOID);
+    if list.is_empty() || void {
+        list.push(of_outcome(record, verdict));
     }
     list
+}
+
+/// Where nothing else tells more.
+fn of_outcome(record: &Record, verdict: &Verdict) -> String {
+    match verdict.outcome {
+        Outcome::Inconclusive => of_missing(record, verdict).into(),
+        Outcome::Skip if record.guest_errors.is_empty() => {
+            "the reason above names what is needed: --topo gives a VM another shape, --memory more memory".into()
+        }
+        Outcome::Skip => "use a kernel with the options that are named above, or a --topo that it brings up".into(),
+        Outcome::Error if record.crash.is_some() => {
+            "this is a fault of ktstr's, not of what is tested: please report it with the run directory".into()
+        }
+        Outcome::Error => {
+            "the run directory has all that was said before it; 'ktstr doctor' looks at this machine".into()
+        }
+        _ => {
+            let seed = record.plan.as_ref().map_or_else(String::new, |plan| format!(" --seed {}", plan.seed));
+            format!("see whether it comes again: --repeat 5{seed}; 'ktstr judge DIR' judges this run by other limits")
+        }
+    }
+}
+
+/// A run without a verdict: its data are void, or not there.
+fn of_missing(record: &Record, verdict: &Verdict) -> &'static str {
+    let undecided = || verdict.checks.iter().filter(|check| check.status == Status::Inconclusive);
+    let said = |words: &str| verdict.headline.contains(words) || undecided().any(|check| check.reason.contains(words));
+    if said(EMULATED) {
+        return "times need a host with KVM: 'ktstr doctor' says what this one lacks";
+    }
+    // What is void without an emulator is so because of the host, and so is a call that may only have been slow.
+    if said(VOID) || !record.hangs.is_empty() || noise::explains_silence(record).is_some() {
+        return "run it while the host has less to do, or with --perf, which gives vCPUs CPUs of their own where it can";
+    }
+    match undecided().any(|check| check.name == "telemetry_complete") {
+        true => {
+            "run it again, with --keep: what is missing above was lost on the way, and the run directory has the rest"
+        }
+        false => "what is named above has to be there for a verdict: see to that, or switch its check off",
+    }
 }
 
 /// A scheduler that did not start.
@@ -89,9 +133,11 @@ fn of_end(record: &Record, verdict: &Verdict) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler};
+    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler, starve};
     use super::super::judge_stored;
     use super::*;
+    use crate::proto::record::GuestError;
+    use crate::units::NS_PER_SEC;
 
     fn of(mut record: Record, change: impl FnOnce(&mut Record)) -> String {
         change(&mut record);
@@ -121,5 +167,28 @@ mod tests {
             (record.hello, record.bye, record.scenario_started, record.scenario_end) = (None, false, None, None);
         });
         assert!(boot.contains("--dmesg") && boot.contains("--boot-failure fail"), "{boot}");
+    }
+
+    #[test]
+    fn run_that_cannot_be_judged_has_its_advice() {
+        let busy = of(passing(), |record| {
+            starve(record, 0, 4 * NS_PER_SEC);
+            record.reports[0].1.work_units = 0;
+        });
+        assert!(busy.contains("--perf"), "{busy}");
+        let emulated = of(passing(), |record| {
+            record.host.as_mut().unwrap().accel = "qemu".into();
+            add_log(record, &["rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"]);
+        });
+        assert!(emulated.contains("'ktstr doctor'"), "{emulated}");
+        let lost = of(passing(), |record| record.klog_end = None);
+        assert!(lost.contains("--keep"), "{lost}");
+        let error = |text: &str, cannot_judge| GuestError { stage: "s".into(), text: text.into(), cannot_judge };
+        let lacks = of(passing(), |record| record.guest_errors = vec![error("CONFIG_CPUSETS is not set", true)]);
+        assert!(lacks.contains("options that are named above"), "{lacks}");
+        let broken = of(passing(), |record| record.guest_errors = vec![error("cannot mount", false)]);
+        assert!(broken.contains("the run directory"), "{broken}");
+        let crashed = of(passing(), |record| (record.crash, record.bye) = (Some("panic at x".into()), false));
+        assert!(crashed.contains("a fault of ktstr's"), "{crashed}");
     }
 }

@@ -96,8 +96,13 @@ pub fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
     if verdict.sched_exits.iter().any(|exit| exit.reason == ExitReason::Stall) {
         kinds.push(BadKind::Stall);
     }
+    // A call that the kernel does not return from.
+    if !record.hangs.is_empty() {
+        kinds.push(BadKind::Stall);
+    }
     match &record.vm_end {
         Some(VmEnd::TripleFault) => kinds.push(BadKind::Panic),
+        Some(VmEnd::Silent { .. }) => kinds.push(BadKind::Stall),
         Some(VmEnd::TimedOut) if verdict.stopped.is_some() => kinds.push(BadKind::Stall),
         Some(VmEnd::Reset | VmEnd::Poweroff) if verdict.stopped.is_some() => kinds.push(BadKind::Panic),
         _ => {}
@@ -181,5 +186,21 @@ mod tests {
         assert_eq!((verdict.outcome, kinds(&starved, &verdict)), (Outcome::Fail, vec![BadKind::Check]));
         assert_eq!(outcome(BadKind::Stall, &starved), Outcome::Pass);
         assert_eq!(BadOn(vec![BadKind::Stall, BadKind::Boot]).text(), "boot,stall");
+    }
+
+    #[test]
+    fn guest_that_hangs_is_a_stall_and_no_failed_check() {
+        let mut silent = passing();
+        (silent.bye, silent.scenario_end) = (false, None);
+        silent.marks.retain(|(stage, _)| *stage < Stage::ScenarioEnd);
+        silent.vm_end = Some(VmEnd::Silent { for_ns: 20_000_000_000, busy_percent: Some(100) });
+        let mut hung = passing();
+        hung.hangs = vec!["cgroup.procs was written to for 10 s".into()];
+        for record in [silent, hung] {
+            let verdict = judge_stored(&record);
+            assert_eq!(kinds(&record, &verdict), [BadKind::Stall], "{}", verdict.headline);
+            assert_eq!(outcome(BadKind::Stall, &record), Outcome::Fail);
+            assert_ne!(outcome(BadKind::Check, &record), Outcome::Fail);
+        }
     }
 }

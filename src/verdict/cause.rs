@@ -26,6 +26,7 @@ use crate::klog::{Class, Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::Record;
+use crate::proto::registers::CpuDump;
 use crate::units::{MIB, approx, size};
 
 /// Below this a distribution's kernel and its initramfs may not even unpack: with 96 MiB Debian's 7.x cloud kernel
@@ -202,7 +203,8 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
         }
         (Some(VmEnd::Silent { for_ns, busy_percent }), stage) => {
             let stage = stage.unwrap_or("after the guest said goodbye");
-            let silent = format!("no sign of life from PID 1 for {}{} ({stage})", approx(*for_ns), busy(*busy_percent));
+            let silent =
+                format!("no sign of life from PID 1 for {}{} ({stage})", approx(*for_ns), busy(record, *busy_percent));
             if let Some(why) = noise::explains_silence(record) {
                 return Some((Outcome::Inconclusive, format!("{silent}, and {why}")));
             }
@@ -219,11 +221,18 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
 /// Below this share of one CPU a guest waits, above it works: PID 1's own looks take a percent.
 const IDLE_PERCENT: u32 = 20;
 
-/// What the VM's CPU time tells of a guest that fell silent.
-fn busy(percent: Option<u32>) -> &'static str {
+/// RFLAGS.IF (Intel SDM volume 1, section 3.4.3.3).
+const INTERRUPTS_ON: u64 = 1 << 9;
+
+/// What the VM's CPU time and the registers tell of a guest that fell silent.
+fn busy(record: &Record, percent: Option<u32>) -> &'static str {
+    let off = |cpu: &CpuDump| cpu.missing.is_none() && cpu.rflags & INTERRUPTS_ON == 0;
     match percent {
         None => "",
         Some(..IDLE_PERCENT) => ", while its CPUs were idle: PID 1 waits for something",
+        Some(_) if !record.registers.is_empty() && record.registers.iter().all(off) => {
+            ", while its CPUs were busy, with interrupts off: the kernel does not come to PID 1"
+        }
         Some(_) => ", while its CPUs were busy: PID 1 waits, or is kept from running",
     }
 }

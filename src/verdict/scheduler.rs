@@ -7,7 +7,7 @@ use super::check::{Check, Status};
 use super::noise;
 use super::workers::emulated;
 use crate::klog::KernelLog;
-use crate::klog::sched_ext::{ExitReason, SchedExit};
+use crate::klog::sched_ext::{BUSY_TOLD, ExitReason, SchedExit, says_busy};
 use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
 use crate::proto::record::{Died, Enabled, Record};
 use crate::units::approx;
@@ -49,7 +49,7 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
         let (again, exit) = replaced(enabled, record.sched_final.as_ref(), log);
         let environment = exit.is_some_and(|exit| exit.reason.is_environment());
         let status = if environment { Status::Inconclusive } else { Status::Fail };
-        return Check::new(NAME, status, death(died, again, exit));
+        return Check::new(NAME, status, format!("{}{}", death(died, again, exit), busy(record, died)));
     }
     match &record.sched_final {
         Some(last) => at_the_end(enabled, last, log),
@@ -136,6 +136,12 @@ fn death(died: &Died, again: Option<String>, exit: Option<&SchedExit>) -> String
     let kernel = exit.map_or_else(String::new, |exit| format!(", {}", exit.describe()));
     let (after, text) = (approx(died.after_ns), again.as_ref().unwrap_or(&died.text));
     format!("the scheduler went away {after} into the scenario: {text}; {end}{kernel}")
+}
+
+/// One that found another in its place while the kernel said that a scheduler is enabled: that other one.
+fn busy(record: &Record, died: &Died) -> String {
+    let failed = died.end.is_some_and(|end| end != ProcessEnd::Exited { code: 0 });
+    if failed && says_busy(&record.sched_output) { format!(": {BUSY_TOLD}") } else { String::new() }
 }
 
 /// Why it did not start, in one sentence.

@@ -3,6 +3,7 @@
 //! Owns the reading of marks and messages as stages; leaves what a stop means to `cause`.
 //! Invariant: a stage counts as reached by its mark or by a message that only it can send.
 
+use crate::klog;
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
 
@@ -40,7 +41,7 @@ pub fn stopped_at(record: &Record, kernel_spoke: bool) -> Option<&'static str> {
         Some(Stage::Hello) => Some("guest ready but scenario not started"),
         Some(Stage::Pid1) => Some("PID 1 but no Hello"),
         _ if pid1_ran(record) => Some("PID 1 but no Hello"),
-        _ if kernel_spoke || !record.console.trim().is_empty() => Some("kernel but no PID 1"),
+        _ if kernel_spoke || !klog::is_blank(&record.console) => Some("kernel but no PID 1"),
         Some(Stage::FirstInstruction | Stage::KernelEntry) => Some("no kernel output"),
         _ => Some("the VM did not start"),
     }

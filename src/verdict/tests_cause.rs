@@ -9,6 +9,7 @@ use super::{Outcome, Verdict, judge, stopped_at};
 use crate::proto::limits::CheckId;
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::{GuestError, Record};
+use crate::proto::registers::CpuDump;
 
 /// A record of a run that stopped before this stage was reached.
 fn stopped_before(mut record: Record, stage: Stage, end: VmEnd) -> Record {
@@ -157,6 +158,24 @@ fn silence_after_pid_1_fails_with_its_stage() {
     ] {
         let record = stopped_before(passing(), Stage::ScenarioEnd, end);
         assert_cause(&default(&record), Outcome::Fail, 1, words);
+    }
+}
+
+#[test]
+fn silence_with_interrupts_off_on_every_cpu_says_so() {
+    let end = VmEnd::Silent { for_ns: 21_000_000_000, busy_percent: Some(99) };
+    let mut record = stopped_before(passing(), Stage::ScenarioEnd, end);
+    let cpu = |rflags| CpuDump { rflags, ..CpuDump::default() };
+    for (registers, off) in [
+        (vec![cpu(0x46), cpu(0x2)], true),
+        (vec![cpu(0x46), cpu(0x246)], false),
+        (vec![cpu(0x46), CpuDump::missing(1, "no answer")], false),
+        (vec![], false),
+    ] {
+        record.registers = registers;
+        let headline = default(&record).headline;
+        assert_eq!(headline.contains("its CPUs were busy, with interrupts off"), off, "{headline}");
+        assert_eq!(headline.contains("its CPUs were busy: PID 1"), !off, "{headline}");
     }
 }
 

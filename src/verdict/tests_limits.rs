@@ -345,6 +345,10 @@ fn stall_settles_a_run_only_where_it_fails_every_scenario() {
     plan.guards.allow_log = vec!["slow".into()];
     assert!(!super::stall_settles(&plan, false));
     plan.guards.allow_log.clear();
+    plan.guards.stalls_may_be = true;
+    assert!(!super::stall_settles(&plan, false));
+    plan.guards.stalls_may_be = false;
+    assert!(super::stall_settles(&plan, false));
     plan.scenarios[0].asserts = vec![("kernel-log-clean".into(), "off".into())];
     assert!(!super::stall_settles(&plan, false));
 }

@@ -6,7 +6,7 @@
 
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler, worker};
 use super::table::{ROWS, Side, Unit};
-use super::{Outcome, Verdict, group_stats, judge, judge_stored};
+use super::{Outcome, Verdict, advice, group_stats, judge, judge_stored};
 use crate::proto::asserted::{AssertResult, AssertStats};
 use crate::proto::codec::Wire;
 use crate::proto::cpuset::CpuSet;
@@ -228,6 +228,8 @@ fn any_record_under_any_limits_is_judged_whole() {
         let verdict = judge(&record, &limits);
         assert_eq!(verdict.exit_code, verdict.outcome.exit_code(), "seed {seed}");
         assert!(!verdict.headline.is_empty(), "seed {seed}");
+        let at_ease = matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted);
+        assert_eq!(advice(&record, &verdict).is_empty(), at_ease, "seed {seed}: {}", verdict.headline);
         for row in ROWS.iter().filter(|row| row.id != CheckId::BootFailure) {
             assert!(verdict.checks.iter().any(|check| check.name == row.name), "seed {seed}: no {}", row.name);
         }

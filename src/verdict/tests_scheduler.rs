@@ -54,6 +54,21 @@ fn every_wrong_end_fails_for_its_reason() {
 }
 
 #[test]
+fn one_that_found_another_loaded_says_so() {
+    let with = |code| {
+        run(|record| {
+            let end = Some(ProcessEnd::Exited { code });
+            record.sched_died =
+                Some(Died { after_ns: 1, end, state: "enabled".into(), text: "its process ended".into() });
+            record.sched_output = "Error: Device or resource busy (os error 16)\n".into();
+        })
+        .2
+    };
+    assert!(with(1).ends_with(": another scheduler is loaded already (EBUSY)"), "{}", with(1));
+    assert!(!with(0).contains("EBUSY"), "{}", with(0));
+}
+
+#[test]
 fn ends_by_our_own_sigint_are_clean() {
     for end in [ProcessEnd::Signaled { signal: 2 }, ProcessEnd::Exited { code: 130 }] {
         assert_eq!(run(|record| last(record).end = Some(end)).1, Status::Pass);
