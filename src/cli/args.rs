@@ -81,6 +81,7 @@ pub enum ListWhat {
     Works,
     Schedulers,
     Scenarios,
+    LogPatterns,
     Topologies,
 }
 

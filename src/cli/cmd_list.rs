@@ -1,11 +1,12 @@
-//! `ktstr list works|schedulers|topologies|scenarios`.
+//! `ktstr list works|schedulers|topologies|scenarios|log-patterns`.
 //!
-//! Owns the layout; leaves the lists to workload/ and scx/, which pass them in.
-//! Invariant: the first word of each line is what the command line takes.
+//! Owns the layout; leaves the lists to workload/ and scx/, which pass them in, and to klog/.
+//! Invariant: the first word of each line is what the command line takes; of a pattern, what it means for the verdict.
 
 use super::args::ListWhat;
 use super::{cmd_scenario, help, out};
 use crate::error::Result;
+use crate::klog::{Class, PATTERNS, Severity, sched_ext};
 
 /// One thing that can be named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,22 @@ pub fn cmd_list(what: ListWhat, works: &[Listed], schedulers: &[Listed], topolog
         ListWhat::Schedulers => schedulers,
         ListWhat::Topologies => topologies,
         ListWhat::Scenarios => return out::print(&render(&cmd_scenario::list())),
+        ListWhat::LogPatterns => return out::print(&render(&log_patterns())),
     }))
+}
+
+/// What is looked for in the kernel's log, in the order in which it is: the first that fits a line counts.
+fn log_patterns() -> Vec<Listed> {
+    let listed = |severity: Severity, class: Class, text: String, meaning: &str| {
+        let detail = format!("'{text}'");
+        Listed { name: format!("{:12}  {}", severity.name(), class.name()), detail, text: meaning.into() }
+    };
+    let reasons = sched_ext::REASONS.iter().map(|reason| {
+        let text = format!("sched_ext: BPF scheduler * disabled ({})", reason.text);
+        listed(reason.severity, Class::SchedExtExit, text, reason.meaning)
+    });
+    let patterns = PATTERNS.iter().map(|row| listed(row.severity, row.class, row.text.into(), row.meaning));
+    reasons.chain(patterns).collect()
 }
 
 fn render(entries: &[Listed]) -> String {
@@ -43,6 +59,25 @@ fn render(entries: &[Listed]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_pattern_is_listed_with_what_it_means() {
+        let text = render(&log_patterns());
+        assert!(text.lines().count() > PATTERNS.len());
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for row in PATTERNS {
+            assert!(row.severity.name().len() <= 12 && !row.meaning.is_empty());
+        }
+        for words in [
+            "fail oops ",
+            "ignore other ",
+            "'Kernel panic - not syncing: ",
+            "'*[*]: segfault at '",
+            "runnable task stall",
+        ] {
+            assert!(text.contains(words), "{words} in {text}");
+        }
+    }
 
     #[test]
     fn names_come_first_and_texts_line_up() {

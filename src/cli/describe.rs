@@ -46,6 +46,7 @@ pub(super) fn describe(given: &Given) -> Result<Command> {
             "works" => ListWhat::Works,
             "topologies" => ListWhat::Topologies,
             "scenarios" => ListWhat::Scenarios,
+            "log-patterns" => ListWhat::LogPatterns,
             _ => ListWhat::Schedulers,
         }),
         Cmd::Check => Command::Check {

@@ -64,7 +64,7 @@ pub struct CommandSpec {
 /// The shells that completions are written for.
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 /// What `ktstr list` lists.
-pub const LISTS: &[&str] = &["works", "schedulers", "topologies", "scenarios"];
+pub const LISTS: &[&str] = &["works", "schedulers", "topologies", "scenarios", "log-patterns"];
 
 pub const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
@@ -148,7 +148,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         cmd: Cmd::List,
         name: "list",
         operand: Operand::Required("WHAT", LISTS),
-        help: "list the work types, the built-in schedulers, the named topologies or the scenarios",
+        help: "list work types, built-in schedulers, named topologies, scenarios, or what is read in the kernel's log",
         about: "",
         hidden: false,
     },

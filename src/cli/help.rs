@@ -209,7 +209,9 @@ mod tests {
     fn command_help_has_its_own_flags_only() {
         let text = command(flags::spec(Cmd::Doctor));
         assert!(text.contains("ktstr doctor [flags]") && text.contains("--json") && !text.contains("--kernel"));
-        assert!(command(flags::spec(Cmd::List)).contains("ktstr list works|schedulers|topologies|scenarios\n"));
+        assert!(
+            command(flags::spec(Cmd::List)).contains("ktstr list works|schedulers|topologies|scenarios|log-patterns\n")
+        );
     }
 
     #[test]

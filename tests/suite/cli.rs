@@ -154,7 +154,24 @@ fn refused_run_directory_loses_nothing() {
 fn lists_and_completions_come_from_the_same_tables() {
     ktstr(&["list", "works"]).exits(0).says("ping-pong").says("FutexPingPong");
     ktstr(&["list", "schedulers"]).exits(0).says("builtin:drop");
+    ktstr(&["list", "log-patterns"])
+        .exits(0)
+        .says("'Kernel panic - not syncing: ")
+        .says("ignore ")
+        .says("sched-ext-exit");
     ktstr(&["completions", "bash"]).exits(0).says("--kernel");
+}
+
+#[test]
+fn help_on_bisection_shows_a_step_and_every_exit_code_that_git_knows() {
+    let ran = ktstr(&["bisect-help"]).exits(0).says("git bisect run").says("--repeat").says("bisect-check");
+    for code in ["0", "1", "125", "127"] {
+        assert!(
+            ran.stdout.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code),
+            "no exit code {code}{ran}"
+        );
+    }
+    assert_eq!(ran.stdout, ktstr(&["help", "bisect"]).exits(0).stdout);
 }
 
 #[test]

@@ -89,6 +89,14 @@ fn dropped_task_is_a_stall_with_its_victim() {
     for file in ["record", "console.log", "verdict.json", "summary.txt"] {
         assert!(kept.join(file).exists(), "{file} was not kept");
     }
+    // The kernel's dump: whom it names, in the file and in the result alike.
+    let dump = std::fs::read_to_string(kept.join("sched_ext_dump.txt")).expect("the dump was kept");
+    assert!(
+        dump.contains("ktstr_drop") && dump.contains("runnable task stall") && dump.contains("CPU states"),
+        "{dump}"
+    );
+    let told = result["scheduler"]["dump"].as_str().unwrap_or_default();
+    assert_eq!(told.trim_end(), dump.trim_end(), "{ran}");
 }
 
 #[test]

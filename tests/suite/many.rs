@@ -164,3 +164,27 @@ fn interrupted_matrix_stops_all_and_leaves_nothing() {
     assert_eq!(processes_with(&marker), Vec::<String>::new());
     assert_eq!(left(&scratch), 0);
 }
+
+/// Runs that fail before PID 1, which is quick.
+const FAILS: [&str; 6] = ["--cmdline", "rdinit=/no/such", "--cmdline", "init=/no/such", "--boot-failure", "fail"];
+
+#[test]
+fn until_fail_stops_at_the_first_failure() {
+    let Some(kernel) = emulation("many: until fail", "7") else { return };
+    let kernel = shown(&kernel);
+    let args = [&["--kernel", &kernel, "--until-fail", "3", "--json", "-"][..], &FAILS, &SHORT].concat();
+    let ran = run_in(&Scratch::new(), &args).exits(1);
+    let json = ran.json();
+    assert_eq!((json["counts"]["fail"].as_u64(), json["counts"]["pass"].as_u64()), (Some(1), Some(0)), "{ran}");
+    ran.says("of 1 run, 1 failed; 2 of 3 not done");
+}
+
+#[test]
+fn pass_ratio_says_how_many_may_fail() {
+    let Some(kernel) = emulation("many: pass ratio", "7") else { return };
+    let kernel = shown(&kernel);
+    for (ratio, code) in [("0", 0), ("50%", 1)] {
+        let args = [&["--kernel", &kernel, "--repeat", "2", "--pass-ratio", ratio][..], &FAILS, &SHORT].concat();
+        run_in(&Scratch::new(), &args).exits(code).says("of 2 runs, 2 failed");
+    }
+}
