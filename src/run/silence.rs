@@ -15,6 +15,11 @@ const LIMIT_QEMU_NS: u64 = 40 * NS_PER_SEC;
 /// USER_HZ (Documentation/filesystems/proc.rst): the unit of CPU times in /proc/PID/stat.
 const TICKS_PER_S: u64 = 100;
 
+/// How long a guest may be silent.
+pub fn limit_ns(emulated: bool) -> u64 {
+    if emulated { LIMIT_QEMU_NS } else { LIMIT_KVM_NS }
+}
+
 /// When the guest was last heard of, and how busy its VM was then.
 #[derive(Debug)]
 pub struct Silence {
@@ -25,7 +30,7 @@ pub struct Silence {
 
 impl Silence {
     pub fn new(pid: i32, emulated: bool) -> Self {
-        Self { pid, limit_ns: if emulated { LIMIT_QEMU_NS } else { LIMIT_KVM_NS }, last: None }
+        Self { pid, limit_ns: limit_ns(emulated), last: None }
     }
 
     /// PID 1 gave a sign.

@@ -243,7 +243,11 @@ pub fn end_within(child: &mut Child, limit: Duration) -> ExitStatus {
         if let Some(status) = child.try_wait().expect("wait") {
             return status;
         }
-        assert!(started.elapsed() < limit, "process {} still runs after {limit:?}", child.id());
+        if started.elapsed() > limit {
+            child.kill().expect("kill the binary");
+            child.wait().expect("reap the binary");
+            panic!("process {} still ran after {limit:?}", child.id());
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -4,7 +4,8 @@
 //! scenarios are to scenario/catalog.
 //! Invariant: a row is right only where its scenario failed, in the check that the row names, for one of its reasons.
 
-use super::{LOOK, OR, Setting, blames_host, heed_signals};
+use super::child::Run;
+use super::{LOOK, OR, Setting, blames_host};
 use crate::error::{Context, Result};
 use crate::proto::scenario::ScenarioSpec;
 use crate::run::rundir;
@@ -12,8 +13,7 @@ use crate::scenario::catalog::all_scenarios;
 use crate::sys::time;
 use crate::units::NS_PER_SEC;
 use crate::verdict::{Outcome, Status, Verdict, judge_stored};
-use std::fs::{self, File};
-use std::process::{Command, Stdio};
+use std::fs;
 use std::thread;
 
 const TABLE: &str = include_str!("catalog.txt");
@@ -111,28 +111,16 @@ pub fn play(rows: &[Row], setting: &Setting) -> Result<Vec<Seen>> {
 fn boot(rows: &[Row], setting: &Setting, attempt: u32) -> Result<Vec<Seen>> {
     let Some(broken) = rows.first().map(|row| row.broken) else { return Ok(Vec::new()) };
     let run_dir = setting.dir.join(format!("run-{}-{attempt}", broken.name));
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("--kernel").arg(&setting.kernel).args(["--accel", setting.accel]).arg("--run-dir").arg(&run_dir);
-    command.args(broken.args.split_whitespace());
-    for row in rows {
-        command.args(["--scenario", row.scenario]);
-    }
-    let out = |name: &str| {
-        let path = setting.dir.join(name);
-        File::create(&path).context(|| format!("create {}", path.display()))
-    };
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(out("out")?)
-        .stderr(out("err")?)
-        .spawn()
-        .context(|| "start this program again")?;
+    let paths = [("--kernel", &setting.kernel), ("--run-dir", &run_dir)];
+    let mut words = vec!["--accel".to_owned(), setting.accel.to_owned()];
+    words.extend(paths.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]));
+    words.extend(broken.args.split_whitespace().map(str::to_owned));
+    words.extend(rows.iter().flat_map(|row| ["--scenario".to_owned(), row.scenario.to_owned()]));
+    let mut run = Run::start(words, &setting.dir.join("out"), &setting.dir.join("err"))?;
     let deadline = time::monotonic_ns() + BOOT_NS + SCENARIO_NS * rows.len() as u64;
-    while child.try_wait().context(|| "wait for a run")?.is_none() {
-        heed_signals(&mut child)?;
+    while run.look()?.is_none() {
         if time::monotonic_ns() > deadline {
-            child.kill().context(|| "kill a run that does not end")?;
-            child.wait().context(|| "wait for a killed run")?;
+            run.kill()?;
         }
         thread::sleep(LOOK);
     }

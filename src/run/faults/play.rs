@@ -1,21 +1,22 @@
 //! Plays one fault: a run of this very program, and a comparison of what it said with what it should say.
 //!
-//! Owns the child process, its deadline and the comparison; leaves the rows to `table`.
+//! Owns what is done to the run, its deadline and the comparison; leaves the rows to `table`, the process to `child`.
 //! Invariant: the comparison uses what a user gets: the exit code, the stored record's verdict, the printed error.
 
+use super::child::Run;
 use super::table::{Act, Fault, Prompt};
-use super::{LOOK, OR, blames_host, heed_signals};
+use super::{LOOK, OR, blames_host};
 use crate::error::{Context, Error, Result};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
 use crate::run::rundir;
-use crate::sys::{process, signal, time};
-use crate::units::NS_PER_SEC;
-use crate::verdict::{Outcome, Verdict, disturbed_host, host_share, judge_stored, time_to_verdict};
-use std::fs::{self, File};
+use crate::sys::process::{self, End};
+use crate::sys::{signal, time};
+use crate::units::{NS_PER_SEC, approx};
+use crate::verdict::{EMULATED, EMULATOR, Outcome, Verdict, disturbed_host, host_share, judge_stored, time_to_verdict};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
 /// No fault takes longer, under an emulator beside others: booting, its own limits, and their margins.
@@ -116,16 +117,9 @@ pub fn play(fault: &Fault, setting: &Setting) -> Result<Played> {
 fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     let run_dir = setting.dir.join(format!("run-{}", fault.name));
     let (out, err) = (setting.dir.join("out"), setting.dir.join("err"));
-    let create = |path: &Path| File::create(path).context(|| format!("create {}", path.display()));
     let started_ns = time::monotonic_ns();
-    let mut child = Command::new("/proc/self/exe")
-        .args(arguments(fault, setting, &run_dir))
-        .stdin(Stdio::null())
-        .stdout(create(&out)?)
-        .stderr(create(&err)?)
-        .spawn()
-        .context(|| "start this program again")?;
-    let code = follow(&mut child, fault, &run_dir, started_ns)?;
+    let mut run = Run::start(arguments(fault, setting, &run_dir), &out, &err)?;
+    let code = follow(&mut run, fault, &run_dir, started_ns)?;
     let took_ns = time::monotonic_ns() - started_ns;
     let text = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let said = text(&err).context(|| "read what the run printed")?;
@@ -138,38 +132,27 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     if fault.refused {
         exits(fault.outcome);
         let headline = said.lines().last().unwrap_or_default().to_owned();
-        if !tells(fault, &said) {
+        if !tells(fault.reason, &said) {
             wrong.push(format!("'{}' is not in: {}", fault.reason, said.trim()));
         }
         return Ok(Played { name: fault.name, wrong, code, headline, took_ns, plays: 1, ..Played::default() });
     }
     let (record, _) = rundir::load(&run_dir)?;
     let verdict = judge_stored(&record);
-    exits(fault.outcome);
-    compare(fault, &verdict, &mut wrong);
-    let mut late = Vec::new();
-    let span = |from, to| Some(record.mark(to)?.saturating_sub(record.mark(from)?));
-    let planned_ns = record.plan.as_ref().map_or(u64::MAX, |plan| plan.duration_ns);
-    match span(Stage::ScenarioStart, Stage::VmEnd) {
-        Some(ns) if fault.prompt != Prompt::AtItsEnd && ns > planned_ns => {
-            late.push(format!("it took {} s", ns / NS_PER_SEC));
-        }
-        _ => {}
-    }
-    let to_verdict = time_to_verdict(&record, &verdict);
-    if measured(fault.prompt) && to_verdict.is_none_or(|(_, ns)| ns > planned_ns) {
-        late.push("the record does not tell how long after the fault the run was over".into());
-    }
-    // Only a verdict that was withheld, or that came late, can be the host's doing: a wrong one never is.
-    let excusable = verdict.outcome == Outcome::Inconclusive || wrong.is_empty();
-    wrong.append(&mut late);
+    let expected = expected(fault, is_emulated(&record));
+    exits(expected.0);
+    compare(fault, expected, &verdict, &mut wrong);
+    // Only a verdict that was withheld because of the host, or that came late, can be its doing: a wrong one never is.
+    let excusable = blames_host(&verdict.headline) || wrong.is_empty();
+    wrong.extend(late(fault.prompt, &record, &verdict));
+    let to_verdict_ns = time_to_verdict(&record, &verdict).map(|(_, ns)| ns);
     Ok(Played {
         name: fault.name,
         code,
         stopped: verdict.stopped,
         took_ns,
-        to_verdict_ns: to_verdict.map(|(_, ns)| ns),
-        host_ns: to_verdict.and_then(|(_, ns)| host_share(&record, ns)),
+        to_verdict_ns,
+        host_ns: to_verdict_ns.and_then(|ns| host_share(&record, ns)),
         disturbed: disturbance(&record, &verdict).filter(|_| excusable && !wrong.is_empty()),
         wrong,
         headline: verdict.headline,
@@ -177,26 +160,53 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     })
 }
 
+fn is_emulated(record: &Record) -> bool {
+    record.host.as_ref().is_some_and(|host| host.accel == EMULATOR)
+}
+
+/// Outcome and reason; a fault that is found by a time, an emulator must leave without a verdict.
+fn expected(fault: &Fault, emulated: bool) -> (Outcome, &'static str) {
+    match fault.by_time && emulated {
+        true => (Outcome::Inconclusive, EMULATED),
+        false => (fault.outcome, fault.reason),
+    }
+}
+
+/// How the run was over later than it has to be. What the host took meanwhile does not count.
+fn late(prompt: Prompt, record: &Record, verdict: &Verdict) -> Vec<String> {
+    let planned_ns = record.plan.as_ref().map_or(u64::MAX, |plan| plan.duration_ns);
+    let span = |from, to| Some(record.mark(to)?.saturating_sub(record.mark(from)?));
+    let ran_ns = span(Stage::ScenarioStart, Stage::VmEnd).filter(|ns| prompt != Prompt::AtItsEnd && *ns > planned_ns);
+    let mut late: Vec<String> = ran_ns.map(|ns| format!("it took {}", approx(ns))).into_iter().collect();
+    let Some(limit_ns) = prompt.limit_ns(is_emulated(record)) else { return late };
+    let Some((_, ns)) = time_to_verdict(record, verdict) else {
+        late.push("the record does not tell how long after the fault the run was over".into());
+        return late;
+    };
+    let host_ns = host_share(record, ns).unwrap_or(0);
+    if ns.saturating_sub(host_ns) > limit_ns {
+        let [told, limit, host] = [ns, limit_ns, host_ns].map(approx);
+        late.push(format!("the run was over {told} after the fault, more than {limit} even without the host's {host}"));
+    }
+    late
+}
+
 /// What the host did to a run, where it did anything.
 fn disturbance(record: &Record, verdict: &Verdict) -> Option<String> {
     disturbed_host(record).or_else(|| blames_host(&verdict.headline).then(|| verdict.headline.clone()))
 }
 
-fn measured(prompt: Prompt) -> bool {
-    matches!(prompt, Prompt::Dead | Prompt::Line | Prompt::Silent)
+/// Whether one of the reasons is in a text.
+fn tells(reasons: &str, text: &str) -> bool {
+    reasons.split(OR).any(|words| text.contains(words))
 }
 
-/// Whether one of the reasons that the row names is in a text.
-fn tells(fault: &Fault, text: &str) -> bool {
-    fault.reason.split(OR).any(|words| text.contains(words))
-}
-
-fn compare(fault: &Fault, verdict: &Verdict, wrong: &mut Vec<String>) {
-    if verdict.outcome != fault.outcome {
-        wrong.push(format!("{}, not {}: {}", verdict.outcome.word(), fault.outcome.word(), verdict.headline));
+fn compare(fault: &Fault, (outcome, reason): (Outcome, &str), verdict: &Verdict, wrong: &mut Vec<String>) {
+    if verdict.outcome != outcome {
+        wrong.push(format!("{}, not {}: {}", verdict.outcome.word(), outcome.word(), verdict.headline));
     }
-    if !tells(fault, &verdict.headline) {
-        wrong.push(format!("'{}' is not in: {}", fault.reason, verdict.headline));
+    if !tells(reason, &verdict.headline) {
+        wrong.push(format!("'{reason}' is not in: {}", verdict.headline));
     }
     if fault.stopped != "*" && verdict.stopped.unwrap_or("") != fault.stopped {
         let at = |words: &str| if words.is_empty() { "nowhere".into() } else { format!("at '{words}'") };
@@ -219,25 +229,24 @@ fn arguments(fault: &Fault, setting: &Setting, run_dir: &Path) -> Vec<String> {
 }
 
 /// Waits for its end, and does to it what the fault says as soon as the scenario has begun.
-fn follow(child: &mut Child, fault: &Fault, run_dir: &Path, started_ns: u64) -> Result<Option<i32>> {
+fn follow(run: &mut Run, fault: &Fault, run_dir: &Path, started_ns: u64) -> Result<Option<i32>> {
     let mut acted = fault.act == Act::Nothing;
     loop {
-        heed_signals(child)?;
-        if let Some(status) = child.try_wait().context(|| "wait for a run")? {
-            return Ok(status.code());
+        match run.look()? {
+            Some(End::Exited(code)) => return Ok(Some(code)),
+            Some(End::Signaled(_)) => return Ok(None),
+            None => {}
         }
         if !acted && has_begun(run_dir) {
             acted = true;
-            let pid = child.id() as i32;
             let (victim, signal) = match fault.act {
-                Act::Signal(signal) => (pid, signal),
-                _ => (only_child(pid)?, libc::SIGKILL),
+                Act::Signal(signal) => (run.pid, signal),
+                _ => (only_child(run.pid)?, libc::SIGKILL),
             };
             process::kill(victim, signal).context(|| format!("send signal {signal} to process {victim}"))?;
         }
         if time::monotonic_ns() - started_ns > LIMIT_NS {
-            child.kill().context(|| "kill a run that does not end")?;
-            child.wait().context(|| "wait for a killed run")?;
+            run.kill()?;
             return Ok(None);
         }
         thread::sleep(LOOK);
@@ -254,4 +263,61 @@ fn only_child(pid: i32) -> Result<i32> {
     let children = fs::read_to_string(&path).context(|| format!("read {path} (CONFIG_PROC_CHILDREN)"))?;
     let first = children.split_whitespace().next().and_then(|word| word.parse().ok());
     first.ok_or_else(|| Error::internal(format!("process {pid} has no child")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults;
+    use super::*;
+    use crate::proto::message::VmEnd;
+    use crate::verdict::fixture::{add_log, passing, starve};
+
+    fn crashed(over_after_ns: u64) -> Record {
+        let mut record = passing();
+        add_log(&mut record, &["Kernel panic - not syncing: x"]);
+        let told_ns = record.mark(Stage::KernelEntry).unwrap() + record.klog.last().unwrap().time_us * 1000;
+        (record.bye, record.scenario_end, record.vm_end) = (false, None, Some(VmEnd::Reset));
+        record.plan.as_mut().unwrap().duration_ns = 60 * NS_PER_SEC;
+        record.marks.retain(|(stage, _)| *stage < Stage::ScenarioEnd);
+        record.marks.push((Stage::VmEnd, told_ns + over_after_ns));
+        record
+    }
+
+    fn lateness(prompt: Prompt, record: &Record) -> Vec<String> {
+        late(prompt, record, &judge_stored(record))
+    }
+
+    #[test]
+    fn promise_is_held_to_without_the_hosts_share() {
+        let quick = crashed(NS_PER_SEC);
+        assert_eq!(lateness(Prompt::Line, &quick), Vec::<String>::new());
+        let mut slow = crashed(5 * NS_PER_SEC);
+        assert!(lateness(Prompt::Line, &slow)[0].contains("over 5.00 s after the fault, more than 1.00 s"));
+        assert_eq!(lateness(Prompt::Early, &slow), Vec::<String>::new());
+        let over_ns = slow.mark(Stage::VmEnd).unwrap();
+        starve(&mut slow, over_ns - 4 * NS_PER_SEC, 4 * NS_PER_SEC);
+        assert_eq!(lateness(Prompt::Line, &slow), Vec::<String>::new());
+        assert!(lateness(Prompt::Dead, &passing())[0].contains("does not tell"));
+    }
+
+    #[test]
+    fn emulator_leaves_what_only_times_tell_without_a_verdict() {
+        let fault = faults().into_iter().find(|fault| fault.by_time).unwrap();
+        assert_eq!(expected(&fault, false), (fault.outcome, fault.reason));
+        assert_eq!(expected(&fault, true), (Outcome::Inconclusive, EMULATED));
+        let other = faults()[0];
+        assert_eq!(expected(&other, true), (other.outcome, other.reason));
+    }
+
+    #[test]
+    fn wrong_reason_or_stage_is_told() {
+        let (fault, record) = (faults()[0], crashed(1));
+        let verdict = judge_stored(&record);
+        let mut wrong = Vec::new();
+        compare(&fault, (Outcome::Fail, "not syncing: x"), &verdict, &mut wrong);
+        assert_eq!(wrong, Vec::<String>::new());
+        compare(&fault, (Outcome::Inconclusive, "not syncing: y"), &verdict, &mut wrong);
+        compare(&Fault { stopped: "", ..fault }, (Outcome::Fail, "x"), &verdict, &mut wrong);
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
+    }
 }

@@ -3,6 +3,8 @@
 //! Owns the form of a line; leaves what the faults are to matrix.txt, and carrying them out to `play`.
 //! Invariant: every line of the text is a fault or is refused with its number; a test holds the text against that.
 
+use crate::run::silence;
+use crate::units::NS_PER_SEC;
 use crate::verdict::Outcome;
 
 const MATRIX: &str = include_str!("matrix.txt");
@@ -55,7 +57,22 @@ pub enum Prompt {
     Silent,
 }
 
+/// From the loss of the scheduler, or the kernel's line, to the end of the run: what ktstr's own waits come to.
+const TOLD_NS: u64 = NS_PER_SEC;
+
 impl Prompt {
+    /// The longest time from the fault to the verdict, where one is promised.
+    pub fn limit_ns(self, emulated: bool) -> Option<u64> {
+        // What the guest does meanwhile takes an emulator up to ten times as long: half a second instead of 50 ms, and as
+        // much again for its neighbours.
+        let slower = if emulated { NS_PER_SEC } else { 0 };
+        match self {
+            Self::AtItsEnd | Self::Early => None,
+            Self::Dead | Self::Line => Some(TOLD_NS + slower),
+            Self::Silent => Some(silence::limit_ns(emulated) + TOLD_NS + slower),
+        }
+    }
+
     /// What the document says of it.
     pub fn promise(self) -> &'static str {
         match self {
@@ -87,6 +104,8 @@ pub struct Fault {
     pub prompt: Prompt,
     /// One of the few that every test run plays.
     pub short: bool,
+    /// It is found by a time, and times of an emulator decide nothing.
+    pub by_time: bool,
 }
 
 /// Every fault that can be read; a test sees to it that this is all of them.
@@ -114,6 +133,7 @@ fn parse(line: &'static str) -> Option<Fault> {
         refused: false,
         prompt: Prompt::AtItsEnd,
         short: false,
+        by_time: false,
     };
     for flag in flags.split_whitespace().filter(|flag| *flag != "-") {
         match flag {
@@ -123,6 +143,7 @@ fn parse(line: &'static str) -> Option<Fault> {
             "line" => fault.prompt = Prompt::Line,
             "silent" => fault.prompt = Prompt::Silent,
             "short" => fault.short = true,
+            "by-time" => fault.by_time = true,
             "SIGINT" => fault.act = Act::Signal(libc::SIGINT),
             "SIGTERM" => fault.act = Act::Signal(libc::SIGTERM),
             "kill-vm" => fault.act = Act::KillVm,
@@ -136,6 +157,8 @@ fn parse(line: &'static str) -> Option<Fault> {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    const CATALOG: &str = include_str!("catalog.txt");
 
     #[test]
     fn every_line_is_a_fault_with_a_name_of_its_own() {
@@ -158,6 +181,14 @@ mod tests {
         let args: String = faults().iter().map(|fault| format!("{} ", fault.args)).collect();
         for row in crate::proto::guards::PROVOCATIONS {
             assert!(args.contains(&format!("--provoke {} ", row.name)), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_builtin_scheduler_is_in_a_table() {
+        for probe in crate::scx::probe::PROBES {
+            let word = |line: &str| line.split_whitespace().any(|word| word == format!("builtin:{}", probe.name));
+            assert!(MATRIX.lines().chain(CATALOG.lines()).any(word) || probe.name == "noop", "{}", probe.name);
         }
     }
 
