@@ -41,7 +41,8 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "~/.cache/ktstr/unpacked/",
-        "the last kernels that were booted more than once, unpacked; safe to remove at any time. XDG_CACHE_HOME moves it.",
+        "the last kernels that were booted more than once, unpacked, and what VMs share of images; safe to remove at any time. \
+         XDG_CACHE_HOME moves it.",
     ),
 ];
 

@@ -28,7 +28,10 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Where the kernel shows sched_ext.
 pub const SCHED_EXT_ROOT: &str = "/sys/kernel/sched_ext";
 
+/// What every image of ours has, even one that was cut before its plan.
+const OF_EVERY_IMAGE: [&str; 2] = ["/init", "/ktstr/sched"];
+
 /// Whether this process is PID 1 of a guest of ours; anything else is the command line.
 pub fn is_our_role() -> bool {
-    crate::sys::process::id() == 1 && Path::new(PLAN_PATH).exists()
+    crate::sys::process::id() == 1 && OF_EVERY_IMAGE.iter().all(|path| Path::new(path).exists())
 }

@@ -4,7 +4,7 @@
 //! Invariant: what the guest could not use is refused here, before anything boots.
 
 use super::closure::{Closure, hidden_in_guest, normalize, read_elf};
-use super::contents::{Contents, END, Source, write};
+use super::contents::{Contents, END, Source, Written, write};
 use super::modules::Modules;
 use super::search::{Search, musl_path_file};
 use super::{cpio, kconfig, ldcache, program, strip};
@@ -57,6 +57,8 @@ pub struct Image {
     /// An anonymous memory file, at its beginning.
     pub file: File,
     pub bytes: u64,
+    /// So much of its beginning, whole pages, is equal for all runs of the same files.
+    pub shared_bytes: u64,
     /// What this run added to the base archive.
     pub entries: Vec<Entry>,
     pub sched_guest_path: Option<String>,
@@ -98,8 +100,8 @@ pub fn assemble(spec: &ImageSpec) -> Result<Image> {
     }
     notes.extend(spec.modules.notes.iter().cloned());
     add_closure(&closure, &mut contents)?;
-    let (file, bytes, entries) = write(&mut contents)?;
-    Ok(Image { file, bytes, entries, sched_guest_path: sched_path, notes })
+    let Written { file, bytes, shared_bytes, entries } = write(&mut contents)?;
+    Ok(Image { file, bytes, shared_bytes, entries, sched_guest_path: sched_path, notes })
 }
 
 /// Lists any concatenation of newc archives, such as an image of ours or a distribution's.
@@ -340,6 +342,25 @@ mod tests {
         dir.write("data/a/c", b"c");
         spec.includes.push((dir.path().join("data"), "/data".into()));
         assert_eq!(bytes(&mut assemble(&spec).unwrap()), bytes(&mut assemble(&spec).unwrap()));
+    }
+
+    #[test]
+    fn runs_of_the_same_files_differ_behind_the_shared_part_only() {
+        let dir = TempDir::new("assemble-shared");
+        let spec = spec(&dir);
+        let longer = ImageSpec { plan: vec![b'p'; 9000], ..spec.clone() };
+        let (mut one, mut two) = (assemble(&spec).unwrap(), assemble(&longer).unwrap());
+        let at = one.shared_bytes as usize;
+        assert_eq!((one.shared_bytes, at % 4096), (two.shared_bytes, 0));
+        let (one, two) = (bytes(&mut one), bytes(&mut two));
+        assert_eq!(one[..at], two[..at]);
+        let names = |part: &[u8]| list(part).unwrap().into_iter().map(|entry| entry.path).collect::<Vec<_>>();
+        assert_eq!(
+            (names(&one[at..]), names(&two[at..])),
+            (vec![PLAN.into(), END.into()], vec![PLAN.into(), END.into()])
+        );
+        dir.write_program("ktstr", &fixture::build(&Elf { interpreter: None, ..fixture::program(&[]) }).repeat(2));
+        assert_ne!(bytes(&mut assemble(&spec).unwrap())[..at], one[..at], "another program is another image");
     }
 
     #[test]

@@ -2,19 +2,22 @@
 //!
 //! Owns the order of entries, their directories, and conflicts between them; leaves what to add to assemble.rs.
 //! Invariant: every parent directory exists before its children, no path is written twice, and the end marker is the last
-//! entry, so that PID 1 can tell a whole image from one the kernel could not unpack.
+//! entry, so that PID 1 can tell a whole image from one the kernel could not unpack. The plan is on pages of its own: what
+//! stands before it is equal for runs of the same files.
 
-use super::assemble::{Entry, list, purpose};
+use super::assemble::{Entry, PLAN, list, purpose};
 use super::cpio;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The archive build.rs made from guest/.
 pub const BASE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/base.cpio"));
+/// What can be mapped apart begins on a page.
+const PAGE_BYTES: u64 = 4096;
 /// There exactly when the kernel has unpacked the whole image.
 pub const END: &str = "/ktstr/end";
 
@@ -88,8 +91,19 @@ impl Contents {
     }
 }
 
-/// Writes base archive and run archive; the entries are those of the second.
-pub fn write(contents: &mut Contents) -> Result<(File, u64, Vec<Entry>)> {
+/// An image as written.
+pub struct Written {
+    /// A memory file, at its beginning.
+    pub file: File,
+    pub bytes: u64,
+    /// What stands before the plan, in whole pages.
+    pub shared_bytes: u64,
+    /// What is not of the base archive.
+    pub entries: Vec<Entry>,
+}
+
+/// Writes the base archive, that of the files, and that of the plan.
+pub fn write(contents: &mut Contents) -> Result<Written> {
     let writing = || "write the guest image".to_string();
     let base: BTreeMap<String, u32> = list(BASE)?.into_iter().map(|entry| (entry.path, entry.mode)).collect();
     contents.complete(&base)?;
@@ -101,6 +115,7 @@ pub fn write(contents: &mut Contents) -> Result<(File, u64, Vec<Entry>)> {
         entries.push(Entry { path: path.to_string(), bytes, mode, why: why.to_string() });
     };
 
+    let plan = contents.0.remove(PLAN);
     for (path, item) in &contents.0 {
         let (permissions, why) = (item.permissions, &item.why);
         match &item.source {
@@ -124,12 +139,21 @@ pub fn write(contents: &mut Contents) -> Result<(File, u64, Vec<Entry>)> {
             }
         }
     }
+    let (mut file, bytes) = writer.finish().context(writing)?;
+    let shared_bytes = (BASE.len() as u64 + bytes).next_multiple_of(PAGE_BYTES);
+    // Zeros between archives are passed over.
+    file.seek(SeekFrom::Start(shared_bytes)).context(writing)?;
+    let mut writer = cpio::Writer::new(file);
+    if let Some(Item { permissions, source: Source::Bytes(content), why }) = plan {
+        writer.file(PLAN, permissions, &content).context(writing)?;
+        told(PLAN, content.len() as u64, cpio::TYPE_FILE | permissions, &why);
+    }
     let end = format!("{}\n", env!("KTSTR_BUILD"));
     writer.file(END, 0o444, end.as_bytes()).context(writing)?;
     told(END, end.len() as u64, cpio::TYPE_FILE | 0o444, purpose(END));
     let (mut file, bytes) = writer.finish().context(writing)?;
     file.rewind().context(writing)?;
-    Ok((file, BASE.len() as u64 + bytes, entries))
+    Ok(Written { file, bytes: shared_bytes + bytes, shared_bytes, entries })
 }
 
 /// Copies one host file in; std hands this to the kernel where it can.

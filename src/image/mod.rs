@@ -1,4 +1,4 @@
-//! The guest image: two archives that make one initramfs.
+//! The guest image: three archives that make one initramfs.
 //!
 //! Owns cpio, the closure of shared libraries, and assembly; leaves running it to run/.
 //! Invariant: the same inputs give the same bytes.

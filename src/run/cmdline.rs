@@ -78,6 +78,8 @@ pub struct Words<'a> {
     pub watchdog_ms: Option<u32>,
     /// Some APIC ids are above 254, where KVM's I/O APIC cannot send interrupts.
     pub wide_apic_ids: bool,
+    /// The initramfs is a file that VMs share as long as they do not write it.
+    pub shared_initramfs: bool,
     /// The whole console instead of warnings only.
     pub verbose: bool,
     pub user: &'a str,
@@ -100,6 +102,8 @@ pub fn build(words: &Words<'_>) -> String {
         }
     }
     line.extend(words.wide_apic_ids.then(|| "irqaffinity=0".into()));
+    // A kernel that gives its initramfs back writes over all of it first (free_reserved_area).
+    line.extend(words.shared_initramfs.then(|| "retain_initrd".into()));
     if words.force_serial {
         line.push(format!("{}=serial", channel::PARAM_CHANNEL));
     }
@@ -118,6 +122,7 @@ mod tests {
             force_serial: false,
             watchdog_ms: None,
             wide_apic_ids: false,
+            shared_initramfs: false,
             verbose: false,
             user: " panic=5 ",
         }
@@ -156,6 +161,12 @@ mod tests {
     #[test]
     fn emulator_reserves_the_ring_by_memmap() {
         assert!(build(&words(AccelKind::Qemu)).contains("memmap=0x100000$0xe000000"));
+    }
+
+    #[test]
+    fn shared_initramfs_is_retained() {
+        assert!(build(&Words { shared_initramfs: true, ..words(AccelKind::Kvm) }).contains(" retain_initrd "));
+        assert!(!build(&words(AccelKind::Kvm)).contains("retain_initrd"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::disk::DiskSpec;
 use super::machine::{Machine, MachineSpec};
 use super::perf;
 use super::rundir::{Place, RunDir, VMM_LOG};
+use super::shared;
 use super::silence::Silence;
 use super::suite::Cost;
 use super::unpacked::{self, Unpacked};
@@ -29,6 +30,7 @@ use crate::units::{MIB, NS_PER_SEC, size};
 use crate::vmm::kernel::KernelImage;
 use crate::vmm::x86::apic::{ApicIds, LlcRule, XAPIC_ID_MAX};
 use crate::vmm::x86::layout::GuestLayout;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Guest memory by default: enough for a distribution kernel and a few hundred workers.
@@ -75,7 +77,7 @@ pub struct Job {
     pub argv: Vec<String>,
     /// Performance mode.
     pub perf: bool,
-    /// Where unpacked kernels are kept; none: nowhere.
+    /// Where unpacked kernels and parts of images are kept; none: nowhere.
     pub kernel_cache: Option<PathBuf>,
     /// CLOCK_MONOTONIC at exec.
     pub exec_ns: u64,
@@ -87,6 +89,8 @@ const UNCHECKED_VARIABLE: &str = "KTSTR_BENCH_UNCHECKED";
 /// What is found out and made before a VM can be started, all at once: none of it waits for another.
 struct Parts {
     image: Result<Image>,
+    /// A file of the cache that is the beginning of the image.
+    shared: Result<Option<File>>,
     /// Whether KVM can run a kernel.
     kvm: Result<()>,
     unpacked: Result<Option<Unpacked>>,
@@ -108,8 +112,12 @@ impl Parts {
                 _ => Ok(None),
             });
             let image = build_image(job, plan, kernel);
+            let shared = match (&image, &job.kernel_cache, job.accel) {
+                (Ok(image), Some(cache), AccelChoice::Kvm | AccelChoice::Auto) => shared::find(cache, image),
+                _ => Ok(None),
+            };
             let kvm = kvm.join().unwrap_or_else(|_| Err(lost()));
-            Self { image, kvm, unpacked: unpacked.join().unwrap_or_else(|_| Err(lost())) }
+            Self { image, shared, kvm, unpacked: unpacked.join().unwrap_or_else(|_| Err(lost())) }
         })
     }
 }
@@ -117,6 +125,7 @@ impl Parts {
 /// What a VM boots, and how.
 struct Boot<'a> {
     image: &'a Image,
+    shared: Option<&'a File>,
     unpacked: Option<&'a Unpacked>,
     perf: Option<&'a mut perf::Plan>,
 }
@@ -140,6 +149,13 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
             None
         }
     };
+    let shared = match parts.shared {
+        Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm && shared::fits(&image, memory_bytes)),
+        Err(error) => {
+            listener(Event::Note(format!("the guest image is not shared with other VMs: {error}")));
+            None
+        }
+    };
     if accel.kind == AccelKind::Qemu {
         qemu_shape::check(&plan.topology, || accel.qemu_version())?;
     }
@@ -153,6 +169,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         watchdog_ms: job.plan.guards.watchdog_ms,
         // By the rule that spaces them widest.
         wide_apic_ids: ApicIds::new(&plan.topology, LlcRule::ThreeBits).highest() > XAPIC_ID_MAX,
+        shared_initramfs: shared.is_some(),
         verbose: job.verbose_kernel,
         user: &job.cmdline,
     };
@@ -170,7 +187,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
 
     let mut perf = job.perf.then(|| perf::for_run(&job.plan.topology, accel.kind)).transpose()?;
-    let boot = Boot { image: &image, unpacked: unpacked.as_ref(), perf: perf.as_mut() };
+    let boot = Boot { image: &image, shared: shared.as_ref(), unpacked: unpacked.as_ref(), perf: perf.as_mut() };
     let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), boot, &mut run, listener);
     mark(&mut run, Stage::TornDown, job.exec_ns, time::monotonic_ns());
     match ended {
@@ -216,6 +233,7 @@ fn run_vm(
         initramfs: &boot.image.file,
         initramfs_bytes: boot.image.bytes,
         ring: (layout.ring_gpa, REGION_BYTES),
+        shared: boot.shared.map(|file| (file, boot.image.shared_bytes)),
         initramfs_gpa: layout.initramfs_gpa,
         disk: disk.as_ref(),
         perf: boot.perf.as_deref().filter(|plan| plan.applies()).map(|plan| &plan.config),

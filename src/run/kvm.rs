@@ -11,7 +11,7 @@ use crate::proto::codec::Wire;
 use crate::proto::frame::{self, FrameError};
 use crate::sys::spawn::{Spawn, number};
 use crate::sys::{fd, process};
-use crate::vmm::config::{DiskConfig, UnpackedKernel, VmConfig, VmEvent};
+use crate::vmm::config::{DiskConfig, SharedPart, UnpackedKernel, VmConfig, VmEvent};
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -39,6 +39,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         initramfs_fd: number(spec.initramfs),
         initramfs_bytes: spec.initramfs_bytes,
         initramfs_gpa: spec.initramfs_gpa,
+        initramfs_shared: spec.shared.map(|(file, bytes)| SharedPart { fd: number(file), bytes }),
         console_fd: number(&far.console),
         com2_fd: number(&far.com2),
         doorbell_fd: number(&far.doorbell),
@@ -66,6 +67,7 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         config.events_fd,
     ];
     keep.extend(config.disk.as_ref().map(|disk| disk.fd));
+    keep.extend(config.initramfs_shared.as_ref().map(|part| part.fd));
     keep.extend(config.unpacked.as_ref().map(|kernel| kernel.fd));
     let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
     Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }

@@ -37,6 +37,8 @@ pub struct MachineSpec<'a> {
     pub memory_bytes: u64,
     pub initramfs: &'a File,
     pub initramfs_bytes: u64,
+    /// A file that is the beginning of the initramfs, so many bytes, for our own VMM.
+    pub shared: Option<(&'a File, u64)>,
     /// GPA and bytes of the ring.
     pub ring: (u64, u64),
     /// GPA of the initramfs, where our own VMM places it.

@@ -22,6 +22,7 @@ pub mod probe;
 mod qemu;
 mod qemu_shape;
 pub mod rundir;
+mod shared;
 mod silence;
 pub mod suite;
 mod symbols;

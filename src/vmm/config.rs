@@ -41,6 +41,15 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// The beginning of an initramfs, in whole pages, as a file that other VMs map, too.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct SharedPart {
+        pub fd: i32,
+        pub bytes: u64,
+    }
+}
+
+wire_struct! {
     /// Performance mode, as far as it was planned.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub struct PerfConfig {
@@ -80,6 +89,7 @@ wire_struct! {
         pub initramfs_fd: i32,
         pub initramfs_bytes: u64,
         pub initramfs_gpa: u64,
+        pub initramfs_shared: Option<SharedPart>,
         /// Gets what the guest writes to COM1.
         pub console_fd: i32,
         /// A stream socket that is the guest's COM2.
@@ -132,6 +142,7 @@ pub mod fixture {
             initramfs_fd: 4,
             initramfs_bytes: 4096,
             initramfs_gpa: 0xFFF_F000,
+            initramfs_shared: None,
             console_fd: 5,
             com2_fd: 6,
             doorbell_fd: 7,

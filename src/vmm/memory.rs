@@ -232,6 +232,38 @@ mod tests {
         assert_eq!(byte, [7]);
     }
 
+    /// KiB of the mappings of a file that somebody else maps, too (Documentation/filesystems/proc.rst, smaps).
+    fn shared_kib(file: &str) -> u64 {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut of_file, mut sum) = (false, 0);
+        for line in smaps.lines() {
+            let first = line.split(' ').next().unwrap_or("");
+            if first.contains('-') {
+                of_file = line.contains(file);
+            } else if of_file && ["Shared_Clean:", "Shared_Dirty:"].contains(&first) {
+                sum += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn guests_share_the_pages_of_a_file_until_they_write_them() {
+        const PAGES: u64 = 16;
+        let file = fd::memfd("ktstr-shared-pages", PAGES * PAGE_BYTES).unwrap();
+        let ram = || fd::memfd("ram", 1 << 20).unwrap();
+        let guests = [(); 2].map(|()| map_own_ram(&ram(), 1 << 20, (0, 0)).unwrap());
+        for guest in &guests {
+            overlay(guest, 0x8000, (&file, 0), PAGES * PAGE_BYTES).unwrap();
+            let mut content = vec![0; (PAGES * PAGE_BYTES) as usize];
+            guest.read_slice(&mut content, GuestAddress(0x8000)).unwrap();
+        }
+        let all = shared_kib("ktstr-shared-pages");
+        assert_eq!(all, 2 * PAGES * PAGE_BYTES / 1024);
+        guests[0].write_slice(&[1], GuestAddress(0x8000)).unwrap();
+        assert_eq!(shared_kib("ktstr-shared-pages"), all - 2 * PAGE_BYTES / 1024);
+    }
+
     #[test]
     fn copy_shows_the_file_too() {
         let memory = map_ram(fd::memfd("ram", 1 << 20).unwrap(), 1 << 20).unwrap();

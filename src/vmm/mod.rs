@@ -126,7 +126,14 @@ fn load_initramfs(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<()> {
         return Ok(());
     }
     let mut initramfs = File::from(adopt(config.initramfs_fd, "the initramfs")?);
-    lay(memory, config, config.initramfs_gpa, (&mut initramfs, 0), config.initramfs_bytes)
+    let mut from = 0;
+    if let Some(part) = &config.initramfs_shared {
+        from = part.bytes.min(config.initramfs_bytes);
+        let mut shared = File::from(adopt(part.fd, "the shared part of the initramfs")?);
+        lay(memory, config, config.initramfs_gpa, (&mut shared, 0), from)?;
+    }
+    let (gpa, bytes) = (config.initramfs_gpa + from, config.initramfs_bytes - from);
+    lay(memory, config, gpa, (&mut initramfs, from), bytes)
 }
 
 /// Maps part of a file into guest memory, or copies it where that is of huge pages.
