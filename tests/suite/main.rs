@@ -19,6 +19,7 @@ mod judge;
 mod lab;
 mod left;
 mod many;
+mod meter;
 mod placement;
 mod queues;
 mod scenarios;

@@ -1,0 +1,73 @@
+//! What standard error shows while many runs go on: a line that changes on a terminal, plain lines elsewhere.
+//!
+//! Owns a stand-in for the emulator that ends at once, so that neither a kernel nor time is needed.
+
+use crate::util::{RUN_LIMIT, Ran, Scratch, binary, finish, not_run};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+/// An ELF kernel for x86_64 of one segment: enough to be accepted, and never booted (System V ABI).
+fn vmlinux() -> Vec<u8> {
+    let mut file = vec![0u8; 8192];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    file[24..32].copy_from_slice(&0x100_0000u64.to_le_bytes());
+    file[32..40].copy_from_slice(&64u64.to_le_bytes());
+    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
+    file[64] = 1;
+    for (index, number) in [4096, 0xFFFF_FFFF_8100_0000, 0x100_0000, 4096, 8192u64].iter().enumerate() {
+        file[72 + index * 8..80 + index * 8].copy_from_slice(&number.to_le_bytes());
+    }
+    file
+}
+
+/// Three runs, each of which ends as soon as its emulator is started; by `how` they are started.
+fn three_runs(scratch: &Scratch, how: fn(&str) -> Command) -> Ran {
+    let kernel = scratch.file("vmlinux", vmlinux());
+    let emulator = scratch.file("qemu-system-x86_64", "#!/bin/sh\necho 'QEMU emulator version 9.2.0'\nexit 3\n");
+    std::fs::set_permissions(&emulator, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
+    let line = format!(
+        "'{}' --kernel '{}' --accel qemu --topo 1 --duration 100ms --repeat 3 --jobs 1",
+        binary().display(),
+        kernel.display()
+    );
+    let mut command = how(&line);
+    let path = format!("{}:{}", scratch.0.display(), std::env::var("PATH").unwrap_or_default());
+    command.env("PATH", path).env("XDG_STATE_HOME", &scratch.0).env("TERM", "xterm");
+    finish(command, RUN_LIMIT)
+}
+
+#[test]
+fn progress_is_a_line_that_changes_on_a_terminal() {
+    // script(1) of util-linux runs a command on a terminal of its own, and prints what that shows.
+    let there = Command::new("script").arg("--version").output();
+    if !there.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("util-linux")) {
+        return not_run("meter: progress on a terminal", "script (util-linux) is not installed");
+    }
+    let scratch = Scratch::new();
+    let ran = three_runs(&scratch, |line| {
+        let mut command = Command::new("script");
+        command.args(["-qec", line, "/dev/null"]);
+        command
+    });
+    // Drawn at the first turn at the latest; cleared before every line that stays, and at the end.
+    let drawn: Vec<&str> = ran.stdout.split("\r\x1b[K").collect();
+    assert!(drawn.iter().any(|part| part.contains("/3 done, ") && part.contains(" running, ")), "{ran}");
+    for number in 1..=3 {
+        assert!(drawn.iter().any(|part| part.starts_with(&format!("[{number}/3] "))), "run {number}:{ran}");
+    }
+    assert!(!drawn.last().is_some_and(|part| part.contains("/3 done, ")), "the line of progress stays:{ran}");
+}
+
+#[test]
+fn progress_is_a_line_for_each_run_elsewhere() {
+    let scratch = Scratch::new();
+    let ran = three_runs(&scratch, |line| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]);
+        command
+    });
+    let of_runs: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("/3] ")).collect();
+    assert_eq!(of_runs.iter().map(|line| &line[..6]).collect::<Vec<_>>(), ["[1/3] ", "[2/3] ", "[3/3] "], "{ran}");
+    assert!(!ran.stderr.contains(['\x1b', '\r']) && !ran.stderr.contains("ETA"), "{ran}");
+}
