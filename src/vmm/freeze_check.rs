@@ -1,11 +1,13 @@
 //! Whether a VM can be frozen, and go on elsewhere: a guest of a timer, a handler and a serial port is stopped, its VM
-//! destroyed, and another built from the saved state and the same memory.
+//! destroyed, and another built from the saved state and the same memory. A request to its disk waits meanwhile.
 //!
-//! Owns the guest and the judgement; leaves the state to snapshot. Run by a hidden command, for tests.
-//! Invariant: nothing of the first VM but its state, as bytes, and its memory file reaches the second.
+//! Owns the guest and the judgement; leaves the state to snapshot, the disk to freeze_disk. Run by a hidden command, for tests.
+//! Invariant: nothing of the first VM but its state, as bytes, its memory file and its disk's reaches the second.
 
 use super::dev::power::Power;
 use super::dev::serial::{COM1, COM2, PortMap, SerialPort};
+use super::dev::virtio::block::Block;
+use super::freeze_disk;
 use super::kvm::{self, CPUID_ENTRIES_MAX, Machine, failed};
 use super::memory;
 use super::snapshot::{self, VmState};
@@ -13,7 +15,7 @@ use super::x86::layout::{GDT_GPA, PAGE_TABLES_GPA};
 use super::x86::regs::{self, BOOT_CS, CR4_OSFXSR};
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
-use crate::sys::{fd, process, signal};
+use crate::sys::{fd, process, signal, time};
 use kvm_bindings::kvm_dtable;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::fs::File;
@@ -77,6 +79,7 @@ struct Guest {
     com1: SerialPort,
     com2: SerialPort,
     power: Power,
+    disk: Block,
     /// Keeps the console open; nobody reads it.
     _output: OwnedFd,
 }
@@ -85,16 +88,19 @@ struct Guest {
 pub fn freeze_check() -> Result<String> {
     let kvm = kvm::open()?;
     let ram = fd::memfd("ktstr-guest-ram", MEMORY_BYTES).context(|| "reserve the memory of the freeze check")?;
-    let mut first = Guest::new(&kvm, &ram)?;
+    let disk = freeze_disk::file()?;
+    let mut first = Guest::new(&kvm, &ram, &disk)?;
     first.prepare(&kvm)?;
+    freeze_disk::offer(&first.disk, &first.machine.memory)?;
     first.run(TICKS)?;
     let counted = first.word(COUNTER_GPA)?;
     let bytes = first.save(&kvm)?.to_bytes();
     // The first VM is gone before the second is made.
     drop(first);
     let state = VmState::from_bytes(&bytes).map_err(|cause| Error::internal(format!("the saved state: {cause}")))?;
-    let mut second = Guest::new(&kvm, &ram)?;
+    let mut second = Guest::new(&kvm, &ram, &disk)?;
     second.restore(&state)?;
+    freeze_disk::finish(&second.disk, &second.machine.memory)?;
     second.set_word(STORED_GPA, 0)?;
     second.run(TICKS)?;
     let (now, stored) = (second.word(COUNTER_GPA)?, second.word(STORED_GPA)?);
@@ -106,11 +112,14 @@ pub fn freeze_check() -> Result<String> {
     if stored != PATTERN {
         return Err(Error::host(format!("the guest's XMM0 held {stored:#x} after the freeze, not {PATTERN:#x}")));
     }
-    Ok(format!("frozen at tick {counted}, went on in another VM to tick {now}; {} bytes of state", bytes.len()))
+    Ok(format!(
+        "frozen at tick {counted}, went on in another VM to tick {now}, with the disk's request; {} bytes of state",
+        bytes.len()
+    ))
 }
 
 impl Guest {
-    fn new(kvm: &Kvm, ram: &File) -> Result<Self> {
+    fn new(kvm: &Kvm, ram: &File, disk: &File) -> Result<Self> {
         let file = ram.try_clone().context(|| "share the memory of the freeze check")?;
         let memory: GuestMemoryMmap = memory::map_ram(file, MEMORY_BYTES)?;
         let machine = Machine::new(kvm, memory)?;
@@ -120,7 +129,8 @@ impl Guest {
         let other = end.try_clone().context(|| "duplicate a console")?;
         fd::set_nonblocking(&output).context(|| "make a console non-blocking")?;
         let (com1, com2) = (SerialPort::new(end, None)?, SerialPort::new(other, None)?);
-        Ok(Self { machine, vcpu, com1, com2, power: Power::default(), _output: output })
+        let disk = freeze_disk::device(disk)?;
+        Ok(Self { machine, vcpu, com1, com2, power: Power::default(), disk, _output: output })
     }
 
     /// The guest's program, tables and registers.
@@ -224,6 +234,7 @@ impl Guest {
             com1: self.com1.state(),
             com2: self.com2.state(),
             power: self.power.state(),
+            disk: Some(self.disk.save(time::monotonic_ns())),
         })
     }
 
@@ -233,6 +244,9 @@ impl Guest {
         self.com1.restore(&state.com1)?;
         self.com2.restore(&state.com2)?;
         self.power = Power::restored(&state.power);
+        if let Some(disk) = &state.disk {
+            self.disk.restore(disk, time::monotonic_ns());
+        }
         Ok(())
     }
 

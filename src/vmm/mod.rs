@@ -10,6 +10,7 @@ mod dev;
 mod dump;
 mod exit;
 mod freeze_check;
+mod freeze_disk;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 pub mod kernel;

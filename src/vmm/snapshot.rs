@@ -7,10 +7,10 @@
 //! The order of giving it back matters: CPUID before MSRs, the APIC's base before the APIC, the deadline MSR after both, and
 //! pending events last, because each call checks itself against what is there already (Documentation/virt/kvm/api.rst).
 //!
-//! Not covered yet: a disk (its registers have a `save` of their own, what its throttle has left has none), and XSAVE areas
-//! beyond 4 KiB, which only guests with AMX use.
+//! Not covered yet: XSAVE areas beyond 4 KiB, which only guests with AMX use.
 
 use super::dev::serial::PortState;
+use super::dev::virtio::block::DiskState;
 use super::kvm::{CPUID_ENTRIES_MAX, Machine, bytes_of, failed, value_of};
 use crate::error::{Error, Result};
 use crate::wire_struct;
@@ -54,6 +54,8 @@ wire_struct! {
         pub com1: PortState,
         pub com2: PortState,
         pub power: Vec<u8>,
+        /// None: the VM has no disk.
+        pub disk: Option<DiskState>,
     }
 }
 

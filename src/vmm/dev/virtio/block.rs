@@ -2,7 +2,7 @@
 //!
 //! Owns the locks and the order of a request; leaves the thread to the recipe and the formats to the files beside it.
 //! Invariant: vCPUs wait for a disk only to reset it: registers are never locked while bytes move. All that a driver has
-//! set is in `Registers`, which can be saved and restored between two requests.
+//! set is in `Registers`, which are saved and restored between two requests, with what the throttle has left.
 
 use super::disk::Disk;
 use super::mmio::{
@@ -14,6 +14,7 @@ use super::throttle::Bucket;
 use crate::error::{Context, Result};
 use crate::sys::time;
 use crate::vmm::bus::lock;
+use crate::wire_struct;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vm_memory::GuestMemoryMmap;
@@ -64,6 +65,17 @@ struct Counts {
     bytes: AtomicU64,
     throttled_ns: AtomicU64,
     broken: AtomicU64,
+}
+
+wire_struct! {
+    /// A device between two requests; the disk itself is its file.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct DiskState {
+        pub registers: Registers,
+        pub interrupt: u32,
+        pub bytes_left_ns: i64,
+        pub requests_left_ns: i64,
+    }
 }
 
 /// The device. Locks are taken in the order engine, registers.
@@ -209,19 +221,24 @@ impl Block {
         self.counts.throttled_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// All that the driver has set, between two requests.
-    #[cfg(test)]
-    pub fn save(&self) -> (Registers, u32) {
-        let _engine = lock(&self.engine);
-        (lock(&self.registers).clone(), self.interrupt.load(Ordering::SeqCst))
+    /// All that the driver has set, and what the throttle has left, between two requests.
+    pub fn save(&self, now_ns: u64) -> DiskState {
+        let mut engine = lock(&self.engine);
+        DiskState {
+            registers: lock(&self.registers).clone(),
+            interrupt: self.interrupt.load(Ordering::SeqCst),
+            bytes_left_ns: engine.bytes.left_ns(now_ns),
+            requests_left_ns: engine.requests.left_ns(now_ns),
+        }
     }
 
     /// Goes on where `save` was called; what the driver has offered meanwhile is looked for at once.
-    #[cfg(test)]
-    pub fn restore(&self, (registers, interrupt): (Registers, u32)) {
-        let _engine = lock(&self.engine);
-        *lock(&self.registers) = registers;
-        self.interrupt.store(interrupt, Ordering::SeqCst);
+    pub fn restore(&self, state: &DiskState, now_ns: u64) {
+        let mut engine = lock(&self.engine);
+        engine.bytes.go_on(state.bytes_left_ns, now_ns);
+        engine.requests.go_on(state.requests_left_ns, now_ns);
+        *lock(&self.registers) = state.registers.clone();
+        self.interrupt.store(state.interrupt, Ordering::SeqCst);
         self.notify();
     }
 

@@ -43,6 +43,19 @@ impl Bucket {
         u64::try_from((-self.level).div_euclid(i128::from(self.rate)) + 1).unwrap_or(u64::MAX)
     }
 
+    /// What is left in it, as time of its rate; below zero: debt.
+    pub fn left_ns(&mut self, now_ns: u64) -> i64 {
+        self.wait_ns(now_ns);
+        // Only a debt can be as large as that.
+        self.level.checked_div(i128::from(self.rate)).map_or(0, |ns| i64::try_from(ns).unwrap_or(i64::MIN))
+    }
+
+    /// Goes on with what another had left.
+    pub fn go_on(&mut self, left_ns: i64, now_ns: u64) {
+        self.at_ns = now_ns;
+        self.level = (i128::from(left_ns) * i128::from(self.rate)).min(self.most());
+    }
+
     /// A request of so many units has begun.
     pub fn charge(&mut self, units: u64) {
         if self.rate > 0 {
@@ -89,6 +102,23 @@ mod tests {
         assert_eq!(bucket.wait_ns(3600 * NS_PER_SEC), 0);
         bucket.charge(1);
         assert!(bucket.wait_ns(3600 * NS_PER_SEC) >= BURST_NS - 1);
+    }
+
+    #[test]
+    fn debt_outlives_the_bucket_and_its_clock() {
+        let mut first = Bucket::new(1000, 50);
+        first.charge(2100);
+        assert_eq!(first.left_ns(50), -2 * NS_PER_SEC as i64);
+        let mut second = Bucket::new(1000, 7);
+        second.go_on(first.left_ns(50 + NS_PER_SEC), 7);
+        assert_eq!(second.wait_ns(7), NS_PER_SEC + 1);
+        assert_eq!(second.wait_ns(8 + NS_PER_SEC), 0);
+        let mut free = Bucket::new(0, 0);
+        free.go_on(free.clone().left_ns(5), 5);
+        assert_eq!(free.wait_ns(5), 0);
+        let mut drowned = Bucket::new(1, 0);
+        drowned.charge(u64::MAX);
+        assert_eq!(drowned.left_ns(0), i64::MIN);
     }
 
     #[test]

@@ -174,11 +174,11 @@ fn saved_device_goes_on_in_another() {
     let mut driver = Driver::new(Limits::default());
     driver.offer(READ, 0);
     driver.serve();
-    let state = driver.block.save();
+    let state = driver.block.save(0);
     let mut later = Driver::new(Limits::default());
     // The other's memory is the first's, as after a snapshot.
     std::mem::swap(&mut later.memory, &mut driver.memory);
-    later.block.restore(state);
+    later.block.restore(&state, 0);
     later.offered = driver.offered;
     assert_eq!(later.read(INTERRUPT_STATUS), INTERRUPT_USED);
     assert_eq!(later.block.kick().read().unwrap(), 1);
@@ -190,12 +190,12 @@ fn saved_device_goes_on_in_another() {
 #[test]
 fn accesses_of_other_widths_do_nothing() {
     let driver = Driver::new(Limits::default());
-    let before = driver.block.save();
+    let before = driver.block.save(0);
     for data in [&[0; 1][..], &[0; 2], &[0; 8], &[]] {
         for offset in (0..0x200).chain([u64::MAX]) {
             driver.block.write(offset, data, &driver.memory);
             driver.block.read(offset, &mut data.to_vec());
         }
     }
-    assert_eq!(driver.block.save(), before);
+    assert_eq!(driver.block.save(0), before);
 }
