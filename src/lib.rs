@@ -43,12 +43,12 @@ pub mod prelude {
     pub use crate::proto::plan::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSetup, WorkSpec};
     pub use crate::proto::report::{ExitInfo, Migration, Samples, WorkerReport};
     pub use crate::proto::scenario::{
-        AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step,
+        AffinityIntent, Backdrop, CgroupDef, Count, CpuMax, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step,
     };
     pub use crate::proto::work::{AluWidth, Phase, PiMode, SampleKind, SchedClass, WakeMechanism, WorkType};
     pub use crate::scenario::{
-        Ctx, GroupHandle, TestTopology, collect_all, dfl_wl, execute_defs, execute_steps, execute_steps_with,
-        setup_cgroups, spawn_diverse,
+        Ctx, GroupHandle, TestTopology, collect_all, dfl_wl, execute_defs, execute_scenario, execute_steps,
+        execute_steps_with, setup_cgroups, spawn_diverse,
     };
     pub use crate::sys::numa::build_nodemask;
     pub use crate::verdict::assert_cgroup;

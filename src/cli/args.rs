@@ -123,7 +123,7 @@ pub struct GuestArgs {
     pub own_cgroups: Vec<CgroupDef>,
     /// What the scheduler under test claims to support; none: everything.
     pub sched_flags: Option<Vec<String>>,
-    /// The work that was asked for beside scenarios.
+    /// The one work that was asked for: beside scenarios, or for one in code.
     pub work_override: Option<DefWork>,
     /// Workers in each cgroup; none: as many as CPUs.
     pub workers: Option<u32>,

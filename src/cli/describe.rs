@@ -231,7 +231,9 @@ fn guest(given: &Given) -> Result<GuestArgs> {
     let sched_flags = given.one("sched-flags").map(|list| scenarios::flags(&utf8("sched-flags", list)?)).transpose()?;
     let work_override = match (scenarios.is_empty(), given.one("work")) {
         (false, Some(value)) => Some(one_work(&utf8("work", value)?)?),
-        _ => None,
+        // Several works are those of the cgroups that the other flags describe.
+        (true, Some(value)) => one_work(&utf8("work", value)?).ok(),
+        (_, None) => None,
     };
     Ok(GuestArgs {
         scenarios,

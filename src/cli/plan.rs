@@ -82,6 +82,7 @@ pub fn make(args: &GuestArgs) -> Result<(Plan, Option<PathBuf>)> {
         scenarios,
         skipped: chosen.skipped,
         workers_per_cgroup: args.workers,
+        work_override: args.work_override.as_ref().map(|work| work.work.clone()),
         duration_ns: args.duration_ns,
         settle_ns: SETTLE_NS,
         modules: Vec::new(),

@@ -49,6 +49,8 @@ const LAST_WORDS_NS: u64 = 200 * NS_PER_MS;
 /// The agent.
 pub struct Agent {
     outside: Outside,
+    /// The machine as this guest's kernel shows it.
+    topo: TestTopology,
     scheduler: Option<Scheduler>,
     /// A scheduler did not end in order.
     last_words: bool,
@@ -80,6 +82,7 @@ impl Agent {
         }
         Self {
             outside,
+            topo: TestTopology::synthetic(1, 1, 1, 1),
             scheduler: None,
             last_words: false,
             codes: codes.to_vec(),
@@ -100,6 +103,11 @@ impl Agent {
         self.provoke = plan.guards.provoke.clone();
         self.outside.stall_settles = verdict::stall_settles(plan, is_emulated());
         self.outside.look();
+        // What PID 1 has compared with the plan by now, and the sizes of caches beyond it.
+        match TestTopology::from_system(Path::new("/")) {
+            Ok(topo) => self.topo = topo,
+            Err(error) => return self.refuse("topology", &error),
+        }
         if let Err(error) = self.load_modules(plan) {
             return self.refuse("modules", &error);
         }
@@ -251,7 +259,7 @@ impl Agent {
     }
 
     fn run_scenario(&mut self, plan: &Plan, scenario: &ScenarioSpec, index: u32) {
-        let settings = settings(plan, index, SUBTREE);
+        let settings = settings(plan, &self.topo, index, SUBTREE);
         let stolen_before_ns = stolen_ns();
         let finished = scenario::execute(scenario, &settings, self);
         let steal_ns = stolen_ns().saturating_sub(stolen_before_ns);
@@ -456,12 +464,11 @@ impl Around for Agent {
 }
 
 /// With what a scenario of the plan is carried out.
-fn settings<'a>(plan: &Plan, index: u32, subtree: &'a str) -> Settings<'a> {
-    let topo = TestTopology::from_spec(&plan.topology);
+fn settings<'a>(plan: &Plan, topo: &TestTopology, index: u32, subtree: &'a str) -> Settings<'a> {
     Settings {
         cgroup_root: Path::new(CGROUP_ROOT),
         subtree,
-        resolver: Resolver { topo, workers_per_cgroup: plan.workers_per_cgroup },
+        resolver: Resolver { topo: topo.clone(), workers_per_cgroup: plan.workers_per_cgroup },
         duration_ns: plan.duration_ns,
         settle_ns: plan.settle_ns,
         seed: plan.seed.wrapping_add(u64::from(index)),

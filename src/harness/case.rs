@@ -7,6 +7,7 @@ use super::Case;
 use crate::cli::args::{Command, RunArgs};
 use crate::cli::{cmd_run, out, parse, split};
 use crate::error::{Error, Result};
+use crate::proto::plan::Plan;
 use crate::proto::scenario::ScenarioSpec;
 use crate::verdict::Outcome;
 use std::ffi::OsString;
@@ -40,14 +41,23 @@ fn run(case: &Case, exec_ns: u64) -> Result<Outcome> {
     let args = run_args(&words)?;
     let argv = std::iter::once(case.coded.name.to_owned()).chain(words).collect();
     let mut job = cmd_run::job(&args, argv, exec_ns)?;
-    job.plan.scenarios = vec![ScenarioSpec {
+    adopt(&mut job.plan, case);
+    cmd_run::carry_out(&args, &job)
+}
+
+/// Makes the plan of a command line the case's.
+fn adopt(plan: &mut Plan, case: &Case) {
+    plan.scenarios = vec![ScenarioSpec {
         name: case.coded.name.into(),
         about: "a scenario in code".into(),
         code: true,
         ..ScenarioSpec::default()
     }];
-    job.plan.limits.scenario = case.assert;
-    cmd_run::carry_out(&args, &job)
+    // The kernel's own scheduler has no limits of its own.
+    if plan.sched.is_some() {
+        plan.limits.scheduler = case.sched_assert;
+    }
+    plan.limits.scenario = case.assert;
 }
 
 fn run_args(words: &[String]) -> Result<RunArgs> {
@@ -98,6 +108,9 @@ mod tests {
     use super::super::Options;
     use super::*;
     use crate::proto::asserted::AssertResult;
+    use crate::proto::limits::{Assert, CheckId, Layers};
+    use crate::verdict::fixture::{passing, passing_with_scheduler};
+    use crate::verdict::table::in_force;
 
     fn case(args: &'static str) -> Case {
         Case::new("share", |_| Ok(AssertResult::pass())).with(Options::new().args(args))
@@ -109,6 +122,26 @@ mod tests {
         let all = words(&case, "/k", "--topo=2 --accel qemu").unwrap();
         assert_eq!(all.join(" "), "run --sched=builtin:fifo --keep --topo=2 --accel qemu --kernel /k");
         assert!(run_args(&all).is_ok());
+    }
+
+    #[test]
+    fn limits_merge_from_the_scheduler_over_the_scenario_to_the_command_line() {
+        let sched = Assert::new().max_gap_ns(1).max_run_delay_ns(1).spread_percent(1);
+        let options = Options::new().sched_assert(sched).assert(Assert::new().max_run_delay_ns(2).spread_percent(2));
+        let case = Case::new("share", |_| Ok(AssertResult::pass())).with(options);
+        let command_line = Assert::new().spread_percent(3);
+        let gap = |id: CheckId, limits: &Layers| in_force(limits).limit(id);
+        let asked = |assert: Assert, id: CheckId| assert.limit(id);
+        for record in [passing(), passing_with_scheduler()] {
+            let mut plan = record.plan.unwrap();
+            plan.limits.command_line = command_line;
+            adopt(&mut plan, &case);
+            assert!(plan.scenarios.len() == 1 && plan.scenarios[0].code);
+            let of_sched = if plan.sched.is_some() { sched } else { in_force(&Layers::default()) };
+            assert_eq!(gap(CheckId::MaxGap, &plan.limits), asked(of_sched, CheckId::MaxGap));
+            assert_eq!(gap(CheckId::MaxRunDelay, &plan.limits), asked(case.assert, CheckId::MaxRunDelay));
+            assert_eq!(gap(CheckId::Spread, &plan.limits), asked(command_line, CheckId::Spread));
+        }
     }
 
     #[test]

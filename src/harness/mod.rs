@@ -19,17 +19,20 @@ use std::process::ExitCode;
 pub struct Case {
     pub(crate) coded: Coded,
     pub(crate) args: &'static str,
+    pub(crate) sched_assert: Assert,
     pub(crate) assert: Assert,
     pub(crate) ignored: Option<&'static str>,
 }
 
 impl Case {
     pub const fn new(name: &'static str, run: ScenarioFn) -> Self {
-        Self { coded: Coded { name, run }, args: "", assert: Assert::new(), ignored: None }
+        let (sched_assert, assert) = (Assert::new(), Assert::new());
+        Self { coded: Coded { name, run }, args: "", sched_assert, assert, ignored: None }
     }
     /// With these options.
     pub const fn with(mut self, options: Options) -> Self {
         self.args = options.args;
+        self.sched_assert = options.sched_assert;
         self.assert = options.assert;
         self.ignored = options.ignored;
         self
@@ -40,20 +43,26 @@ impl Case {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     args: &'static str,
+    sched_assert: Assert,
     assert: Assert,
     ignored: Option<&'static str>,
 }
 
 impl Options {
     pub const fn new() -> Self {
-        Self { args: "", assert: Assert::new(), ignored: None }
+        Self { args: "", sched_assert: Assert::new(), assert: Assert::new(), ignored: None }
     }
     /// Flags as on the command line of ktstr: `--sched builtin:fifo --topo 4 --duration 5s`.
     pub const fn args(mut self, args: &'static str) -> Self {
         self.args = args;
         self
     }
-    /// What the run is held to beyond the defaults.
+    /// What the scheduler under test is held to beyond the defaults, in whatever scenario: a constant for all of its cases.
+    pub const fn sched_assert(mut self, assert: Assert) -> Self {
+        self.sched_assert = assert;
+        self
+    }
+    /// What this scenario is held to, whatever the scheduler is.
     pub const fn assert(mut self, assert: Assert) -> Self {
         self.assert = assert;
         self

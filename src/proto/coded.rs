@@ -5,7 +5,7 @@
 
 use super::asserted::AssertResult;
 use super::report::WorkerReport;
-use super::scenario::Step;
+use super::scenario::{Backdrop, Step};
 use crate::wire_enum;
 
 wire_enum! {
@@ -19,7 +19,7 @@ wire_enum! {
         Spawned = 2 { group: String, workers: u32 },
         Report = 3 { group: String, report: WorkerReport },
         /// Carry out these steps, and answer when they are over.
-        Execute = 4 { steps: Vec<Step>, duration_ns: u64 },
+        Execute = 4 { backdrop: Backdrop, steps: Vec<Step>, duration_ns: u64 },
         /// The last message: what the scenario came to.
         Result = 5 { result: AssertResult },
     }

@@ -9,6 +9,7 @@ use super::numa::Numa;
 use super::scenario::ScenarioSpec;
 pub use super::spec::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSetup, WorkSpec};
 use super::topology::Topology;
+use super::work::WorkType;
 use crate::wire_struct;
 
 /// Version of the plan and of the messages; grows with every change of either.
@@ -50,6 +51,8 @@ wire_struct! {
         pub skipped: Vec<(String, String)>,
         /// Workers of a cgroup that does not say; none: as many as CPUs.
         pub workers_per_cgroup: Option<u32>,
+        /// The work that a scenario in code uses where none is fixed in it.
+        pub work_override: Option<WorkType>,
         /// How long a scenario lasts that does not say.
         pub duration_ns: u64,
         /// Pause between scheduler enabled and workers started.
@@ -81,7 +84,6 @@ mod tests {
     use super::*;
     use crate::proto::codec::Wire;
     use crate::proto::scenario::{CgroupDef, Count};
-    use crate::proto::work::WorkType;
 
     #[test]
     fn plan_round_trips_and_is_refused_when_cut() {
@@ -101,6 +103,7 @@ mod tests {
             scenarios: vec![ScenarioSpec::steady(vec![CgroupDef::new("g0", WorkType::SpinWait, Count::AUTO)])],
             skipped: vec![],
             workers_per_cgroup: Some(3),
+            work_override: Some(WorkType::YieldHeavy),
             duration_ns: 5,
             settle_ns: 1,
             modules: vec![],

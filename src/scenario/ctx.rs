@@ -11,7 +11,8 @@ use crate::proto::asserted::AssertResult;
 use crate::proto::coded::{FromCode, ToCode};
 use crate::proto::limits::Assert;
 use crate::proto::report::WorkerReport;
-use crate::proto::scenario::Step;
+use crate::proto::scenario::{Backdrop, Step};
+use crate::proto::work::WorkType;
 use crate::sys::{poll, time};
 use crate::units::NS_PER_MS;
 use std::cell::{Cell, RefCell};
@@ -88,6 +89,8 @@ pub struct Ctx {
     pub settle: Duration,
     /// `--workers`, or as many as CPUs.
     pub workers_per_cgroup: u32,
+    /// `--work`: the work of groups for which the code has none in particular.
+    pub work_type_override: Option<WorkType>,
     /// The scheduler under test, where there is one.
     pub sched_pid: Option<i32>,
     /// The limits in force: defaults, scheduler's, scenario's, command line's.
@@ -104,6 +107,7 @@ pub struct CtxParts {
     pub duration: Duration,
     pub settle: Duration,
     pub workers_per_cgroup: u32,
+    pub work_type_override: Option<WorkType>,
     pub sched_pid: Option<i32>,
     pub assert: Assert,
     pub seed: u64,
@@ -126,6 +130,7 @@ impl Ctx {
             duration: parts.duration,
             settle: parts.settle,
             workers_per_cgroup: parts.workers_per_cgroup,
+            work_type_override: parts.work_type_override,
             sched_pid: parts.sched_pid,
             assert: parts.assert,
             seed: parts.seed,
@@ -150,10 +155,10 @@ impl Ctx {
 
     /// Has PID 1 carry out steps, and waits until they are over. Returns what the workers reported, and why it was over
     /// before its time.
-    pub(super) fn execute(&self, steps: Vec<Step>) -> Result<(Reports, Option<String>)> {
+    pub(super) fn execute(&self, backdrop: Backdrop, steps: Vec<Step>) -> Result<(Reports, Option<String>)> {
         let duration_ns = u64::try_from(self.duration.as_nanos()).unwrap_or(u64::MAX);
         self.outside.reports.borrow_mut().clear();
-        self.outside.say(&FromCode::Execute { steps, duration_ns })?;
+        self.outside.say(&FromCode::Execute { backdrop, steps, duration_ns })?;
         loop {
             self.outside.look(LOOK_MS)?;
             if let Some(Executed { early, error }) = self.outside.executed.take() {

@@ -11,7 +11,7 @@ use crate::proto::coded::FromCode;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::limits::Assert;
 use crate::proto::report::WorkerReport;
-use crate::proto::scenario::{CgroupDef, HoldSpec, Step};
+use crate::proto::scenario::{Backdrop, CgroupDef, HoldSpec, Step};
 use crate::proto::work::WorkType;
 use crate::workload::{WorkloadConfig, WorkloadHandle};
 use std::rc::Rc;
@@ -51,9 +51,15 @@ impl GroupHandle {
     }
 }
 
-/// The default load: as many spinning workers as the run gives each cgroup.
+/// The default load: as many workers as the run gives each cgroup, with the work that `--work` names where that number is one
+/// of whole groups of it, and else spinning.
 pub fn dfl_wl(ctx: &Ctx) -> WorkloadConfig {
-    WorkloadConfig::new(WorkType::SpinWait, ctx.workers_per_cgroup)
+    WorkloadConfig::new(dfl_work(ctx.work_type_override.as_ref(), ctx.workers_per_cgroup), ctx.workers_per_cgroup)
+}
+
+fn dfl_work(asked: Option<&WorkType>, workers: u32) -> WorkType {
+    let fits = |work: &&WorkType| workers % work.worker_group_size().max(1) == 0;
+    asked.filter(fits).cloned().unwrap_or(WorkType::SpinWait)
 }
 
 impl Ctx {
@@ -147,7 +153,16 @@ pub fn execute_steps(ctx: &Ctx, steps: Vec<Step>) -> Result<AssertResult> {
 
 /// The same, held to these limits.
 pub fn execute_steps_with(ctx: &Ctx, steps: Vec<Step>, checks: &Assert) -> Result<AssertResult> {
-    let (reports, early) = ctx.execute(steps)?;
+    carry_out(ctx, Backdrop::default(), steps, checks)
+}
+
+/// The same over cgroups and workers that live through all steps.
+pub fn execute_scenario(ctx: &Ctx, backdrop: Backdrop, steps: Vec<Step>) -> Result<AssertResult> {
+    carry_out(ctx, backdrop, steps, &ctx.assert)
+}
+
+fn carry_out(ctx: &Ctx, backdrop: Backdrop, steps: Vec<Step>, checks: &Assert) -> Result<AssertResult> {
+    let (reports, early) = ctx.execute(backdrop, steps)?;
     let result = checks.assert_groups(&reports, &[], ctx.outside.void.as_deref());
     Ok(match early {
         Some(why) => result.merge(AssertResult::undecided(format!("the steps ended early: {why}"))),
@@ -177,4 +192,18 @@ fn stop_all(mut groups: Vec<GroupHandle>, outside: &Outside) -> Result<Vec<(Stri
         reports.into_iter().flatten().map(|report| (group.name.clone(), report)).collect::<Vec<_>>()
     };
     Ok(groups.iter().zip(collected).flat_map(of_group).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_was_asked_for_is_taken_where_its_groups_are_whole() {
+        let pipe = WorkType::PipeIo { burst_iters: 1 };
+        assert_eq!(dfl_work(Some(&pipe), 4), pipe);
+        assert_eq!(dfl_work(Some(&pipe), 3), WorkType::SpinWait);
+        assert_eq!(dfl_work(Some(&WorkType::YieldHeavy), 3), WorkType::YieldHeavy);
+        assert_eq!(dfl_work(None, 4), WorkType::SpinWait);
+    }
 }

@@ -26,7 +26,8 @@ mod world;
 pub use ctx::{Coded, Ctx, CtxParts, EMULATED_WORD, ScenarioFn};
 pub use engine::{Around, Finished, SUBTREE, Settings, execute};
 pub use groups::{
-    GroupHandle, collect_all, dfl_wl, execute_defs, execute_steps, execute_steps_with, setup_cgroups, spawn_diverse,
+    GroupHandle, collect_all, dfl_wl, execute_defs, execute_scenario, execute_steps, execute_steps_with, setup_cgroups,
+    spawn_diverse,
 };
 pub use link::Link;
 pub use ops::SchedOp;

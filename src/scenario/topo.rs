@@ -29,15 +29,19 @@ pub struct TestTopology {
 }
 
 impl TestTopology {
-    /// The shape that was asked for: CPUs are numbered thread by thread, core by core, LLC by LLC, node by node.
+    /// The shape that was asked for: CPUs are numbered thread by thread, core by core, LLC by LLC, node by node. CPUs of a node
+    /// that tell no caches stand for one LLC.
     pub fn from_spec(spec: &Topology) -> Self {
-        let cores = spec.cores();
-        let one = |llc: u32| {
-            let cpus = spec.llc_cpus(llc);
-            let cores = cores.iter().filter(|core| core.is_subset(&cpus)).cloned().collect();
-            Llc { cpus, numa_node: spec.node_of_llc(llc), cache_size_kb: None, cores }
+        let (cores, cacheless) = (spec.cores(), &spec.odd.cacheless);
+        let one = |cpus: CpuSet, numa_node: u32| {
+            let cores = cores.iter().map(|core| core.intersection(&cpus)).filter(|core| !core.is_empty()).collect();
+            Llc { cpus, numa_node, cache_size_kb: None, cores }
         };
-        Self { llcs: (0..spec.llcs).map(one).collect(), nodes: spec.numa_nodes }
+        let told = (0..spec.llcs).map(|llc| one(spec.llc_cpus(llc).difference(cacheless), spec.node_of_llc(llc)));
+        let untold = (0..spec.numa_nodes).map(|node| one(spec.node_cpus(node).intersection(cacheless), node));
+        let mut llcs: Vec<Llc> = told.chain(untold).filter(|llc| !llc.cpus.is_empty()).collect();
+        llcs.sort_by_key(|llc| llc.cpus.iter().next());
+        Self { llcs, nodes: spec.numa_nodes }
     }
 
     /// A machine that need not exist; `llcs` in all, divided among the nodes.
@@ -76,15 +80,17 @@ impl TestTopology {
             nodes.push(cpus);
         }
         let mut llcs: Vec<Llc> = Vec::new();
-        for cpu in online.iter() {
+        let caches = online.iter().map(|cpu| Ok((cpu, last_level(&base.join(format!("cpu/cpu{cpu}")))?)));
+        let caches = caches.collect::<Result<Vec<_>>>()?;
+        let cacheless: CpuSet =
+            caches.iter().filter(|(_, (shared, _))| shared.is_none()).map(|(cpu, _)| *cpu).collect();
+        for (cpu, (shared, cache_size_kb)) in caches {
             if llcs.iter().any(|llc| llc.cpus.contains(cpu)) {
                 continue;
             }
-            let dir = base.join(format!("cpu/cpu{cpu}"));
-            let (shared, cache_size_kb) = last_level(&dir)?;
-            // Without cache information all CPUs of a node stand for one LLC, as in the kernel's own fallback.
+            // CPUs of a node without cache information stand for one LLC, as in the kernel's own fallback.
             let node = nodes.iter().position(|cpus| cpus.contains(cpu)).unwrap_or(0);
-            let fallback = || nodes.get(node).cloned().unwrap_or_else(|| online.clone());
+            let fallback = || nodes.get(node).unwrap_or(&online).intersection(&cacheless);
             let cpus = shared.unwrap_or_else(fallback).intersection(&online);
             let mut cores: Vec<CpuSet> = Vec::new();
             for cpu in cpus.iter().collect::<Vec<_>>() {
@@ -293,6 +299,33 @@ mod tests {
         assert_eq!(same, TestTopology::synthetic(2, 2, 2, 2));
         fake.file("cpu/online", "0-7x");
         assert!(TestTopology::from_system(&fake.0).unwrap_err().to_string().contains("'7x'"));
+    }
+
+    #[test]
+    fn odd_shapes_are_read_back_as_they_were_asked_for() {
+        for (index, text) in
+            ["4:nocache3", "2n4l2c2t:nocache1,6-9:spare2", "2n2+1l1+2+3c1t", "1:nocache0"].iter().enumerate()
+        {
+            let spec: Topology = text.parse().unwrap();
+            let fake = Fake(std::env::temp_dir().join(format!("ktstr-odd-{index}-{}", std::process::id())));
+            fake.file("cpu/online", &spec.all_cpus().to_string());
+            (0..spec.numa_nodes)
+                .for_each(|node| fake.file(&format!("node/node{node}/cpulist"), &spec.node_cpus(node).to_string()));
+            for core in spec.cores() {
+                core.iter().for_each(|cpu| {
+                    fake.file(&format!("cpu/cpu{cpu}/topology/thread_siblings_list"), &core.to_string())
+                });
+            }
+            for llc in (0..spec.llcs).map(|llc| spec.llc_cpus(llc).difference(&spec.odd.cacheless)) {
+                for cpu in llc.iter() {
+                    fake.file(&format!("cpu/cpu{cpu}/cache/index0/level"), "3");
+                    fake.file(&format!("cpu/cpu{cpu}/cache/index0/shared_cpu_list"), &llc.to_string());
+                }
+            }
+            assert_eq!(TestTopology::from_system(&fake.0).unwrap(), TestTopology::from_spec(&spec), "{text}");
+        }
+        let sets = |text: &str| TestTopology::from_spec(&text.parse().unwrap()).split_by_llc();
+        assert_eq!(sets("4:nocache0,3").iter().map(CpuSet::to_string).collect::<Vec<_>>(), ["0,3", "1-2"]);
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub fn passing() -> Record {
         scenarios: vec![ScenarioSpec::steady(vec![group("g0"), group("g1")])],
         skipped: vec![],
         workers_per_cgroup: None,
+        work_override: None,
         duration_ns: 2 * NS_PER_SEC,
         settle_ns: 0,
         modules: vec![],

@@ -11,8 +11,8 @@ use crate::proto::asserted::AssertResult;
 use crate::proto::coded::{FromCode, ToCode};
 use crate::proto::message::Msg;
 use crate::proto::plan::{Plan, SchedPolicy};
-use crate::proto::scenario::{ScenarioSpec, Step};
-use crate::scenario::{self, Around, Coded, Ctx, CtxParts, Link, SUBTREE, SchedOp, Settings, TestTopology};
+use crate::proto::scenario::ScenarioSpec;
+use crate::scenario::{self, Around, Coded, Ctx, CtxParts, Link, SUBTREE, SchedOp};
 use crate::sys::process::{self, End, Fork};
 use crate::sys::{sched, time};
 use crate::units::NS_PER_SEC;
@@ -70,11 +70,11 @@ impl Agent {
     }
 
     fn parts(&self, plan: &Plan, spec: &ScenarioSpec, cgroups: CgroupManager) -> CtxParts {
-        let topo = TestTopology::from_spec(&plan.topology);
         CtxParts {
             cgroups,
-            workers_per_cgroup: plan.workers_per_cgroup.unwrap_or_else(|| topo.total_cpus()),
-            topo,
+            workers_per_cgroup: plan.workers_per_cgroup.unwrap_or_else(|| self.topo.total_cpus()),
+            topo: self.topo.clone(),
+            work_type_override: plan.work_override.clone(),
             duration: std::time::Duration::from_nanos(spec.planned_ns(plan.duration_ns)),
             settle: std::time::Duration::from_nanos(plan.settle_ns),
             sched_pid: self.scheduler.as_ref().map(|scheduler| scheduler.pid()),
@@ -132,9 +132,9 @@ impl Agent {
     }
 
     /// Carries out steps for the code, which waits meanwhile.
-    fn execute(&mut self, process: &mut Process, of: (&Plan, u32), steps: (Vec<Step>, u64)) -> Result<()> {
-        let spec = ScenarioSpec { name: "steps".into(), steps: steps.0, ..ScenarioSpec::default() };
-        let settings = Settings { duration_ns: steps.1, ..settings(of.0, of.1, STEPS_SUBTREE) };
+    fn execute(&mut self, process: &mut Process, of: (&Plan, u32), spec: ScenarioSpec) -> Result<()> {
+        let topo = self.topo.clone();
+        let settings = settings(of.0, &topo, of.1, STEPS_SUBTREE);
         let finished = scenario::execute(&spec, &settings, &mut ForCode { agent: self, process });
         let error = finished.error.map(|error| error.to_string());
         process.link.post(&ToCode::Executed { early: finished.early, error })
@@ -147,7 +147,11 @@ impl Agent {
                 FromCode::Note { text } => self.outside.say(Msg::Note { text }),
                 FromCode::Spawned { group, workers } => self.outside.say(Msg::Spawned { group, workers }),
                 FromCode::Report { group, report } => self.outside.say(Msg::Report { group, report }),
-                FromCode::Execute { steps, duration_ns } => self.execute(process, of, (steps, duration_ns))?,
+                FromCode::Execute { backdrop, steps, duration_ns } => {
+                    let (name, duration_ns) = ("steps".into(), Some(duration_ns));
+                    let spec = ScenarioSpec { name, backdrop, steps, duration_ns, ..ScenarioSpec::default() };
+                    self.execute(process, of, spec)?;
+                }
                 FromCode::Result { result } => process.result = Some(result),
             }
         }
