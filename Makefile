@@ -5,7 +5,7 @@
 #   make test          all tests; kernels and the emulated host are fetched once into the cache
 #   make bench         how fast guests boot, against QEMU; PARTS="outside boot vcpus parallel", ROUNDS=3
 #   make soak          200 VM runs in a row (SOAK_RUNS=N): no wrong verdict, nothing left, nothing that grows
-#   make selftest      play the whole matrix of faults (docs/faults.md); about a quarter of an hour
+#   make selftest      play the matrix of faults (docs/faults.md) and the catalogue's (docs/scenarios.md); about half an hour
 #   make fuzz          coverage-guided fuzzing of all hostile input, FUZZ_SECONDS (60) a target
 #   make prepush       what CI runs: fmt, clippy, build, check-binary, test
 #   make check-binary  assert that the binary is static and small

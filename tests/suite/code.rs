@@ -1,6 +1,6 @@
 //! Scenarios in code: the example crate, built as a user builds it and run under emulation.
 
-use crate::util::{Ran, emulation, finish, root, share_machine};
+use crate::util::{Ran, emulation, finish, not_run, root, share_machine};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +12,13 @@ fn cargo(kernel: Option<&Path>, words: &[&str]) -> Ran {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The crate's own lock file, and nothing from the network.
     command.args(["test", "--locked", "--offline", "--quiet", "--test", "scheduler", "--"]).args(words);
+    example(&mut command, kernel);
+    let _shared = share_machine();
+    finish(command, LIMIT)
+}
+
+/// Where and with what the crate's tests are built and run.
+fn example(command: &mut Command, kernel: Option<&Path>) {
     command.current_dir(root().join("examples/scenarios"));
     command.env_remove("KTSTR_KERNEL").env("KTSTR_ARGS", "--accel qemu --duration 1s");
     // What a build of our own tests may have set is not for this one.
@@ -19,8 +26,6 @@ fn cargo(kernel: Option<&Path>, words: &[&str]) -> Ran {
     if let Some(kernel) = kernel {
         command.env("KTSTR_KERNEL", kernel);
     }
-    let _shared = share_machine();
-    finish(command, LIMIT)
 }
 
 #[test]
@@ -37,12 +42,31 @@ fn example_lists_filters_and_runs_as_cargo_test_does() {
     lost.says("KTSTR_KERNEL=").says("test result: FAILED. 0 passed; 1 failed");
 
     let Some(kernel) = emulation("code: the example crate", "7") else { return };
-    let ran = cargo(Some(&kernel), &["--show-output", "share_under", "confined", "frozen", "two_llcs"]).exits(0);
-    let ran = ran.says("test two_groups_share_under_fifo ... ok").says("test confined_group_stays_inside ... ok");
-    let ran = ran.says("test frozen_group_comes_back ... ok").says("test needs_two_llcs ... ignored, needs two LLCs");
+    let mut ran = cargo(Some(&kernel), &["--show-output"]).exits(0);
+    for name in names.iter().filter(|name| !["needs_two_llcs", "this_one_fails"].contains(name)) {
+        ran = ran.says(&format!("test {name} ... ok"));
+    }
+    let ran = ran.says("test needs_two_llcs ... ignored, needs two LLCs").says("iterations half way: [");
     let ran = ran.says("ktstr_fifo, the same instance to the end").says("own_assertions      passed, on 4 workers");
-    ran.says("test result: ok. 3 passed; 0 failed; 1 ignored");
+    let ran = ran.says("14 settings in force");
+    ran.says("test result: ok. 8 passed; 0 failed; 2 ignored");
     // A panic of the user's code is a failure with its place, and not the guest's end.
     let fails = cargo(Some(&kernel), &["this_one_fails", "--ignored"]).exits(101);
     fails.says("FAIL: own_assertions: panicked at tests/scheduler.rs:").says("add up to 1 only");
+}
+
+#[test]
+fn example_runs_under_nextest() {
+    let installed =
+        Command::new("cargo-nextest").args(["nextest", "--version"]).output().is_ok_and(|told| told.status.success());
+    if !installed {
+        return not_run("code: the example crate under nextest", "cargo-nextest is not installed");
+    }
+    let Some(kernel) = emulation("code: the example crate under nextest", "7") else { return };
+    let mut command = Command::new("cargo-nextest");
+    command.args(["nextest", "run", "--locked", "--offline", "confined_group_stays_inside"]);
+    example(&mut command, Some(&kernel));
+    let _shared = share_machine();
+    let ran = finish(command, LIMIT).exits(0);
+    ran.says("confined_group_stays_inside").says("1 test run: 1 passed");
 }

@@ -24,11 +24,14 @@ fn queues_of_the_kernels_own_scheduler_are_seen_too() {
     let Some(kernel) = emulation("queues: the kernel's own scheduler", "7") else { return };
     let kernel = kernel.display().to_string();
     let args = ["--kernel", &kernel, "--accel", "qemu", "--topo", "2", "--duration", "4s", "--json", "-"];
-    let asked = ["--max-imbalance", "1000"];
-    let ran = run_in(&Scratch::new(), &[&args[..], &asked].concat()).exits(0);
+    let asked = ["--max-imbalance", "1000", "--clock-stall", "on"];
+    let ran = run_in(&Scratch::new(), &[&args[..], &asked].concat());
+    // A host that stops the emulator for half a second stops a clock, which is then void.
+    assert!(matches!(ran.code, Some(0 | 125)), "{ran}");
     let result = ran.json();
     let check = |name: &str| result["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap();
-    assert_eq!(check("clock_stall")["status"], "not-applied", "{ran}");
+    // Of the 40 looks of 4 s a clock that is read wrongly stands still in all but the first.
+    assert!(check("clock_stall")["value_count"].as_u64().unwrap() < 30, "{ran}");
     assert!(check("max_imbalance")["value_ratio"].as_f64().unwrap() >= 1.0, "{ran}");
     assert_eq!(check("max_dsq_depth")["status"], "not-applied", "{ran}");
 }

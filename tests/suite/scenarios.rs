@@ -1,7 +1,10 @@
 //! Scenarios through the binary: the catalogue in a few boots, files, faults.
 
-use crate::util::{Ran, Scratch, binary, emulation, finish, ktstr, root, run_in, share_machine};
+use crate::util::{
+    DISTURBED, Ran, Scratch, TRIES, attempt_in, binary, emulation, finish, ktstr, not_run, root, run_in, share_machine,
+};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -19,44 +22,61 @@ fn of<'a>(result: &'a Value, name: &str) -> &'a Value {
     list.iter().find(|one| one["name"].as_str().is_some_and(|full| full.ends_with(name))).expect(name)
 }
 
-#[test]
-fn catalogue_passes_under_the_kernels_own_scheduler_and_skips_with_a_reason() {
-    let Some(kernel) = emulation("scenarios: the catalogue", "7") else { return };
-    let mut names = Vec::new();
-    for categories in [["basic", "cpuset", "nested", "dynamic"], ["stress", "affinity", "stall", "performance"]] {
-        let mut args = vec!["--topo", "4"];
-        categories.iter().for_each(|category| args.extend(["--scenario", category]));
-        let ran = run(&Scratch::new(), &kernel, &args).exits(0);
-        let result = ran.json();
-        for one in result["scenarios"].as_array().unwrap() {
-            assert_eq!(one["outcome"], "pass", "{}{ran}", one["name"]);
-            names.push(one["name"].as_str().unwrap().to_owned());
-        }
-        for skipped in result["skipped"].as_array().unwrap() {
-            assert!(skipped["reason"].as_str().unwrap().contains("LLCs"), "{skipped}{ran}");
-        }
-    }
-    // Those of the eight categories that need no second LLC.
-    assert_eq!(names.len(), 33, "{names:?}");
-}
+/// No try to play the whole catalogue takes longer: five times what it took beside other load.
+const CATALOGUE_LIMIT: Duration = Duration::from_secs(900);
 
+/// All of them in one boot; those that the machine's other load left without a verdict once more, without the others.
 #[test]
-fn scenarios_of_several_llcs_and_nodes_pass_where_these_are() {
-    let Some(kernel) = emulation("scenarios: several LLCs", "7") else { return };
-    let names = ["llc_steady", "crossllc_steady", "numa_swap", "crossllc_race", "llc_affinity"];
-    let names: Vec<String> = names.iter().map(|name| format!("cgroup_cpuset_{name}")).collect();
-    let mut args = vec!["--topo", "2n2l2c1t", "--scenario", "cgroup_llc_overflow"];
-    names.iter().for_each(|name| args.extend(["--scenario", name]));
-    let ran = run(&Scratch::new(), &kernel, &args).exits(0);
-    assert_eq!(ran.json()["scenarios"].as_array().unwrap().len(), 6, "{ran}");
+fn catalogue_passes_under_the_kernels_own_scheduler() {
+    let Some(kernel) = emulation("scenarios: the catalogue", "7") else { return };
+    let kernel = kernel.display().to_string();
+    let args = ["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--topo", "2n2l2c1t", "--workers", "2"];
+    let args = [&args[..], &["--duration", "1s", "--timeout", "14m"]].concat();
+    let mut passed = BTreeSet::new();
+    let mut left = vec!["*".to_owned()];
+    for attempt in 1..=TRIES {
+        let mut all = args.clone();
+        left.iter().for_each(|name| all.extend(["--scenario", name]));
+        let ran = attempt_in(&Scratch::new(), &all, attempt, CATALOGUE_LIMIT);
+        let result = ran.json();
+        // A run of one scenario is told as that scenario.
+        let several = result["scenarios"].as_array().filter(|list| !list.is_empty());
+        let played: Vec<(&str, &Value)> = match several {
+            Some(list) => list.iter().map(|one| (one["name"].as_str().expect("a name"), one)).collect(),
+            None => vec![(left[0].as_str(), &result)],
+        };
+        let is_spoiled = |one: &Value| {
+            let why = one["checks"].to_string();
+            one["outcome"] == "inconclusive" && DISTURBED.iter().any(|words| why.contains(words))
+        };
+        let (spoiled, judged): (Vec<_>, Vec<_>) = played.iter().partition(|(_, one)| is_spoiled(one));
+        for (name, one) in judged {
+            assert_eq!(one["outcome"], "pass", "{name}{ran}");
+            passed.insert((*name).to_owned());
+        }
+        left = spoiled.iter().map(|(name, _)| (*name).to_owned()).collect();
+        if left.is_empty() {
+            break;
+        }
+        not_run(
+            &format!("try {attempt} of {}", left.join(", ")),
+            "the machine was too busy for a verdict; tried once more",
+        );
+    }
+    assert_eq!((passed.len(), left.as_slice()), (73, &[][..]), "{passed:?}");
 }
 
 #[test]
 fn steps_phases_and_isolation_are_told() {
     let Some(kernel) = emulation("scenarios: phases", "7") else { return };
-    let args = ["--topo", "4", "--scenario", "cgroup_cpuset_resize", "--scenario", "stall_recovery"];
+    let names = ["cgroup_cpuset_resize", "stall_recovery", "cgroup_cpuset_llc_steady"];
+    let mut args = vec!["--topo", "4"];
+    names.iter().for_each(|name| args.extend(["--scenario", name]));
     let ran = run(&Scratch::new(), &kernel, &args).exits(0);
     let result = ran.json();
+    let skipped = &result["skipped"][0];
+    assert!(skipped["name"].as_str().unwrap().ends_with(names[2]), "{ran}");
+    assert!(skipped["reason"].as_str().unwrap().contains("LLCs"), "{ran}");
     let resize = of(&result, "cgroup_cpuset_resize");
     let phases: Vec<&str> =
         resize["phases"].as_array().unwrap().iter().filter_map(|phase| phase["name"].as_str()).collect();
@@ -81,6 +101,79 @@ fn commands_keep_their_time_limit_and_tell_their_output() {
     assert_eq!(payloads[0]["output"], "hi there\n", "{ran}");
     assert_eq!(payloads[0]["end"], "exit code 0", "{ran}");
     assert_eq!((&payloads[1]["timed_out"], &payloads[1]["end"]), (&true.into(), &"signal 9".into()), "{ran}");
+}
+
+/// What no scenario of the catalogue does. Programs in the guest look what became of it.
+#[test]
+fn ops_on_shares_cpus_commands_and_the_scheduler_do_what_they_say() {
+    let Some(kernel) = emulation("scenarios: ops", "7") else { return };
+    const FILE: &str = "scenario ops
+backdrop
+  host: spin*1
+step 200ms
+  cgroup a weight=50 max=80ms/100ms: spin*1
+step 200ms
+  run before: /bin/cat /sys/fs/cgroup/ktstr/a/cpu.weight /sys/fs/cgroup/ktstr/a/cpu.max
+  wait before
+  set-weight a 300
+  set-max a 50%
+  run after: /bin/cat /sys/fs/cgroup/ktstr/a/cpu.weight /sys/fs/cgroup/ktstr/a/cpu.max
+  wait after
+  add-cgroup b
+  run sleeper cgroup=b: /bin/sleep 100
+  run members: /bin/cat /sys/fs/cgroup/ktstr/b/cgroup.procs
+  wait members
+  kill sleeper
+  cgroup c: spin*2
+step 200ms
+  remove-cgroup c
+  detach-scheduler
+  run detached: /bin/cat /sys/kernel/sched_ext/state
+  wait detached
+  cpu-offline 1
+  run fewer: /bin/cat /sys/devices/system/cpu/online
+  wait fewer
+step 200ms
+  cpu-online 1
+  run all: /bin/cat /sys/devices/system/cpu/online
+  wait all
+  attach-scheduler
+  run attached: /bin/cat /sys/kernel/sched_ext/root/ops
+  wait attached
+  replace-scheduler builtin:noop
+  run replaced: /bin/cat /sys/kernel/sched_ext/root/ops
+  wait replaced
+";
+    let scratch = Scratch::new();
+    let file = scratch.file("ops.scn", FILE).display().to_string();
+    let ran = run(&scratch, &kernel, &["--topo", "2", "--sched", "builtin:fifo", "--scenario", &file]).exits(0);
+    let result = ran.json();
+    let payloads = result["payloads"].as_array().expect("payloads are an array");
+    let of = |name: &str| payloads.iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("{name}{ran}"));
+    let outputs = [
+        ("before", "50\n80000 100000\n"),
+        ("after", "300\n50000 100000\n"),
+        ("detached", "disabled\n"),
+        ("fewer", "0\n"),
+        ("all", "0-1\n"),
+        ("attached", "ktstr_fifo\n"),
+        ("replaced", "ktstr_noop\n"),
+    ];
+    for (name, output) in outputs {
+        assert_eq!(of(name)["output"].as_str().unwrap().trim_end(), output.trim_end(), "{name}{ran}");
+    }
+    assert!(of("members")["output"].as_str().unwrap().trim().parse::<u32>().is_ok(), "{ran}");
+    assert_eq!((&of("sleeper")["killed"], &of("sleeper")["end"]), (&true.into(), &"signal 9".into()), "{ran}");
+    // Those of a cgroup that is gone are reported and judged as all others are.
+    let removed = result["workers"].as_array().unwrap().iter().filter(|worker| worker["group"] == "c");
+    assert!(removed.clone().count() == 2 && removed.clone().all(|worker| worker["completed"] == true), "{ran}");
+    let starved = result["checks"].as_array().unwrap().iter().find(|check| check["name"] == "not_starved").unwrap();
+    assert!(starved["reason"].as_str().unwrap().contains("all 4 workers worked"), "{ran}");
+    let stimuli = result["stimuli"].to_string();
+    let ops = ["set-weight a 300", "set-max a ", "kill sleeper", "cpu-offline 1", "cpu-online 1", "detach-scheduler"];
+    for op in ops.iter().chain(&["attach-scheduler", "replace-scheduler builtin:noop", "run sleeper", "add-cgroup b"]) {
+        assert!(stimuli.contains(op), "{op}{ran}");
+    }
 }
 
 #[test]

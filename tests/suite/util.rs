@@ -156,9 +156,9 @@ pub fn ktstr(args: &[&str]) -> Ran {
 }
 
 /// How the binary says that the machine was too busy for a verdict. No test on a shared machine can rule that out.
-const DISTURBED: [&str; 2] = ["void, as the host kept a vCPU waiting", "void, as the vCPUs waited"];
+pub const DISTURBED: [&str; 2] = ["void, as the host kept a vCPU waiting", "void, as the vCPUs waited"];
 /// Runs that the machine may spoil one after another before a test fails by it.
-const TRIES: u32 = 6;
+pub const TRIES: u32 = 6;
 /// Before each but the first try, times its number: load of others comes and goes.
 const PAUSE: Duration = Duration::from_secs(3);
 
@@ -168,15 +168,7 @@ pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
     let kept = || -> Vec<PathBuf> { fs::read_dir(&runs).into_iter().flatten().flatten().map(|e| e.path()).collect() };
     let before = kept();
     for attempt in 1.. {
-        let mut command = Command::new(binary());
-        command.args(args).env("XDG_STATE_HOME", &scratch.0);
-        let (_shared, _alone) = if attempt == 1 {
-            (Some(share_machine()), None)
-        } else {
-            std::thread::sleep(PAUSE * attempt);
-            (None, Some(take_machine()))
-        };
-        let ran = finish(command, RUN_LIMIT);
+        let ran = attempt_in(scratch, args, attempt, RUN_LIMIT);
         let disturbed = ran.code == Some(125) && DISTURBED.iter().any(|words| ran.stdout.contains(words));
         if !disturbed || attempt == TRIES {
             return ran;
@@ -190,6 +182,19 @@ pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
         }
     }
     unreachable!("the last try returns")
+}
+
+/// One try of a run, counted from 1: beside others the first, after a pause and alone every other.
+pub fn attempt_in(scratch: &Scratch, args: &[&str], attempt: u32, limit: Duration) -> Ran {
+    let mut command = Command::new(binary());
+    command.args(args).env("XDG_STATE_HOME", &scratch.0);
+    let (_shared, _alone) = if attempt == 1 {
+        (Some(share_machine()), None)
+    } else {
+        std::thread::sleep(PAUSE * attempt);
+        (None, Some(take_machine()))
+    };
+    finish(command, limit)
 }
 
 /// Runs a command to its end, within a limit.
