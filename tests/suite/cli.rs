@@ -22,6 +22,47 @@ fn panic_is_an_error_that_stops_a_bisection() {
     ktstr(&["__panic"]).exits(128).says("ktstr: error: panicked at src/cli/").says("provoked").says("please report it");
 }
 
+/// One line of words, however it was wrapped.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn every_work_type_is_listed_and_explained_with_all_that_is_its_own() {
+    let listed = ktstr(&["list", "works"]).exits(0);
+    // An entry begins in the first column; its other lines are indented.
+    let entries = listed.stdout.replace("\n ", " ");
+    let mut names = Vec::new();
+    for info in ktstr::workload::types() {
+        let line = entries.lines().find(|line| line.split(' ').next() == Some(info.cli_name));
+        let line = words(line.unwrap_or_else(|| panic!("{} is not listed:{listed}", info.cli_name)));
+        let parameters = info.default.parameters_text();
+        let kinds: Vec<&str> = info.sample_kinds.iter().map(|kind| kind.name()).collect();
+        let head = if parameters.is_empty() { info.name.to_owned() } else { format!("{}({parameters})", info.name) };
+        assert!(line.contains(&head) && line.ends_with(&words(info.description)), "{line}");
+        assert_eq!(line.contains("group of "), info.default.worker_group_size() > 1, "{line}");
+        assert!(kinds.is_empty() || line.contains(&format!("samples {}", kinds.join(" and "))), "{line}");
+
+        // By each of its names, with defaults, members of a group, samples and the method.
+        let ran = ktstr(&["help", "work", info.cli_name]).exits(0);
+        let text = words(&ran.stdout);
+        let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+        for part in [
+            format!("{} ({}): {}", info.cli_name, info.name, info.description),
+            format!("parameters {}", or_none(parameters)),
+            format!("group size {}", info.group),
+            format!("samples {}", or_none(kinds.join(", "))),
+            info.method.to_owned(),
+        ] {
+            assert!(text.contains(&words(&part)), "'{part}' is missing:{ran}");
+        }
+        assert_eq!(ktstr(&["help", "work", info.name]).exits(0).stdout, ran.stdout);
+        names.push(info.name);
+    }
+    assert_eq!(names, ktstr::workload::ALL_NAMES);
+    assert_eq!(entries.lines().count(), names.len(), "{listed}");
+}
+
 /// In the binary as it is delivered, where a panic ends the process at once.
 #[test]
 fn worker_that_panics_is_told_with_its_words_and_disturbs_no_other() {

@@ -76,6 +76,43 @@ fn builtin_schedulers_pass_and_are_named() {
     }
 }
 
+/// Field 41 of /proc/PID/stat, the class (proc_pid_stat(5)), of the workers of this name in what a command saw.
+fn classes(seen: &str, name: &str) -> Vec<i32> {
+    let of = |line: &str| line.rsplit(") ").next()?.split(' ').nth(41 - 3)?.parse().ok();
+    seen.lines().filter(|line| line.contains(name)).filter_map(of).collect()
+}
+
+#[test]
+fn workers_of_the_schedulers_own_class_are_in_it_as_the_kernel_says() {
+    let Some(kernel) = emulation("guest: SCHED_EXT workers", "7") else { return };
+    let scratch = Scratch::new();
+    // A shell's own words: nothing but the shell is packed.
+    let look = r#"for f in /proc/[0-9]*/stat; do
+        read -r line < $f && case "$line" in *"(kw"*) echo "$line";; esac; done"#
+        .replace("\n", " ");
+    let file = scratch.file(
+        "ext.scn",
+        format!(
+            "scenario ext\nbackdrop\n  cgroup a: spin*1 policy=ext; asym-waker(wakee_class=ext)*1\n\
+             step 50%\nstep 50%\n  run look: /bin/sh -c '{look}'\n  wait look\n"
+        ),
+    );
+    let file = file.display().to_string();
+    // What is asked is the class and nothing of fairness, which a slow emulator may deny.
+    let load = ["--sched", "builtin:fifo", "--scenario", &file, "--topo", "2", "--duration", "3s"];
+    let args = [&load[..], &["--check", "none"]].concat();
+    let ran = run(&scratch, &kernel, &args).exits(0);
+    let result = ran.json();
+    let workers = result["workers"].as_array().unwrap_or_else(|| panic!("no workers:{ran}"));
+    assert_eq!(workers.len(), 3, "{ran}");
+    for worker in workers {
+        assert_eq!((&worker["completed"], &worker["refusals"]), (&Value::Bool(true), &Value::Array(vec![])), "{ran}");
+    }
+    let seen = result["payloads"][0]["output"].as_str().unwrap_or_default();
+    // SCHED_EXT is 7 and SCHED_OTHER 0 (include/uapi/linux/sched.h).
+    assert_eq!((classes(seen, "-spin"), classes(seen, "-asym")), (vec![7], vec![0, 7]), "{ran}");
+}
+
 #[test]
 fn dropped_task_is_a_stall_with_its_victim() {
     let Some(kernel) = emulation("guest: builtin:drop", "7") else { return };
