@@ -79,7 +79,10 @@ fn builtin_schedulers_pass_and_are_named() {
 /// Field 41 of /proc/PID/stat, the class (proc_pid_stat(5)), of the workers of this name in what a command saw.
 fn classes(seen: &str, name: &str) -> Vec<i32> {
     let of = |line: &str| line.rsplit(") ").next()?.split(' ').nth(41 - 3)?.parse().ok();
-    seen.lines().filter(|line| line.contains(name)).filter_map(of).collect()
+    let mut found: Vec<i32> = seen.lines().filter(|line| line.contains(name)).filter_map(of).collect();
+    // The shell's order is that of the words: 100 comes before 99.
+    found.sort_unstable();
+    found
 }
 
 #[test]
