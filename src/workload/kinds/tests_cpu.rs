@@ -10,7 +10,8 @@ use crate::proto::cpuset::CpuSet;
 use crate::proto::plan::SchedPolicy;
 use crate::proto::scenario::AffinityIntent;
 use crate::proto::work::{AluWidth, SampleKind, WorkType};
-use crate::sys::sched;
+use crate::sys::{sched, time};
+use crate::units::NS_PER_MS;
 use crate::workload::{Cpus, WorkloadConfig, WorkloadHandle};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -172,23 +173,40 @@ fn alu_width_is_used_lowered_and_told() {
     assert_eq!(widest.starts_with("width lowered from 512 to "), !has_it, "{widest}");
 }
 
-/// Milliseconds since the kernel last found 512-bit registers in use when it switched a task out; none: never, or it does not say.
-fn wide_registers_ago(tid: i32) -> Option<i64> {
-    let text = proc_file(tid, "arch_status");
-    let ago = text.lines().find_map(|line| line.strip_prefix("AVX512_elapsed_ms:"))?.trim().parse().unwrap();
-    (ago >= 0).then_some(ago)
+/// Whether the kernel found 512-bit registers in use when it switched one of two workers of this width out.
+fn uses_widest_registers(width: &str) -> bool {
+    let config = on_one_cpu(one_group(&format!("alu(width={width})*2")));
+    let mut used = false;
+    watch(&config, 100, |tids| {
+        // What was noted before the loop began is ten ticks old by then.
+        time::sleep_ns(100 * NS_PER_MS).unwrap();
+        let begin = time::monotonic_ns();
+        let forced = |tid: &i32| status(*tid, "nonvoluntary_ctxt_switches").parse::<u64>().unwrap();
+        let before: Vec<u64> = tids.iter().map(forced).collect();
+        wait_for("turns", || tids.iter().zip(&before).all(|(tid, before)| forced(tid) >= before + 10));
+        let noted = |tid: &i32| {
+            let text = proc_file(*tid, "arch_status");
+            // Milliseconds ago; -1: never.
+            let ago: i64 =
+                text.lines().find_map(|line| line.strip_prefix("AVX512_elapsed_ms:"))?.trim().parse().ok()?;
+            u64::try_from(ago).ok().map(|ago_ms| ago_ms * NS_PER_MS)
+        };
+        used = tids.iter().filter_map(noted).any(|ago_ns| ago_ns < time::monotonic_ns() - begin);
+    });
+    used
 }
 
 #[test]
-fn widest_registers_are_seen_by_the_kernel_and_no_others() {
-    let told = !proc_file(std::process::id() as i32, "arch_status").is_empty();
+fn widest_registers_are_seen_by_the_kernel() {
+    let told = proc_file(std::process::id() as i32, "arch_status").contains("AVX512_elapsed_ms:");
     if super::alu::available(AluWidth::Vec512) != AluWidth::Vec512 || !told {
         return not_run("no 512-bit vectors, or a kernel that does not tell of them");
     }
-    // Two on one CPU are switched out in the middle of a chain.
-    watch(&on_one_cpu(one_group("alu(width=512)*2")), 100, |tids| {
-        wait_for("512-bit registers", || tids.iter().all(|tid| wide_registers_ago(*tid).is_some()));
-    });
+    // A C library that has used the upper sixteen registers before the fork leaves them in use for good.
+    if uses_widest_registers("scalar") {
+        return not_run("512-bit registers are in use in every process of this C library");
+    }
+    assert!(uses_widest_registers("512"), "they are not in use");
 }
 
 #[test]
@@ -221,7 +239,9 @@ fn ipc_variance_walks_half_a_mebibyte_of_its_own() {
     // 40,000 random words of 128 pages leave none of them out.
     wait_for("20 periods", || handle.snapshot_iterations()[0] >= 20);
     let after = own_bytes(tid);
-    assert!(after >= before + (512 << 10), "{before} bytes before the start, {after} after it");
+    let grown = (after - before) >> 10;
+    // What its loop writes besides, its stack above all, is a few pages.
+    assert!((512..768).contains(&grown), "{before} bytes before the start, {after} after it");
     assert!(handle.stop_and_collect().unwrap()[0].completed);
 }
 
