@@ -3,7 +3,7 @@
 //! Owns grouping and the choice between kernel log and console; leaves patterns to `table`.
 //! Invariant: lines printed by user programs are never judged.
 
-use super::line::{body, console_line, has_time, one_line};
+use super::line::{body, console_line, has_time, is_blank, one_line};
 use super::sched_ext::{Exits, Fed, SchedExit};
 use super::table::{Pattern, contains, lookup};
 use super::{Class, Finding, Severity, Source};
@@ -73,7 +73,7 @@ pub fn classify(klog: &[KlogLine], console: &str) -> KernelLog {
             // Without stamps, kernel and user text look alike: take it only where there is nothing better.
             (None, _) => !stamped && last_us.is_none(),
         };
-        if later {
+        if later && !is_blank(raw) {
             // Level 4: the console does not say, and unknown lines of it are not counted as errors.
             grouper.feed(Source::Console(index), time_us, text, LEVEL_ERR + 1);
         }

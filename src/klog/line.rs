@@ -15,17 +15,20 @@ const SUBSYSTEMS: [&str; 4] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "workque
 
 /// ED with parameter 2 (ECMA-48 section 8.3.39).
 const CLEAR_SCREEN: &str = "\x1b[2J";
+/// RIS (ECMA-48 section 8.3.105), with which SeaBIOS begins that.
+const RESET_SCREEN: &str = "\x1bc";
 
-const ESCAPE: char = '\x1b';
+/// What SeaBIOS says on a serial console (src/bootsplash.c, src/boot.c).
+const FIRMWARE: [&str; 2] = ["SeaBIOS (version ", "Booting from ROM"];
 
 /// Splits a console line into its kernel time and the text after it. A line without a time is returned whole.
 pub fn console_line(raw: &str) -> (Option<u64>, &str) {
     let line = raw.trim_end_matches(['\r', '\n']);
     // What firmware printed last stands before the kernel's first line, and ends with clearing the screen.
-    let behind = line.rsplit_once(CLEAR_SCREEN).map(|(_, kernel)| kernel).filter(|kernel| split_time(kernel).is_some());
-    // Where no kernel's line follows, that is all there is.
-    let nothing = line.starts_with(ESCAPE) && line.ends_with(CLEAR_SCREEN);
-    let line = behind.unwrap_or(if nothing { "" } else { line });
+    let resets = line.contains(RESET_SCREEN);
+    let shown = |kernel: &&str| resets && kernel.is_empty() || split_time(kernel).is_some();
+    let behind = line.rsplit_once(CLEAR_SCREEN).map(|(_, kernel)| kernel).filter(shown);
+    let line = behind.unwrap_or(line);
     let unleveled = strip_level(line);
     match split_time(unleveled) {
         Some((time_us, rest)) => (Some(time_us), rest),
@@ -33,9 +36,10 @@ pub fn console_line(raw: &str) -> (Option<u64>, &str) {
     }
 }
 
-/// Whether a console shows nothing but what firmware does to a screen.
+/// Whether a console shows nothing but what firmware prints, and does to a screen.
 pub fn is_blank(console: &str) -> bool {
-    console.lines().all(|line| console_line(line).1.trim().is_empty())
+    let of_firmware = |text: &str| FIRMWARE.iter().any(|words| text.contains(words));
+    console.lines().map(|line| console_line(line).1.trim()).all(|text| text.is_empty() || of_firmware(text))
 }
 
 /// Whether a console line begins with the kernel's time stamp.
@@ -131,7 +135,11 @@ mod tests {
     fn firmware_that_clears_the_screen_says_nothing() {
         assert_eq!(console_line("\x1bc\x1b[?7l\x1b[2J\r"), (None, ""));
         assert!(is_blank("\x1bc\x1b[?7l\x1b[2J\r\n\n") && is_blank(""));
-        assert!(!is_blank("\x1b[2J\nDecompressing Linux") && !is_blank("x\x1b[2J"));
+        assert!(
+            is_blank("Booting from ROM..\x1bc\x1b[?7l\x1b[2J")
+                && is_blank("\x1b[2J\x1b[0mSeaBIOS (version 1)\r\nBooting from ROM...\r\n")
+        );
+        assert!(!is_blank("\x1b[2J\nDecompressing Linux") && !is_blank("\x1b[2JDecompressing"));
     }
 
     #[test]

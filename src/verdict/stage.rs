@@ -4,7 +4,7 @@
 //! Invariant: a stage counts as reached by its mark or by a message that only it can send.
 
 use crate::klog;
-use crate::proto::message::Stage;
+use crate::proto::message::{Stage, VmEnd};
 use crate::proto::record::Record;
 
 /// The last stage that was reached.
@@ -43,6 +43,11 @@ pub fn stopped_at(record: &Record, kernel_spoke: bool) -> Option<&'static str> {
         _ if pid1_ran(record) => Some("PID 1 but no Hello"),
         _ if kernel_spoke || !klog::is_blank(&record.console) => Some("kernel but no PID 1"),
         Some(Stage::FirstInstruction | Stage::KernelEntry) => Some("no kernel output"),
+        // Firmware that printed, and a machine that reset itself, ran.
+        _ if !record.console.is_empty() => Some("no kernel output"),
+        _ if matches!(record.vm_end, Some(VmEnd::Reset | VmEnd::Poweroff | VmEnd::TripleFault)) => {
+            Some("no kernel output")
+        }
         _ => Some("the VM did not start"),
     }
 }

@@ -93,6 +93,9 @@ fn mute_kernel_is_a_skip_that_says_so() {
     let mut record = stopped_before(passing(), Stage::KernelEntry, VmEnd::TripleFault);
     record.console = "early text\x1b[2J\n\n".into();
     assert_cause(&default(&record), Outcome::Skip, 125, "triple fault): last line: early text\\u{1b}[2J");
+    record.console =
+        "\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS (version 1.16.2)\r\nBooting from ROM..\x1bc\x1b[?7l\x1b[2J".into();
+    assert_cause(&default(&record), Outcome::Skip, 125, "(no kernel output; triple fault)");
 }
 
 #[test]
