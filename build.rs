@@ -46,7 +46,7 @@ fn drop_unwind_tables() -> Result<(), Box<dyn Error>> {
     if is("PROFILE", "release") && is("CARGO_CFG_TARGET_ENV", "musl") {
         let script = PathBuf::from(std::env::var("OUT_DIR")?).join("no-unwind-tables.ld");
         fs::write(&script, UNWIND_TABLES)?;
-        println!("cargo::rustc-link-arg-bin=ktstr=-Wl,-T,{}", script.display());
+        println!("cargo::rustc-link-arg-bin=ktstr=-T{}", script.display());
     }
     Ok(())
 }

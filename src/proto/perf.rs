@@ -45,7 +45,8 @@ pub fn complete(items: &[PerfItem]) -> Vec<PerfItem> {
             Some(last) if last.in_effect => (*last).clone(),
             // What was tried in several ways has several reasons.
             Some(_) => {
-                let reasons: Vec<&str> = of.iter().map(|item| item.detail.as_str()).collect();
+                let mut reasons: Vec<&str> = of.iter().map(|item| item.detail.as_str()).collect();
+                reasons.dedup();
                 PerfItem::refused(name, reasons.join("; "))
             }
         }
@@ -64,6 +65,7 @@ mod tests {
             PerfItem::refused(HUGE_PAGES, "no pool"),
             PerfItem::done(SCHED_FIFO, "priority 1"),
             PerfItem::done(PINNING, "0 on 1"),
+            PerfItem::refused(HUGE_PAGES, "never"),
             PerfItem::refused(HUGE_PAGES, "never"),
             PerfItem::refused(PINNING, "one CPU"),
         ];

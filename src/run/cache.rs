@@ -42,14 +42,21 @@ pub fn name_of(mut source: impl Read) -> io::Result<String> {
 /// what is there and is not whole is for the caller to remove before.
 pub fn publish(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     static PARTS: AtomicU32 = AtomicU32::new(0);
-    let number = PARTS.fetch_add(1, Ordering::Relaxed);
-    let part = path.with_extension(format!("{PART}{}-{number}", std::process::id()));
+    // In another PID namespace somebody may have our number: what is theirs is never opened.
+    let (part, file) = loop {
+        let number = PARTS.fetch_add(1, Ordering::Relaxed);
+        let part = path.with_extension(format!("{PART}{}-{number}", std::process::id()));
+        match File::create_new(&part) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => break (part, made),
+        }
+    };
     // Not every file system knows links; a rename may put ours in the place of another's, which is as good.
     let named = || match fs::hard_link(&part, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(&part, path),
         _ => Ok(()),
     };
-    let done = File::create(&part).and_then(|mut file| write(&mut file)).and_then(|()| named());
+    let done = file.and_then(|mut file| write(&mut file)).and_then(|()| named());
     let removed = if part.exists() { fs::remove_file(&part) } else { Ok(()) };
     done.and(removed)
 }
@@ -115,9 +122,14 @@ mod tests {
         publish(&path, |file| file.write_all(b"first")).unwrap();
         publish(&path, |file| file.write_all(b"other")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"first");
+        let theirs = |number: u32| directory.join(format!("5-6.{PART}{}-{number}", std::process::id()));
+        (0..20).for_each(|number| fs::write(theirs(number), "theirs").unwrap());
+        publish(&directory.join("5-6.kind"), |file| file.write_all(b"ours")).unwrap();
+        (0..20).for_each(|number| assert_eq!(fs::read(theirs(number)).unwrap(), b"theirs"));
+        (0..20).for_each(|number| fs::remove_file(theirs(number)).unwrap());
         let full = || io::Error::from_raw_os_error(libc::ENOSPC);
         assert!(publish(&directory.join("3-4.kind"), |_| Err(full())).is_err());
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
         assert!(publish(&directory.join("no/such/x"), |_| Ok(())).is_err());
         fs::remove_dir_all(directory).unwrap();
     }

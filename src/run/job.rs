@@ -97,7 +97,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn prepare(job: &Job, plan: &Plan, kernel: &KernelImage) -> Self {
+    fn prepare(job: &Job, plan: &Plan, kernel: &KernelImage, memory_bytes: u64) -> Self {
         let lost = || Error::internal("a thread that prepared the run panicked");
         std::thread::scope(|scope| {
             let kvm = scope.spawn(|| match job.accel {
@@ -113,7 +113,12 @@ impl Parts {
             });
             let image = build_image(job, plan, kernel);
             let shared = match (&image, &job.kernel_cache, job.accel) {
-                (Ok(image), Some(cache), AccelChoice::Kvm | AccelChoice::Auto) => shared::find(cache, image),
+                // With --perf guest memory may be of huge pages, over which nothing can be laid.
+                (Ok(image), Some(cache), AccelChoice::Kvm | AccelChoice::Auto)
+                    if !job.perf && shared::fits(image, memory_bytes) =>
+                {
+                    shared::find(cache, image)
+                }
                 _ => Ok(None),
             };
             let kvm = kvm.join().unwrap_or_else(|_| Err(lost()));
@@ -137,7 +142,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan));
     check_host_memory(memory_bytes.saturating_add(disk_bytes(job)))?;
     let plan = settled(&job.plan, memory_bytes)?;
-    let parts = Parts::prepare(job, &plan, &kernel);
+    let parts = Parts::prepare(job, &plan, &kernel, memory_bytes);
     let image = parts.image?;
     let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
     // What the user gave is in order: now the machine.
@@ -145,14 +150,18 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     let unpacked = match parts.unpacked {
         Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm),
         Err(error) => {
-            listener(Event::Note(format!("the kernel is booted packed: {error}")));
+            if accel.kind == AccelKind::Kvm {
+                listener(Event::Note(format!("the kernel is booted packed: {error}")));
+            }
             None
         }
     };
     let shared = match parts.shared {
-        Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm && shared::fits(&image, memory_bytes)),
+        Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm),
         Err(error) => {
-            listener(Event::Note(format!("the guest image is not shared with other VMs: {error}")));
+            if accel.kind == AccelKind::Kvm {
+                listener(Event::Note(format!("the guest image is not shared with other VMs: {error}")));
+            }
             None
         }
     };

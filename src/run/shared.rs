@@ -14,10 +14,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 const SUFFIX: &str = "image";
-/// Images kept; the least recently used goes first.
-const KEPT: usize = 6;
+/// Images kept, one for each scheduler of a matrix; the least recently used goes first.
+const KEPT: usize = 24;
 /// A larger one is mostly data that a user includes, and not worth a second copy on disk.
-const MOST_BYTES: u64 = 64 * MIB;
+const MOST_BYTES: u64 = 32 * MIB;
 /// An image that its VMs share stays in their memory, as a kernel that gives it back writes all over it first: no more of
 /// a guest's memory than this part.
 const PART_OF_MEMORY: u64 = 8;

@@ -80,12 +80,17 @@ impl Made {
     fn decode(&self, cpu: u32, source: &[kvm_cpuid_entry2]) -> (u32, u32, u32) {
         let amd = is_amd(source);
         let id = self.must(cpu, 0xB, 0)[3];
-        // As Linux since 6.9 looks: the shift of the last level is the package's.
-        let leaf = [0x1F, 0x8000_0026, 0xB].into_iter().find(|leaf| self.leaf(cpu, *leaf, 0).is_some()).unwrap();
-        assert_eq!(self.must(cpu, leaf, 0)[3], id, "the leaves name different ids");
-        let level = |index: u32| self.must(cpu, leaf, index);
-        let last = (0..).take_while(|index| level(*index)[2] >> 8 != 0).last().unwrap();
-        let (package, core) = (id >> level(last)[0], id >> level(0)[0]);
+        // As Linux since 6.9 looks: the shift of the last level is the package's. Older ones look at other leaves.
+        let places =
+            [0x1F, 0x8000_0026, 0xB].into_iter().filter(|leaf| self.leaf(cpu, *leaf, 0).is_some()).map(|leaf| {
+                assert_eq!(self.must(cpu, leaf, 0)[3], id, "the leaves name different ids");
+                let level = |index: u32| self.must(cpu, leaf, index);
+                let last = (0..).take_while(|index| level(*index)[2] >> 8 != 0).last().unwrap();
+                (id >> level(last)[0], id >> level(0)[0])
+            });
+        let places: Vec<(u32, u32)> = places.collect();
+        let (package, core) = places[0];
+        assert!(places.iter().all(|place| *place == places[0]), "the leaves differ: {places:x?}");
         let sharing = |leaf: u32| {
             let caches = (0..).map(|index| self.must(cpu, leaf, index)[0]).take_while(|eax| eax & 0x1F != 0);
             let last = caches.max_by_key(|eax| eax >> 5 & 7).expect("no cache");
