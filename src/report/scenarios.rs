@@ -53,8 +53,11 @@ pub fn table(record: &Record, verdict: &Verdict) -> Vec<String> {
 pub fn course(record: &Record) -> Vec<String> {
     let mut lines = Vec::new();
     if record.phases.len() > 1 {
-        let mut rows =
-            vec![["phase", "group", "work", "n", "idle", "units", "CPU", "run delay"].map(String::from).to_vec()];
+        let mut rows = vec![
+            ["phase", "group", "work", "n", "idle", "units", "CPU", "run delay", "max delay", "max gap"]
+                .map(String::from)
+                .to_vec(),
+        ];
         for phase in &record.phases {
             for part in &phase.groups {
                 let time = |ns: Option<u64>| ns.map_or_else(|| "-".into(), approx);
@@ -67,21 +70,15 @@ pub fn course(record: &Record) -> Vec<String> {
                     part.work_units.to_string(),
                     time(part.cpu_ns),
                     time(part.run_delay_ns),
+                    time(part.max_run_delay_ns),
+                    time(Some(part.max_gap_ns)),
                 ]);
             }
         }
         let more = rows.len().saturating_sub(PHASES_SHOWN * 2 + 1);
         rows.truncate(PHASES_SHOWN * 2 + 1);
-        let align = [
-            Align::Left,
-            Align::Left,
-            Align::Left,
-            Align::Right,
-            Align::Right,
-            Align::Right,
-            Align::Right,
-            Align::Right,
-        ];
+        let align = |column: usize| if column < 3 { Align::Left } else { Align::Right };
+        let align: Vec<Align> = (0..rows[0].len()).map(align).collect();
         lines.extend(layout(&align, &rows));
         if more > 0 {
             lines.push(format!("... and {more} more rows"));
@@ -117,6 +114,8 @@ fn phase(phase: &PhaseReport) -> Json {
             ("cpu_ns", group.cpu_ns.into()),
             ("run_delay_ns", group.run_delay_ns.into()),
             ("runs", group.runs.into()),
+            ("max_gap_ns", group.max_gap_ns.into()),
+            ("max_run_delay_ns", group.max_run_delay_ns.into()),
             ("least_cpu_ns", group.least_cpu_ns.into()),
             ("most_cpu_ns", group.most_cpu_ns.into()),
             ("latency", samples(group.samples.iter().map(|samples| (samples.kind, &samples.hist)))),

@@ -31,6 +31,7 @@ impl PhaseSums {
                         cpu_ns: Some(0),
                         run_delay_ns: Some(0),
                         runs: Some(0),
+                        max_run_delay_ns: Some(0),
                         least_cpu_ns: Some(u64::MAX),
                         most_cpu_ns: Some(0),
                         ..PhaseGroup::default()
@@ -61,6 +62,9 @@ fn add_worker(row: &mut PhaseGroup, before: &Counters, after: &Counters) {
     row.cpu_ns = both(row.cpu_ns, cpu, u64::saturating_add);
     row.run_delay_ns = both(row.run_delay_ns, grown(|sched| sched.run_delay_ns), u64::saturating_add);
     row.runs = both(row.runs, grown(|sched| sched.runs), u64::saturating_add);
+    row.max_gap_ns = row.max_gap_ns.max(after.max_gap_ns);
+    let max_run_delay_ns = after.sched.map(|_| after.max_run_delay_ns);
+    row.max_run_delay_ns = both(row.max_run_delay_ns, max_run_delay_ns, u64::max);
     row.least_cpu_ns = both(row.least_cpu_ns, cpu, u64::min);
     row.most_cpu_ns = both(row.most_cpu_ns, cpu, u64::max);
     for (kind, hist) in &after.samples {
@@ -91,6 +95,8 @@ mod tests {
             work_units: units,
             sched: cpu_ns.map(|cpu_ns| SchedStat { cpu_ns, run_delay_ns: 2 * cpu_ns, runs: 1 }),
             samples: vec![(SampleKind::Wake, hist)],
+            max_gap_ns: units,
+            max_run_delay_ns: 3 * units,
             ..Counters::default()
         }
     }
@@ -108,6 +114,7 @@ mod tests {
         assert_eq!((a.workers, a.idle_workers, a.work_units, a.group_idx), (2, 1, 20, 2));
         assert_eq!((a.cpu_ns, a.run_delay_ns), (Some(810), Some(1620)));
         assert_eq!((a.least_cpu_ns, a.most_cpu_ns), (Some(10), Some(800)));
+        assert_eq!((a.max_gap_ns, a.max_run_delay_ns), (30, Some(90)));
         assert_eq!(a.samples[0].hist.count(), 4);
         assert!(sums.take().is_empty());
     }
@@ -123,5 +130,6 @@ mod tests {
         );
         let groups = sums.take();
         assert_eq!((groups[0].cpu_ns, groups[0].least_cpu_ns, groups[0].work_units), (None, None, 2));
+        assert_eq!((groups[0].max_gap_ns, groups[0].max_run_delay_ns), (2, None));
     }
 }

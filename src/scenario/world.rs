@@ -300,7 +300,7 @@ impl World {
 
     fn add_up(&mut self) {
         for crew in self.groups.iter_mut().flat_map(|group| &mut group.crews) {
-            let now = crew.handle.counters();
+            let now = crew.handle.take_counters();
             self.sums.add(&crew.label, crew.first_spec, &crew.base, &now);
             crew.base = now;
         }

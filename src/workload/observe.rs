@@ -1,11 +1,11 @@
 //! Looks at workers while they work, without asking them.
 //!
 //! Owns reading counters, histograms and CPUs out of slots and /proc; leaves what a phase is to scenario/.
-//! Invariant: a look changes nothing but the set of CPUs seen, which it empties so that each look has its own.
+//! Invariant: a look changes nothing but what it takes: the set of CPUs seen, and at a border what was longest.
 
 use super::handle::WorkloadHandle;
 use super::sampler::SchedStat;
-use super::slot::Field;
+use super::slot::{Field, Slot};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
 use crate::proto::work::SampleKind;
@@ -19,6 +19,9 @@ pub struct Counters {
     pub iterations: u64,
     pub work_units: u64,
     pub migrations: u64,
+    /// The longest gap, and the longest run delay where the kernel counts any, since they were taken last.
+    pub max_gap_ns: u64,
+    pub max_run_delay_ns: u64,
     /// Since the fork; none where the kernel does not count, or the worker is gone.
     pub sched: Option<SchedStat>,
     pub samples: Vec<(SampleKind, Hist)>,
@@ -27,6 +30,15 @@ pub struct Counters {
 impl WorkloadHandle {
     /// Every worker's counters now.
     pub fn counters(&self) -> Vec<Counters> {
+        self.counters_with(|slot, field| slot.get(field))
+    }
+
+    /// The same at the border of two phases: what was longest begins anew.
+    pub fn take_counters(&self) -> Vec<Counters> {
+        self.counters_with(|slot, field| slot.take(field))
+    }
+
+    fn counters_with(&self, longest: fn(&Slot<'_>, Field) -> u64) -> Vec<Counters> {
         let one = |(idx, pid): (usize, i32)| {
             let slot = self.shared.slot(idx);
             let group_idx = self.workers[idx].who.group_idx;
@@ -38,6 +50,8 @@ impl WorkloadHandle {
                 iterations: slot.get(Field::Iterations),
                 work_units: slot.get(Field::WorkUnits),
                 migrations: slot.get(Field::MigrationCount),
+                max_gap_ns: longest(&slot, Field::PhaseGapNs),
+                max_run_delay_ns: longest(&slot, Field::PhaseDelayNs),
                 sched: SchedStat::of_process(pid),
                 samples: kinds.map(|(place, kind)| (*kind, slot.hist(place))).collect(),
             }

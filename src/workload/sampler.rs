@@ -75,6 +75,8 @@ pub struct Sampler<'a> {
     next_run_delay_ns: u64,
     last_cpu: u32,
     max_gap_ns: u64,
+    /// The same since the owner took it from the slot.
+    phase_gap_ns: u64,
     schedstat: Option<OwnedFd>,
     baseline: Option<SchedStat>,
     last_run_delay_ns: u64,
@@ -113,6 +115,7 @@ impl<'a> Sampler<'a> {
             next_run_delay_ns: now + RUN_DELAY_NS,
             last_cpu,
             max_gap_ns: 0,
+            phase_gap_ns: 0,
             last_run_delay_ns: baseline.stat.map_or(0, |stat| stat.run_delay_ns),
             schedstat: baseline.schedstat,
             baseline: baseline.stat,
@@ -142,11 +145,11 @@ impl<'a> Sampler<'a> {
     pub fn tick_at(&mut self, now: u64) {
         let gap = now.saturating_sub(self.last_ns);
         self.last_ns = now;
-        if gap > self.max_gap_ns {
+        if gap > self.phase_gap_ns {
             self.note_gap(gap, now);
         }
         if now >= self.next_checkpoint_ns {
-            self.checkpoint(now);
+            self.checkpoint(now, gap);
         }
     }
 
@@ -161,7 +164,7 @@ impl<'a> Sampler<'a> {
     pub fn resume_at(&mut self, now: u64) {
         self.last_ns = now;
         if now >= self.next_checkpoint_ns {
-            self.checkpoint(now);
+            self.checkpoint(now, 0);
         }
     }
 
@@ -176,6 +179,11 @@ impl<'a> Sampler<'a> {
 
     #[cold]
     fn note_gap(&mut self, gap: u64, now: u64) {
+        self.phase_gap_ns = gap;
+        self.slot.raise(Field::PhaseGapNs, gap);
+        if gap <= self.max_gap_ns {
+            return;
+        }
         self.max_gap_ns = gap;
         self.slot.set(Field::MaxGapNs, gap);
         self.slot.set(Field::MaxGapCpu, u64::from(self.last_cpu));
@@ -183,9 +191,14 @@ impl<'a> Sampler<'a> {
     }
 
     #[cold]
-    fn checkpoint(&mut self, now: u64) {
+    fn checkpoint(&mut self, now: u64, gap: u64) {
         self.next_checkpoint_ns = now + CHECKPOINT_NS;
         self.look_at_cpu(now);
+        if self.slot.get(Field::PhaseGapNs) == 0 {
+            // Taken: another phase has begun, and this gap ends in it. Shorter ones than a checkpoint's time may be missed.
+            self.phase_gap_ns = gap;
+            self.slot.raise(Field::PhaseGapNs, gap);
+        }
         if now >= self.next_run_delay_ns {
             self.next_run_delay_ns = now + RUN_DELAY_NS;
             self.look_at_run_delay();
@@ -208,6 +221,7 @@ impl<'a> Sampler<'a> {
         let stat = self.schedstat.as_ref().and_then(SchedStat::read)?;
         let grown = stat.run_delay_ns.saturating_sub(self.last_run_delay_ns);
         self.max_run_delay_ns = self.max_run_delay_ns.max(grown);
+        self.slot.raise(Field::PhaseDelayNs, grown);
         self.last_run_delay_ns = stat.run_delay_ns;
         Some(stat)
     }
@@ -249,7 +263,7 @@ mod tests {
         let mut sampler = Sampler::start(shared.slot(0), Baseline::read(false), time::monotonic_ns());
         let t0 = sampler.start_ns;
         // The first turn's own wait, which is another test's matter.
-        (sampler.last_ns, sampler.max_gap_ns) = (t0, 0);
+        (sampler.last_ns, sampler.max_gap_ns, sampler.phase_gap_ns) = (t0, 0, 0);
         sampler.tick_at(t0 + 1000);
         sampler.resume_at(t0 + 900_000_000);
         sampler.tick_at(t0 + 900_005_000);
@@ -259,6 +273,25 @@ mod tests {
         assert_eq!(shared.slot(0).get(Field::MaxGapNs), 89_995_000);
         sampler.tick_at(t0 + 990_001_000);
         assert_eq!(shared.slot(0).get(Field::MaxGapNs), 89_995_000);
+    }
+
+    #[test]
+    fn longest_gap_of_a_phase_begins_anew_where_it_was_taken() {
+        let shared = Shared::new(1, &[], 0).unwrap();
+        let slot = shared.slot(0);
+        let mut sampler = Sampler::start(slot, Baseline::read(false), time::monotonic_ns());
+        let t0 = sampler.start_ns + 1_000_000_000;
+        sampler.tick_at(t0);
+        assert!(slot.take(Field::PhaseGapNs) >= 900_000_000);
+        sampler.tick_at(t0 + 50_000_000);
+        assert_eq!((slot.get(Field::PhaseGapNs), sampler.phase_gap_ns), (50_000_000, 50_000_000));
+        sampler.tick_at(t0 + 60_000_000);
+        sampler.tick_at(t0 + 130_000_000);
+        assert_eq!(slot.take(Field::PhaseGapNs), 70_000_000);
+        // A blocking call is no gap of the new phase either.
+        sampler.resume_at(t0 + 900_000_000);
+        assert_eq!(slot.get(Field::PhaseGapNs), 0);
+        assert!(slot.get(Field::MaxGapNs) >= 900_000_000);
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub enum Field {
     MaxGapNs,
     MaxGapCpu,
     MaxGapAtNs,
+    /// The longest gap and run delay since the owner took them.
+    PhaseGapNs,
+    PhaseDelayNs,
     /// errno of a refused setting; 0: granted, or not asked for.
     AffinityErrno,
     PolicyErrno,
@@ -209,6 +212,14 @@ impl<'a> Slot<'a> {
     }
     pub fn set(&self, field: Field, value: u64) {
         self.words[field as usize].store(value, Ordering::Relaxed);
+    }
+    /// Sets a maximum that the owner may take meanwhile.
+    pub fn raise(&self, field: Field, value: u64) {
+        self.words[field as usize].fetch_max(value, Ordering::Relaxed);
+    }
+    /// Takes a maximum: the next one begins at zero.
+    pub fn take(&self, field: Field) -> u64 {
+        self.words[field as usize].swap(0, Ordering::Relaxed)
     }
     /// The state; what was written before it was set is visible.
     pub fn state(&self) -> State {

@@ -81,6 +81,12 @@ fn steps_phases_and_isolation_are_told() {
     let phases: Vec<&str> =
         resize["phases"].as_array().unwrap().iter().filter_map(|phase| phase["name"].as_str()).collect();
     assert_eq!(phases, ["step 1", "step 2", "step 3"], "{ran}");
+    // What was longest begins anew with each phase, and is known where the kernel counts at all.
+    for phase in resize["phases"].as_array().unwrap() {
+        let groups = phase["groups"].as_array().unwrap();
+        assert!(groups.iter().any(|group| group["max_gap_ns"].as_u64() > Some(0)), "{ran}");
+        assert!(groups.iter().all(|group| group["max_run_delay_ns"].is_u64()), "{ran}");
+    }
     let stimuli = resize["stimuli"].to_string();
     assert!(stimuli.contains("set-cpuset a range:0%..34%"), "{ran}");
     let isolation = resize["checks"].as_array().unwrap().iter().find(|check| check["name"] == "isolation").unwrap();
