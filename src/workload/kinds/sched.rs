@@ -75,12 +75,18 @@ pub fn policy_churn(task: &mut Task<'_>, spin_iters: u64) {
         SchedPolicy::Fifo { priority: LOWEST_PRIORITY },
         SchedPolicy::RoundRobin { priority: LOWEST_PRIORITY },
     ];
+    const IDLE: usize = 2;
     let first = &task.birth.policy;
     let nice = match sched::nice(0) {
         Ok(nice) => nice,
         Err(error) => task.fail("read its nice value", &error),
     };
     let mut allowed = [true; WALK.len()];
+    // Without the right to a lower nice value there is no way out of the idle class (sched(7)).
+    allowed[IDLE] = sched::set_nice(0, nice - 1).is_ok();
+    if let (true, Err(error)) = (allowed[IDLE], sched::set_nice(0, nice)) {
+        task.slot.set(Field::NiceErrno, errno(&error));
+    }
     let mut at = 0;
     while !task.stopped() {
         task.spin(spin_iters);

@@ -16,9 +16,9 @@ use crate::workload::{Cpus, WorkloadConfig, WorkloadHandle};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Whether this process may take a real-time class: CI does not always run as root.
+/// Whether this process may take every real-time priority: CI does not always run as root.
 pub fn may_be_real_time() -> bool {
-    let may = std::thread::spawn(|| sched::set_policy(0, &SchedPolicy::Fifo { priority: 1 }, 0, false).is_ok());
+    let may = std::thread::spawn(|| sched::set_policy(0, &SchedPolicy::Fifo { priority: 99 }, 0, false).is_ok());
     let may = may.join().unwrap();
     if !may {
         not_run("no right to a real-time class");
@@ -153,8 +153,8 @@ fn policy_churn_is_seen_in_several_classes() {
     let mut handle = WorkloadHandle::spawn(&one_group("policy-churn policy=batch nice=4")).unwrap();
     handle.start().unwrap();
     let tid = handle.tids()[0];
-    seen("classes", 3, || sched::policy_number(tid).unwrap());
-    // Where it may be in real time too, the first three seen can be those.
+    // Normal and batch are everybody's. Where it may be in real time too, the first three seen can be those.
+    seen("classes", if may_be_real_time() { 3 } else { 2 }, || sched::policy_number(tid).unwrap());
     let lesser = [libc::SCHED_BATCH, libc::SCHED_IDLE];
     wait_for("a class below the normal one", || lesser.contains(&sched::policy_number(tid).unwrap()));
     assert_eq!(left_with(&mut handle, tid), [4, i64::from(libc::SCHED_BATCH)], "nice value and class it had first");
@@ -304,7 +304,7 @@ fn every_placement_is_what_the_kernel_allows() {
 fn class_that_the_kernel_refuses_is_told() {
     let all = sched::affinity(0).unwrap();
     if all.len() < 2 {
-        return;
+        return not_run("a deadline task on some CPUs only: there is one CPU");
     }
     // A deadline task must be allowed on all CPUs of its domain (sched(7)); without privilege it is refused anyway.
     let reports = watch(&one_group("spin*1 policy=deadline:1ms:5ms:10ms affinity=single"), 1, |tids| {

@@ -4,7 +4,7 @@
 //! Invariant: what makes a type that type is seen from outside, in /proc or by another call.
 
 use super::tests::*;
-use crate::not_run::not_run;
+use super::tests_cpu::may_be_real_time;
 use crate::proto::plan::CloneMode;
 use crate::proto::report::RAW_CAP;
 use crate::proto::report::{ExitInfo, WorkerReport};
@@ -85,17 +85,13 @@ fn mutex_contenders_wait_for_each_other() {
 
 #[test]
 fn inversion_has_its_three_priorities_and_inheritance_lends_the_highest() {
-    if sched::set_policy(process::thread_id(), &crate::proto::plan::SchedPolicy::Normal, 0, false).is_err() {
+    if !may_be_real_time() {
         return;
     }
     for (mode, lends) in [("pi", true), ("plain", false)] {
         let config = on_one_cpu(one_group(&format!("priority-inversion(pi_mode={mode},hold_iters=200000)")));
         let reports = watch(&config, 3, |tids| {
             let priorities: Vec<i64> = tids.iter().map(|tid| stat(*tid, STAT_RT_PRIORITY)).collect();
-            if priorities == [0, 0, 0] {
-                not_run("no right to a real-time class");
-                return;
-            }
             assert_eq!(priorities, [70, 50, 30]);
             // The effective priority of a real-time task is -1 - its priority (proc_pid_stat(5)).
             let boosted = || stat(tids[2], STAT_PRIORITY) == -71;
