@@ -18,6 +18,7 @@ use crate::units::NS_PER_MS;
 use crate::verdict::METAL;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// One turn at most.
@@ -53,7 +54,8 @@ pub fn run(job: &HostJob, listener: Listener<'_>) -> Result<RunDir> {
     resolver.check(scenario).map_err(|why| Error::usage(format!("cannot run this on this machine: {why}")))?;
     let cgroups = CgroupPlace::find(Path::new("/"))?;
     listener(Event::Note(format!("host: cgroups under {}", cgroups.root.join(subtree()).display())));
-    let lives = |pid: i32| Path::new("/proc").join(pid.to_string()).exists();
+    // One with our own number is of somebody who had it before.
+    let lives = |pid: i32| pid != process::id() && Path::new("/proc").join(pid.to_string()).exists();
     host_left::remove(&cgroups.root, &subtree_prefix(), lives).into_iter().for_each(|text| listener(Event::Note(text)));
     let mut run = RunDir::create(&job.run_place)?;
     run.add(Msg::Host { info: host_info(job) });
@@ -100,9 +102,11 @@ fn subtree() -> String {
     format!("{}{}", subtree_prefix(), process::id())
 }
 
-/// How the names of all runs' subtrees begin.
+/// How the names of all runs' subtrees begin whose numbers mean the same here: containers may share the cgroups, and not
+/// the process ids (pid_namespaces(7)).
 fn subtree_prefix() -> String {
-    format!("{SUBTREE}-host-")
+    let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |data| data.ino());
+    format!("{SUBTREE}-host-{namespace}-")
 }
 
 /// The surroundings of the scenario: this process.

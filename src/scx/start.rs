@@ -241,7 +241,9 @@ fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, was_enabled
         let text = format!("the kernel's verifier refused the scheduler '{name}' ({how})");
         return (SchedFailure::VerifierRejected, text);
     }
-    if is_probe && end == Some(ProcessEnd::Exited { code: i32::from(probe::exit::BUSY) }) || says_busy(words) {
+    if is_probe && end == Some(ProcessEnd::Exited { code: i32::from(probe::exit::BUSY) })
+        || (!was_enabled && says_busy(words))
+    {
         return (SchedFailure::ExitedEarly, format!("{BUSY_TOLD}: the scheduler '{name}' ended with {how}"));
     }
     if was_enabled {

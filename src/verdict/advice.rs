@@ -70,6 +70,9 @@ fn of_missing(record: &Record, verdict: &Verdict) -> &'static str {
     if said(VOID) || !record.hangs.is_empty() || noise::explains_silence(record).is_some() {
         return "run it while the host has less to do, or with --perf, which gives vCPUs CPUs of their own where it can";
     }
+    if record.scenario_end.as_ref().is_some_and(|end| end.early.is_some()) {
+        return "what ended the run early is named above: without that the same command gives a verdict";
+    }
     match undecided().any(|check| check.name == "telemetry_complete") {
         true => {
             "run it again, with --keep: what is missing above was lost on the way, and the run directory has the rest"

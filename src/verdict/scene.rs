@@ -103,8 +103,18 @@ impl<'a> Scene<'a> {
         worse: fn(Measure, Measure) -> bool,
         measure: impl Fn(&WorkerReport) -> Option<(Measure, String)>,
     ) -> Found {
+        self.worst_of(|_| true, worse, measure)
+    }
+
+    /// The same among some of them.
+    pub fn worst_of(
+        &self,
+        counts: fn(&WorkerReport) -> bool,
+        worse: fn(Measure, Measure) -> bool,
+        measure: impl Fn(&WorkerReport) -> Option<(Measure, String)>,
+    ) -> Found {
         let mut found = Found { missing: self.no_reports.map(str::to_owned), ..Found::default() };
-        for (group, report) in self.reports {
+        for (group, report) in self.reports.iter().filter(|(_, report)| counts(report)) {
             let Some((value, place)) = measure(report) else {
                 let why = || format!("not measured for {}", who(group, report));
                 found.missing.get_or_insert_with(why);

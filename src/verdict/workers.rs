@@ -102,21 +102,20 @@ pub fn who(group: &str, report: &WorkerReport) -> String {
 /// Five of sched_ext's default time slices (SCX_SLICE_DFL, 20 ms; include/linux/sched/ext.h): who was there for less, as the
 /// last of a churn is when its scenario ends, may rightly have had no turn.
 pub(super) const SHORTEST_LIFE_NS: u64 = 100 * NS_PER_MS;
-/// Time of crews that come and go within the shortest life after which, where none of them ever worked, they are starved
-/// together: ten chances in turn, each of them a new task, are no accident of when the scenario ended.
-const CREWS_LIFE_NS: u64 = 10 * SHORTEST_LIFE_NS;
 
 /// Whether it was there for so short that it may rightly have had no turn.
 pub(super) fn is_brief(report: &WorkerReport) -> bool {
     report.completed && report.wall_time_ns < SHORTEST_LIFE_NS
 }
 
-/// The brief workers of one cgroup and work type.
+/// The workers of one cgroup and work type.
 #[derive(Default)]
 struct Brief {
+    /// The brief ones.
     workers: u64,
+    /// Whether any of them all did.
     worked: bool,
-    /// How long they were there, by crew and worker.
+    /// How long the brief ones were there, by crew and worker.
     lives: BTreeMap<(u32, u32), u64>,
 }
 
@@ -131,17 +130,26 @@ impl Brief {
     }
 }
 
-/// Of the cgroups and work types whose brief workers all did no work, the one with the longest time: cgroup, workers, time.
+/// Of the cgroups and work types of which nobody worked, and nobody was there for long, the one with the longest time:
+/// cgroup, workers, time. That is no proof of starvation: where the queue is longer than each life, all had no turn.
 fn idle_crews<'a>(scene: &Scene<'a>) -> Option<(&'a str, u64, u64)> {
     let mut sets: BTreeMap<(&str, &str), Brief> = BTreeMap::new();
-    for (group, report) in scene.reports.iter().filter(|(_, report)| is_brief(report)) {
+    for (group, report) in scene.reports {
         let brief = sets.entry((group, &report.work_type)).or_default();
-        brief.workers += 1;
         brief.worked |= report.work_units > 0;
+        if !is_brief(report) {
+            continue;
+        }
+        brief.workers += 1;
         *brief.lives.entry((report.group_idx, report.worker_idx)).or_default() += report.wall_time_ns;
     }
     let idle = sets.into_iter().filter(|(_, brief)| !brief.worked);
     idle.map(|((group, _), brief)| (group, brief.workers, brief.lived_ns())).max_by_key(|(.., ns)| *ns)
+}
+
+/// Rates and shares of who came just before the stop, and had no turn until then, tell of the stop alone.
+fn had_a_turn(report: &WorkerReport) -> bool {
+    !is_brief(report) || report.work_units > 0
 }
 
 fn is_starved(report: &WorkerReport) -> bool {
@@ -155,20 +163,14 @@ fn not_starved(scene: &Scene<'_>) -> Found {
     let Some((group, report)) = starved.first() else {
         let brief = approx(SHORTEST_LIFE_NS);
         let crews = idle_crews(scene).filter(|(.., ns)| *ns >= SHORTEST_LIFE_NS).map(|(group, workers, ns)| {
-            let text = format!(
-                "none of {workers} workers of {group} worked, each there for less than {brief}, {} in turn",
-                approx(ns)
-            );
-            (group, workers, ns, text)
+            let lived = approx(ns);
+            format!("none of {workers} workers of {group} worked, each there for less than {brief}, {lived} in all")
         });
-        if let Some((group, workers, _, text)) = crews.as_ref().filter(|(_, _, ns, _)| *ns >= CREWS_LIFE_NS) {
-            return Found::new(Measure::Count(*workers), text).of(group);
-        }
         let all = scene.reports.len();
         let worked = scene.reports.iter().filter(|(_, report)| report.work_units > 0).count();
         let none = || (all > 0 && worked == 0).then(|| format!("no worker worked, nor was there for {brief}"));
         let missing = scene.no_reports.map(str::to_owned).or_else(|| scene.missing.first().cloned()).or_else(none);
-        let missing = missing.or(crews.map(|(.., text)| text));
+        let missing = missing.or(crews);
         let value = scene.no_reports.is_none().then_some(measured);
         let reason = match all - worked {
             0 => format!("all {all} workers worked"),
@@ -224,7 +226,7 @@ fn max_run_delay(scene: &Scene<'_>) -> Found {
 }
 
 fn max_wait_share(scene: &Scene<'_>) -> Found {
-    scene.worst(more, |report| {
+    scene.worst_of(had_a_turn, more, |report| {
         let waited_ns = report.schedstat_run_delay_ns.filter(|_| report.completed && report.wall_time_ns > 0)?;
         // Who had no turn before the stop waited longer than it was there.
         let waited_ns = waited_ns.min(report.wall_time_ns);
@@ -235,7 +237,7 @@ fn max_wait_share(scene: &Scene<'_>) -> Found {
 }
 
 fn rate(scene: &Scene<'_>, count: fn(&WorkerReport) -> u64) -> Found {
-    scene.worst(less, |report| {
+    scene.worst_of(had_a_turn, less, |report| {
         let rate = (report.completed && report.wall_time_ns > 0)
             .then(|| count(report) as f64 * NS_PER_SEC as f64 / report.wall_time_ns as f64)?;
         Some((Measure::PerSecond(rate), format!(", {} in {}", count(report), approx(report.wall_time_ns))))

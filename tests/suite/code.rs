@@ -1,26 +1,49 @@
 //! Scenarios in code: the example crate, built as a user builds it and run under emulation.
 
-use crate::util::{Ran, emulation, finish, not_run, root, share_machine};
+use crate::util::{DISTURBED, Ran, emulation, finish, not_run, root, share_machine, take_machine};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 /// Building the crate, and ktstr with it, takes about a minute on two busy cores; a case about ten seconds.
 const LIMIT: Duration = Duration::from_secs(900);
+const EXAMPLE: &str = "examples/scenarios";
 
 fn cargo(kernel: Option<&Path>, words: &[&str]) -> Ran {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The crate's own lock file, and nothing from the network.
     command.args(["test", "--locked", "--offline", "--quiet", "--test", "scheduler", "--"]).args(words);
     example(&mut command, kernel);
-    let _shared = share_machine();
-    finish(command, LIMIT)
+    finish_undisturbed(command)
+}
+
+/// A run in which the machine spoiled a case is repeated without this process's own load.
+fn finish_undisturbed(command: Command) -> Ran {
+    let mut same = Command::new(command.get_program());
+    same.args(command.get_args()).current_dir(root().join(EXAMPLE));
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => same.env(name, value),
+            None => same.env_remove(name),
+        };
+    }
+    let ran = {
+        let _shared = share_machine();
+        finish(command, LIMIT)
+    };
+    if ran.code == Some(0) || !DISTURBED.iter().any(|words| ran.stdout.contains(words)) {
+        return ran;
+    }
+    not_run("code: first try of the example crate", "the machine was too busy for a verdict; tried once more");
+    let _alone = take_machine();
+    finish(same, LIMIT)
 }
 
 /// Where and with what the crate's tests are built and run.
 fn example(command: &mut Command, kernel: Option<&Path>) {
-    command.current_dir(root().join("examples/scenarios"));
-    command.env_remove("KTSTR_KERNEL").env("KTSTR_ARGS", "--accel qemu --duration 1s");
+    command.current_dir(root().join(EXAMPLE));
+    // One of the cases wants progress in each half.
+    command.env_remove("KTSTR_KERNEL").env("KTSTR_ARGS", "--accel qemu --duration 2s");
     // What a build of our own tests may have set is not for this one.
     command.env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
     if let Some(kernel) = kernel {
@@ -66,7 +89,6 @@ fn example_runs_under_nextest() {
     let mut command = Command::new("cargo-nextest");
     command.args(["nextest", "run", "--locked", "--offline", "confined_group_stays_inside"]);
     example(&mut command, Some(&kernel));
-    let _shared = share_machine();
-    let ran = finish(command, LIMIT).exits(0);
+    let ran = finish_undisturbed(command).exits(0);
     ran.says("confined_group_stays_inside").says("1 test run: 1 passed");
 }

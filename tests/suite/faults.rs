@@ -111,7 +111,7 @@ fn interruption_at_any_moment_leaves_nothing() {
         let status = end_within(&mut child, Duration::from_secs(30));
         // A signal that meets the process before its first line ends it as the shell expects: also 130 there.
         let by_default = matches!(status.signal(), Some(libc::SIGINT | libc::SIGTERM));
-        let interrupted = status.code() == Some(130) || (delay_ms == 5 && by_default);
+        let interrupted = status.code() == Some(130) || (delay_ms <= 50 && by_default);
         assert!(interrupted, "SIG{name} after {delay_ms} ms: {status:?}");
         assert_eq!(processes_with(&marker), Vec::<String>::new(), "processes left after {delay_ms} ms");
         let runs = scratch.0.join("ktstr/runs");
@@ -133,7 +133,7 @@ fn killed_parent_takes_its_vm_along() {
         std::thread::sleep(Duration::from_millis(delay_ms));
         child.kill().expect("kill the binary");
         child.wait().expect("reap the binary");
-        let limit = Instant::now() + Duration::from_secs(5);
+        let limit = Instant::now() + Duration::from_secs(30);
         while !processes_with(&marker).is_empty() {
             assert!(Instant::now() < limit, "the VM outlives its parent: {:?}", processes_with(&marker));
             std::thread::sleep(Duration::from_millis(20));

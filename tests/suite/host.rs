@@ -4,6 +4,7 @@
 //! Invariant: after a run no cgroup of it is left.
 
 use crate::util::*;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -85,13 +86,14 @@ fn members(dir: &Path) -> usize {
 #[test]
 fn ended_run_on_this_machine_leaves_no_cgroup_and_a_killed_one_only_until_the_next() {
     let Some(mount) = cgroup2() else { return not_run("host: signals", "no writable cgroup2 mount") };
+    let namespace = std::fs::metadata("/proc/self/ns/pid").expect("look at our pid namespace").ino();
     for name in ["INT", "TERM", "KILL"] {
         let scratch = Scratch::new();
         let mut command = std::process::Command::new(binary());
         command.args(["run", "--host", "--work", "bursty*1", "--duration", "60s"]);
         let mut child = spawn_quietly(&mut command, &scratch);
         // One that cannot write to the root has its place elsewhere.
-        let subtree = mount.join(format!("ktstr-host-{}", child.id()));
+        let subtree = mount.join(format!("ktstr-host-{namespace}-{}", child.id()));
         let limit = Instant::now() + Duration::from_secs(30);
         while members(&subtree) == 0 {
             assert!(

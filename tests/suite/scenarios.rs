@@ -1,7 +1,7 @@
 //! Scenarios through the binary: the catalogue in a few boots, files, faults.
 
 use crate::util::{
-    DISTURBED, Ran, Scratch, TRIES, attempt_in, binary, emulation, finish, ktstr, not_run, root, run_in, share_machine,
+    Ran, Scratch, TRIES, attempt_in, binary, emulation, finish, ktstr, not_run, root, run_in, share_machine,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -45,10 +45,8 @@ fn catalogue_passes_under_the_kernels_own_scheduler() {
             Some(list) => list.iter().map(|one| (one["name"].as_str().expect("a name"), one)).collect(),
             None => vec![(left[0].as_str(), &result)],
         };
-        let is_spoiled = |one: &Value| {
-            let why = one["checks"].to_string();
-            one["outcome"] == "inconclusive" && DISTURBED.iter().any(|words| why.contains(words))
-        };
+        // Whatever the words: alone, and without the load of this process, each of them has to pass.
+        let is_spoiled = |one: &Value| one["outcome"] == "inconclusive";
         let (spoiled, judged): (Vec<_>, Vec<_>) = played.iter().partition(|(_, one)| is_spoiled(one));
         for (name, one) in judged {
             assert_eq!(one["outcome"], "pass", "{name}{ran}");

@@ -63,6 +63,8 @@ pub struct Played {
     pub host_ns: Option<u64>,
     /// How the host disturbed it so that it could not be judged, where it did.
     pub disturbed: Option<String>,
+    /// Whether nothing is wrong but that it came late.
+    pub late_only: bool,
     pub plays: u32,
 }
 
@@ -96,14 +98,16 @@ pub fn prepare(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs it and compares; again where the host disturbed it.
+/// Runs it and compares; again where the host disturbed it, and where it was late: a host that is a VM itself does not see
+/// all that it is kept from. What is late each time is wrong.
 pub fn play(fault: &Fault, setting: &Setting) -> Result<Played> {
     let mut plays = 1;
     let began_ns = time::monotonic_ns();
     loop {
         let played = play_once(fault, setting)?;
         let late = time::monotonic_ns() - began_ns > LIMIT_NS;
-        if plays == PLAYS_MOST || late || played.sight() != Sight::Disturbed {
+        let again = played.sight() == Sight::Disturbed || played.sight() == Sight::Wrong && played.late_only;
+        if plays == PLAYS_MOST || late || !again {
             return Ok(Played { plays, ..played });
         }
         let until_ns = time::monotonic_ns() + PAUSE_NS * u64::from(plays);
@@ -143,7 +147,8 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     exits(expected.0);
     compare(fault, expected, &verdict, &mut wrong);
     // Only a verdict that was withheld because of the host, or that came late, can be its doing: a wrong one never is.
-    let excusable = blames_host(&verdict.headline) || wrong.is_empty();
+    let told_right = wrong.is_empty();
+    let excusable = blames_host(&verdict.headline) || told_right;
     wrong.extend(late(fault.prompt, &record, &verdict));
     let to_verdict_ns = time_to_verdict(&record, &verdict).map(|(_, ns)| ns);
     Ok(Played {
@@ -154,6 +159,7 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
         to_verdict_ns,
         host_ns: to_verdict_ns.and_then(|ns| host_share(&record, ns)),
         disturbed: disturbance(&record, &verdict).filter(|_| excusable && !wrong.is_empty()),
+        late_only: told_right && !wrong.is_empty(),
         wrong,
         headline: verdict.headline,
         plays: 1,

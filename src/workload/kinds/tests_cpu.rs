@@ -240,8 +240,8 @@ fn ipc_variance_walks_half_a_mebibyte_of_its_own() {
     wait_for("20 periods", || handle.snapshot_iterations()[0] >= 20);
     let after = own_bytes(tid);
     let grown = (after - before) >> 10;
-    // What its loop writes besides, its stack above all, is a few pages.
-    assert!((512..768).contains(&grown), "{before} bytes before the start, {after} after it");
+    // More where this process meanwhile writes pages of before the fork: the old ones are then the worker's alone.
+    assert!(grown >= 512, "{before} bytes before the start, {after} after it");
     assert!(handle.stop_and_collect().unwrap()[0].completed);
 }
 
