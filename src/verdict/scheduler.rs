@@ -141,7 +141,11 @@ fn death(died: &Died, again: Option<String>, exit: Option<&SchedExit>) -> String
 /// One that found another in its place while the kernel said that a scheduler is enabled: that other one.
 fn busy(record: &Record, died: &Died) -> String {
     let failed = died.end.is_some_and(|end| end != ProcessEnd::Exited { code: 0 });
-    if failed && says_busy(&record.sched_output) { format!(": {BUSY_TOLD}") } else { String::new() }
+    if failed && died.state == "enabled" && says_busy(&record.sched_output) {
+        format!(": {BUSY_TOLD}")
+    } else {
+        String::new()
+    }
 }
 
 /// Why it did not start, in one sentence.
