@@ -337,7 +337,9 @@ mod tests {
     fn scenario_that_ends_early_still_tells_every_worker_and_leaves_no_cgroup() {
         let Some(mount) = mount() else { return };
         let subtree = format!("ktstr-engine-{}", process::id());
-        let spec = parse("scenario x\nstep\n  cgroup a: spin*2\n  cgroup b: pipe*1\nstep 200ms\n  cgroup c: spin*1\n");
+        let spec = parse(
+            "scenario x\nstep\n  cgroup a: spin*2\n  cgroup b: pipe*1\nstep 200ms\n  remove-cgroup b\n  cgroup c: spin*1\n",
+        );
         for end in [false, true] {
             let mut around = Listener { end, ..Listener::default() };
             let finished = execute(&spec.as_ref().unwrap()[0], &settings(&mount, &subtree), &mut around);
@@ -353,6 +355,11 @@ mod tests {
                 .collect();
             // Who has ended first is told first.
             groups.sort_unstable();
+            // A cgroup that is gone is told when it goes, before what comes after it.
+            let place = |wanted: fn(&Msg) -> bool| around.said.iter().position(wanted);
+            let b_told = place(|message| matches!(message, Msg::Report { group, .. } if group == "b"));
+            let c_made = place(|message| matches!(message, Msg::Spawned { group, .. } if group == "c"));
+            assert!(b_told.is_some() && (end || b_told < c_made), "{b_told:?} {c_made:?}");
             let want: &[&str] = if end { &["a", "a", "b", "b"] } else { &["a", "a", "b", "b", "c"] };
             assert_eq!(groups, want);
             assert!(!mount.join(&subtree).exists());

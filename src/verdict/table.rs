@@ -83,7 +83,7 @@ pub const ROWS: [Row; CheckId::ALL.len()] = [
         default: usual(0),
         strict: usual(0),
         default_text: "on",
-        help: "every worker that is there for 100 ms does work",
+        help: "every worker that is there for 100 ms does work, and one of those that come and go",
         ..ROW
     },
     Row {
