@@ -8,7 +8,6 @@ use crate::klog::sched_ext::{ExitReason, SchedExit};
 use crate::klog::{Class, Finding, KernelLog};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
-use crate::proto::report::WorkerReport;
 use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
 
 /// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
@@ -73,10 +72,11 @@ pub fn explains_exit(record: &Record, exit: &SchedExit) -> Option<String> {
 
 /// Why workers that did no work may only have been kept from it: vCPUs waited for half of the scenario.
 pub fn explains_no_work(record: &Record) -> Option<String> {
-    let idle = |report: &WorkerReport| report.completed && report.work_units == 0;
-    let lost = record.reports.iter().any(|(_, report)| !report.completed);
-    let any = record.reports.iter().any(|(_, report)| idle(report));
-    explains_stall(record, record.scenario_end.as_ref()?.elapsed_ns).filter(|_| any && !lost)
+    let lost = record.reports.iter().any(|(_, report)| !report.completed || report.setup_error.is_some());
+    let idle = record.reports.iter().filter(|(_, report)| report.work_units == 0);
+    // Of a crew that came and went the life, and not the scenario, is what the host may have taken.
+    let lived_ns = idle.map(|(_, report)| report.wall_time_ns).max()?;
+    explains_stall(record, lived_ns.min(record.scenario_end.as_ref()?.elapsed_ns)).filter(|_| !lost)
 }
 
 fn explains_stall(record: &Record, about_ns: u64) -> Option<String> {

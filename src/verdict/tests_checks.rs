@@ -112,15 +112,19 @@ fn crews_that_come_and_go_without_a_turn_leave_no_verdict() {
     assert_inconclusive(&churn(13, 0), "not_starved", words);
     // Two crews are more than a worker alone may be without work.
     assert_inconclusive(&churn(2, 0), "not_starved", "160 ms in all");
-    // One that was there for long, and worked, shows that work of this kind gets its turn there.
-    let beside = run(|record| {
-        for index in 1..=2 {
-            let report = WorkerReport { wall_time_ns: 80 * NS_PER_MS, work_units: 0, ..worker(7 + index) };
-            record.reports.push(("g1".into(), WorkerReport { group_idx: 7 + index, ..report }));
-        }
-        record.spawned[1].1 = 4;
-    });
-    assert_eq!(check(&beside, "not_starved").status, Status::Pass, "{}", check(&beside, "not_starved").reason);
+    // One that was there for long, and worked, excuses the last few, and not a whole series.
+    let beside = |count: u32| {
+        run(|record| {
+            for index in 1..=count {
+                let report = WorkerReport { wall_time_ns: 80 * NS_PER_MS, work_units: 0, ..worker(7 + index) };
+                record.reports.push(("g1".into(), WorkerReport { group_idx: 7 + index, ..report }));
+            }
+            record.spawned[1].1 = 2 + count;
+        })
+    };
+    let kept = beside(2);
+    assert_eq!(check(&kept, "not_starved").status, Status::Pass, "{}", check(&kept, "not_starved").reason);
+    assert_inconclusive(&beside(13), "not_starved", "none of 13 workers of g1 worked");
     for (crews, last) in [(1, 0), (20, 1)] {
         let verdict = churn(crews, last);
         assert_eq!(verdict.outcome, Outcome::Pass, "{crews}: {}", verdict.headline);

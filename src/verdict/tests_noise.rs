@@ -8,6 +8,7 @@ use super::table::defaults;
 use super::{Outcome, Status, Verdict, judge};
 use crate::proto::message::{Stage, VmEnd};
 use crate::proto::record::{Died, Record};
+use crate::proto::report::WorkerReport;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 
 /// The passing record with a scenario of 20 s, so that a wait of a second is no tenth of it.
@@ -114,13 +115,31 @@ fn watchdog_without_a_turn_is_void_where_the_host_took_half_of_it() {
 #[test]
 fn worker_without_work_is_excused_only_by_half_of_the_scenario() {
     let mut record = long_run();
-    record.reports[0].1.work_units = 0;
+    let idle = &mut record.reports[0].1;
+    (idle.work_units, idle.wall_time_ns) = (0, 20 * NS_PER_SEC);
     starve(&mut record, 2 * NS_PER_SEC, 9 * NS_PER_SEC);
     assert_eq!(status(&judged(&record), "not_starved"), Status::Fail);
     starve(&mut record, 2 * NS_PER_SEC, 10 * NS_PER_SEC);
     assert_excused(&judged(&record), "not_starved: void, as the host kept a vCPU waiting for 10.0 s of 20.0 s");
-    record.reports[1].1.completed = false;
-    assert_eq!(status(&judged(&record), "not_starved"), Status::Fail, "a report that is missing is not excused");
+    let faults: [fn(&mut WorkerReport); 2] =
+        [|report| report.completed = false, |report| report.setup_error = Some("x".into())];
+    for fault in faults {
+        let mut record = record.clone();
+        fault(&mut record.reports[1].1);
+        assert_eq!(
+            status(&judged(&record), "not_starved"),
+            Status::Fail,
+            "what is not for lack of time is not excused"
+        );
+    }
+    // A crew of 400 ms, of which the host took half.
+    let mut record = long_run();
+    let idle = &mut record.reports[0].1;
+    (idle.work_units, idle.wall_time_ns) = (0, 400 * NS_PER_MS);
+    starve(&mut record, 2 * NS_PER_SEC, 150 * NS_PER_MS);
+    assert_eq!(status(&judged(&record), "not_starved"), Status::Fail);
+    starve(&mut record, 2 * NS_PER_SEC, 200 * NS_PER_MS);
+    assert_eq!(status(&judged(&record), "not_starved"), Status::Inconclusive);
 }
 
 #[test]

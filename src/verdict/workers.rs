@@ -103,6 +103,9 @@ pub fn who(group: &str, report: &WorkerReport) -> String {
 /// last of a churn is when its scenario ends, may rightly have had no turn.
 pub(super) const SHORTEST_LIFE_NS: u64 = 100 * NS_PER_MS;
 
+/// Time of brief workers without a turn that is told although others of their kind, there for longer, worked.
+const CREWS_LIFE_NS: u64 = 10 * SHORTEST_LIFE_NS;
+
 /// Whether it was there for so short that it may rightly have had no turn.
 pub(super) fn is_brief(report: &WorkerReport) -> bool {
     report.completed && report.wall_time_ns < SHORTEST_LIFE_NS
@@ -113,8 +116,9 @@ pub(super) fn is_brief(report: &WorkerReport) -> bool {
 struct Brief {
     /// The brief ones.
     workers: u64,
-    /// Whether any of them all did.
+    /// Whether one of them worked, and whether one that was there for longer did.
     worked: bool,
+    worked_long: bool,
     /// How long the brief ones were there, by crew and worker.
     lives: BTreeMap<(u32, u32), u64>,
 }
@@ -130,20 +134,25 @@ impl Brief {
     }
 }
 
-/// Of the cgroups and work types of which nobody worked, and nobody was there for long, the one with the longest time:
-/// cgroup, workers, time. That is no proof of starvation: where the queue is longer than each life, all had no turn.
+/// Of the cgroups and work types whose brief workers all did no work, the one with the longest time: cgroup, workers, time. That is no proof of starvation: where the queue is longer than each life, all had no turn.
 fn idle_crews<'a>(scene: &Scene<'a>) -> Option<(&'a str, u64, u64)> {
     let mut sets: BTreeMap<(&str, &str), Brief> = BTreeMap::new();
     for (group, report) in scene.reports {
         let brief = sets.entry((group, &report.work_type)).or_default();
-        brief.worked |= report.work_units > 0;
         if !is_brief(report) {
+            brief.worked_long |= report.work_units > 0;
             continue;
         }
+        brief.worked |= report.work_units > 0;
         brief.workers += 1;
         *brief.lives.entry((report.group_idx, report.worker_idx)).or_default() += report.wall_time_ns;
     }
-    let idle = sets.into_iter().filter(|(_, brief)| !brief.worked);
+    let idle = sets.into_iter().filter(|(_, brief)| match (brief.worked, brief.worked_long) {
+        (true, _) => false,
+        // Those that came last may all have come too late for a turn; many in turn did not.
+        (false, true) => brief.lived_ns() >= CREWS_LIFE_NS,
+        (false, false) => true,
+    });
     idle.map(|((group, _), brief)| (group, brief.workers, brief.lived_ns())).max_by_key(|(.., ns)| *ns)
 }
 

@@ -46,7 +46,7 @@ fn catalogue_passes_under_the_kernels_own_scheduler() {
             None => vec![(left[0].as_str(), &result)],
         };
         // Whatever the words: alone, and without the load of this process, each of them has to pass.
-        let is_spoiled = |one: &Value| one["outcome"] == "inconclusive";
+        let is_spoiled = |one: &Value| one["outcome"] == "inconclusive" || (attempt == 1 && one["outcome"] == "fail");
         let (spoiled, judged): (Vec<_>, Vec<_>) = played.iter().partition(|(_, one)| is_spoiled(one));
         for (name, one) in judged {
             assert_eq!(one["outcome"], "pass", "{name}{ran}");
@@ -129,7 +129,7 @@ step 200ms
   wait members
   kill sleeper
   cgroup c: spin*2
-step 200ms
+step 1s
   remove-cgroup c
   detach-scheduler
   run detached: /bin/cat /sys/kernel/sched_ext/state

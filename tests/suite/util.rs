@@ -184,10 +184,15 @@ pub fn run_in(scratch: &Scratch, args: &[&str]) -> Ran {
     unreachable!("the last try returns")
 }
 
-/// One try of a run, counted from 1: beside others the first, after a pause and alone every other.
+/// One try of a run.
 pub fn attempt_in(scratch: &Scratch, args: &[&str], attempt: u32, limit: Duration) -> Ran {
     let mut command = Command::new(binary());
     command.args(args).env("XDG_STATE_HOME", &scratch.0);
+    try_command(command, attempt, limit)
+}
+
+/// One try, counted from 1: beside others the first, after a pause and alone every other.
+pub fn try_command(command: Command, attempt: u32, limit: Duration) -> Ran {
     let (_shared, _alone) = if attempt == 1 {
         (Some(share_machine()), None)
     } else {
