@@ -35,7 +35,7 @@ pub use error::{Error, Result};
 pub mod prelude {
     pub use crate::cgroup::{CgroupGroup, CgroupManager};
     pub use crate::error::{Error, Result};
-    pub use crate::harness::{Case, Options};
+    pub use crate::harness::{Case, Options, Vm, VmBuilder, VmResult};
     pub use crate::proto::asserted::{AssertResult, AssertStats};
     pub use crate::proto::cpuset::CpuSet;
     pub use crate::proto::hist::Hist;

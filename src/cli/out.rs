@@ -7,6 +7,9 @@ use super::help;
 use crate::error::{Context, Error, Result};
 use std::io::{self, ErrorKind, Write};
 
+/// What an error begins with.
+pub const ERROR_HEAD: &str = "ktstr: error: ";
+
 /// Writes text to standard output.
 pub fn print(text: &str) -> Result<()> {
     write_all(&mut io::stdout().lock(), text).context(|| "write to standard output")
@@ -24,9 +27,8 @@ pub fn show_error(error: &Error) {
 
 /// `ktstr: error: message`, and the hint on a line of its own.
 pub fn error_text(error: &Error) -> String {
-    const HEAD: &str = "ktstr: error: ";
     const HINT: &str = "  hint: ";
-    let mut text = format!("{HEAD}{}\n", help::wrap(error.message(), HEAD.len(), 2));
+    let mut text = format!("{ERROR_HEAD}{}\n", help::wrap(error.message(), ERROR_HEAD.len(), 2));
     if let Some(hint) = error.hint_text() {
         text.push_str(&format!("{HINT}{}\n", help::wrap(hint, HINT.len(), HINT.len())));
     }

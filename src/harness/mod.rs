@@ -7,12 +7,14 @@ mod args;
 mod case;
 mod output;
 mod suite;
+mod vm;
 
 use crate::proto::limits::Assert;
 use crate::scenario::{Coded, ScenarioFn};
 use crate::sys::{signal, time};
 use crate::{cli, guest};
 use std::process::ExitCode;
+pub use vm::{Vm, VmBuilder, VmResult};
 
 /// One scenario in code, and how it is run.
 #[derive(Clone, Copy, Debug)]

@@ -48,8 +48,8 @@ const MATRIX: &[(&str, &[&str])] = &[
             "run", "report",
         ],
     ),
-    // The test binaries of others: the roles of main.rs, and the words of Rust's own test harness.
-    ("harness", &["proto", "sys", "verdict", "scenario", "guest", "cli"]),
+    // The programs of others: the roles of main.rs, the words of Rust's own test harness, a run as a value.
+    ("harness", &["proto", "sys", "verdict", "scenario", "guest", "run", "cli"]),
 ];
 
 /// Names that lib.rs lifts to the crate's root, and whose they are.

@@ -18,6 +18,7 @@ mod image;
 mod judge;
 mod lab;
 mod left;
+mod library;
 mod many;
 mod meter;
 mod placement;
