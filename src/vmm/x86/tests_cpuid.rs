@@ -39,6 +39,24 @@ fn rome() -> Vec<kvm_cpuid_entry2> {
 fn emulated() -> Vec<kvm_cpuid_entry2> {
     table(include_str!("fixtures/qemu-max.cpuid"))
 }
+/// Recorded on bare metal: what the CPU itself says, with the leaves that KVM adds for its guests.
+fn bare_metal(text: &str) -> Vec<kvm_cpuid_entry2> {
+    let mut table = table(text);
+    table.extend(rome().into_iter().filter(|entry| [LEAF_KVM, LEAF_KVM_FEATURES].contains(&entry.function)));
+    table
+}
+fn genoa() -> Vec<kvm_cpuid_entry2> {
+    bare_metal(include_str!("fixtures/epyc-9124.cpuid"))
+}
+fn first_epyc() -> Vec<kvm_cpuid_entry2> {
+    bare_metal(include_str!("fixtures/epyc-7551p.cpuid"))
+}
+fn cascade_lake() -> Vec<kvm_cpuid_entry2> {
+    bare_metal(include_str!("fixtures/xeon-6252.cpuid"))
+}
+fn alder_lake() -> Vec<kvm_cpuid_entry2> {
+    bare_metal(include_str!("fixtures/i9-12900k.cpuid"))
+}
 /// The first generation of Zen, of the same leaves as Rome.
 fn naples() -> Vec<kvm_cpuid_entry2> {
     let mut table = rome();
@@ -110,9 +128,17 @@ impl Made {
 fn kernels_see_the_asked_topology_on_every_host() {
     let shapes =
         ["1n1l1c1t", "1n1l4c1t", "1n2l4c2t", "2n4l3c2t", "4n12l8c2t", "max-cpu", "3n2+0+1l3+1+2c2t", "4:sparse7"];
-    for (name, source) in
-        [("xeon", xeon()), ("skylake", skylake()), ("rome", rome()), ("naples", naples()), ("emulated", emulated())]
-    {
+    for (name, source) in [
+        ("xeon", xeon()),
+        ("skylake", skylake()),
+        ("rome", rome()),
+        ("naples", naples()),
+        ("emulated", emulated()),
+        ("genoa", genoa()),
+        ("first epyc", first_epyc()),
+        ("cascade lake", cascade_lake()),
+        ("alder lake", alder_lake()),
+    ] {
         for shape in shapes {
             if llc_rule(&source) == LlcRule::ThreeBits && ["max-cpu", "4n12l8c2t", "4:sparse7"].contains(&shape) {
                 // An LLC of more than 8 ids cannot be shown there.
@@ -138,6 +164,43 @@ fn kernels_see_the_asked_topology_on_every_host() {
             }
         }
     }
+}
+
+/// Nothing of the host's own shape is left: neither its ids, nor its counts, nor who shares its caches.
+#[test]
+fn recorded_hosts_lose_their_own_shape_and_keep_their_caches() {
+    for (source, leaf) in [(cascade_lake(), 4), (alder_lake(), 4), (genoa(), 0x8000_001D)] {
+        let made = made(&source, "1n2l2c2t");
+        // Package of 8, LLC of 4, core of 2: bits of the ids.
+        assert_eq!(made.must(5, 1, 0)[1] >> 16, 5 << 8 | 8);
+        assert_eq!(made.must(5, 0xB, 0), [1, 2, 0x100, 5]);
+        assert_eq!(made.must(5, 0xB, 1), [3, 8, 0x201, 5]);
+        assert_eq!(made.must(5, 0xA, 0), [0; 4]);
+        for index in 0..4 {
+            let host = source.iter().find(|entry| (entry.function, entry.index) == (leaf, index)).unwrap();
+            let guest = made.must(5, leaf, index);
+            assert_eq!(guest[1..], [host.ebx, host.ecx, host.edx], "a cache has the host's size");
+            assert_eq!(guest[0] & 0x3FFF, host.eax & 0x3FFF, "and its kind");
+            let sharing = if index == 3 { 3 } else { 1 };
+            let cores = if leaf == 4 { 3 << 26 } else { 0 };
+            assert_eq!(guest[0] & !0x3FFF, sharing << 14 | cores, "but not its neighbours");
+        }
+        assert_eq!(made.must(5, leaf, 4), [0; 4]);
+    }
+    let epyc = made(&genoa(), "1n2l2c2t");
+    assert_eq!(epyc.must(5, LEAF_AMD_SIZES, 0)[2] & 0xF0FF, 0x3007);
+    assert_eq!(epyc.must(5, LEAF_AMD_TOPOLOGY, 0), [5, 2 | 1 << 8, 0, 0]);
+    assert_eq!(epyc.must(5, LEAF_AMD_HIGHEST, 0)[0], 0x8000_0028, "higher than what is added");
+    let levels = [[1, 2, 0x100, 5], [2, 4, 0x201, 5], [2, 4, 0x302, 5], [3, 8, 0x403, 5], [0, 0, 4, 5]];
+    (0..).zip(levels).for_each(|(index, level)| assert_eq!(epyc.must(5, 0x8000_0026, index), level));
+    // This one's crystal does not fit a guest's TSC, and its leaf 0x1F knows no dies.
+    let core = made(&alder_lake(), "1n2l2c2t");
+    assert_eq!(core.must(5, 0x15, 0), [1, 1, 2_500_000_000, 0]);
+    assert_eq!((core.must(5, 0, 0)[0], core.must(5, 0x1F, 2)), (0x20, [3, 8, 0x502, 5]));
+    // And these had no such leaf.
+    assert_eq!(made(&cascade_lake(), "1n2l2c2t").must(5, 0, 0)[0], 0x1F);
+    let first = made(&first_epyc(), "1n2l2c2t");
+    assert_eq!((first.must(5, 0, 0)[0], first.must(5, 0x8000_0000, 0)[0]), (0xD, 0x8000_0026));
 }
 
 #[test]
@@ -259,4 +322,8 @@ fn rules_follow_vendor_family_and_model() {
     assert_eq!(llc_rule(&rome()), LlcRule::CacheLeaf);
     assert_eq!(llc_rule(&naples()), LlcRule::ThreeBits);
     assert_eq!(llc_rule(&emulated()), LlcRule::AmdNode);
+    assert_eq!(llc_rule(&genoa()), LlcRule::CacheLeaf);
+    assert_eq!(llc_rule(&first_epyc()), LlcRule::ThreeBits);
+    assert_eq!(llc_rule(&cascade_lake()), LlcRule::CacheLeaf);
+    assert_eq!(llc_rule(&alder_lake()), LlcRule::CacheLeaf);
 }
