@@ -4,6 +4,7 @@
 //! Invariant: the user's words come last, so that they win.
 
 use super::accel::AccelKind;
+use super::detectors::Detectors;
 use crate::channel;
 use crate::scenario::EMULATED_WORD;
 
@@ -27,55 +28,14 @@ const WORDS: [(&str, &str); 16] = [
     ("tsc=reliable", "no clocksource watchdog, which a busy host makes fire"),
 ];
 
-/// sched_ext's stall timeout where the scheduler does not set one (SCX_WATCHDOG_MAX_TIMEOUT).
-const DEFAULT_WATCHDOG_MS: u64 = 30_000;
-/// What a report needs to get out between two detectors.
-const BETWEEN_S: u64 = 15;
-
-/// The kernel's own detectors, so that the first to fire names the true cause: sched_ext's watchdog fires after 1.0 to 1.5
-/// times its timeout, then RCU, then the soft lockup (after twice its threshold) and a workqueue that stands still, which is
-/// most often their consequence, then the hung task, looked for often enough to come before twice its timeout. One that
-/// needs longer than a run lasts cannot fire in it: there, what hangs is told by silence and by what did not report.
-fn detectors(watchdog_ms: Option<u32>) -> [String; 5] {
-    let Detectors { rcu_s, soft_s, workqueue_s, hung_task_s } = Detectors::after(watchdog_ms);
-    [
-        format!("rcupdate.rcu_cpu_stall_timeout={rcu_s}"),
-        format!("watchdog_thresh={}", soft_s / 2),
-        format!("workqueue.watchdog_thresh={workqueue_s}"),
-        format!("sysctl.kernel.hung_task_timeout_secs={hung_task_s}"),
-        format!("sysctl.kernel.hung_task_check_interval_secs={BETWEEN_S}"),
-    ]
-}
-
-/// After how many seconds each fires.
-struct Detectors {
-    rcu_s: u64,
-    soft_s: u64,
-    workqueue_s: u64,
-    hung_task_s: u64,
-}
-
-impl Detectors {
-    /// All of them after sched_ext's own watchdog.
-    fn after(watchdog_ms: Option<u32>) -> Self {
-        let rcu_s = latest_watchdog_ms(watchdog_ms).div_ceil(1000) + BETWEEN_S;
-        Self { rcu_s, soft_s: 2 * rcu_s, workqueue_s: 2 * rcu_s + BETWEEN_S, hung_task_s: 3 * rcu_s }
-    }
-}
-
-/// When sched_ext's watchdog has fired.
-fn latest_watchdog_ms(watchdog_ms: Option<u32>) -> u64 {
-    watchdog_ms.map_or(DEFAULT_WATCHDOG_MS, u64::from) * 3 / 2
-}
-
 /// What differs from run to run.
 pub struct Words<'a> {
     pub accel: AccelKind,
     /// GPA and bytes of the ring.
     pub ring: (u64, u64),
     pub force_serial: bool,
-    /// The stall timeout that the scheduler under test was given.
-    pub watchdog_ms: Option<u32>,
+    /// When the kernel's own detectors fire.
+    pub detectors: Detectors,
     /// Some APIC ids are above 254, where KVM's I/O APIC cannot send interrupts.
     pub wide_apic_ids: bool,
     /// The initramfs is a file that VMs share as long as they do not write it.
@@ -88,7 +48,7 @@ pub struct Words<'a> {
 /// The complete command line.
 pub fn build(words: &Words<'_>) -> String {
     let mut line: Vec<String> = WORDS.iter().map(|(word, _)| (*word).to_owned()).collect();
-    line.extend(detectors(words.watchdog_ms));
+    line.extend(words.detectors.words());
     line.push(if words.verbose { "ignore_loglevel".into() } else { "quiet".into() });
     let (base, bytes) = words.ring;
     line.push(format!("{}={base:#x},{bytes:#x}", channel::PARAM_RING));
@@ -120,7 +80,7 @@ mod tests {
             accel,
             ring: (0xe00_0000, 0x10_0000),
             force_serial: false,
-            watchdog_ms: None,
+            detectors: Detectors { rcu_s: 60, soft_s: 90, workqueue_s: 109, hung_task_s: 120 },
             wide_apic_ids: false,
             shared_initramfs: false,
             verbose: false,
@@ -129,32 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn first_detector_to_fire_names_the_cause() {
-        assert_eq!(
-            detectors(None)[..3],
-            ["rcupdate.rcu_cpu_stall_timeout=60", "watchdog_thresh=60", "workqueue.watchdog_thresh=135"]
-        );
-        assert_eq!(detectors(None)[3], "sysctl.kernel.hung_task_timeout_secs=180");
-        assert_eq!(detectors(Some(2000))[0], "rcupdate.rcu_cpu_stall_timeout=18");
-        for watchdog_ms in [None, Some(100), Some(2000), Some(30_000)] {
-            let own = Detectors::after(watchdog_ms);
-            let order = [
-                latest_watchdog_ms(watchdog_ms).div_ceil(1000),
-                own.rcu_s,
-                own.soft_s,
-                own.workqueue_s,
-                own.hung_task_s,
-            ];
-            assert!(order.windows(2).all(|two| two[0] < two[1]), "{watchdog_ms:?}: {order:?}");
-        }
-        assert!(build(&words(AccelKind::Kvm)).contains(" watchdog_thresh=60 "));
-    }
-
-    #[test]
     fn ring_is_named_and_the_user_has_the_last_word() {
         let line = build(&words(AccelKind::Kvm));
         assert!(line.contains("ktstr.ring=0xe000000,0x100000"), "{line}");
         assert!(line.ends_with(" panic=5"), "{line}");
+        assert!(line.contains(" rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=45 "), "{line}");
         assert!(!line.contains("memmap=") && !line.contains("ktstr.channel"));
     }
 

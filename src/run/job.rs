@@ -4,6 +4,7 @@
 //! Invariant: from the moment the run directory exists, whatever happens is in the record.
 
 use super::accel::{self, Accel, AccelChoice, AccelKind};
+use super::detectors::Detectors;
 use super::disk::DiskSpec;
 use super::machine::{Machine, MachineSpec};
 use super::perf;
@@ -175,7 +176,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         accel: accel.kind,
         ring: ring_place,
         force_serial: job.force_serial,
-        watchdog_ms: job.plan.guards.watchdog_ms,
+        detectors: Detectors::of(&plan, accel.kind),
         // By the rule that spaces them widest.
         wide_apic_ids: ApicIds::new(&plan.topology, LlcRule::ThreeBits).highest() > XAPIC_ID_MAX,
         shared_initramfs: shared.is_some(),
@@ -250,7 +251,7 @@ fn run_vm(
     };
     let mut machine = Machine::start(&spec)?;
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
-    let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(job, accel.kind));
+    let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(&job.plan, accel.kind));
     let limits = Limits { soft_ns: hard_ns.saturating_sub(SOFT_STOP_NS), hard_ns };
     let silence = Silence::new(machine.pid(), accel.kind == AccelKind::Qemu);
     let mut watch = Watch {
@@ -337,18 +338,20 @@ pub fn cost(job: &Job, kind: AccelKind) -> Cost {
         memory_bytes: memory_bytes.saturating_add(disk_bytes(job)),
         // The emulator's threads are not placed.
         alone: job.perf && kind == AccelKind::Kvm,
-        limit_ns: job.timeout_ns.unwrap_or_else(|| default_timeout(job, kind)) + ROUND_A_VM_NS,
+        limit_ns: job.timeout_ns.unwrap_or_else(|| default_timeout(&job.plan, kind)) + ROUND_A_VM_NS,
     }
 }
 
-fn default_timeout(job: &Job, accel: AccelKind) -> u64 {
+/// Long enough for what is planned, and for each of the kernel's detectors to have its say.
+pub(super) fn default_timeout(plan: &Plan, accel: AccelKind) -> u64 {
     let (boot, per_cpu) = match accel {
         AccelKind::Kvm => (BOOT_KVM_NS, BOOT_PER_CPU_KVM_NS),
         AccelKind::Qemu => (BOOT_QEMU_NS, BOOT_PER_CPU_QEMU_NS),
     };
-    let boot = boot + per_cpu * u64::from(job.plan.topology.total_cpus());
-    let sched = job.plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
-    boot + sched + job.plan.planned_ns() + WIND_DOWN_NS
+    let boot = boot + per_cpu * u64::from(plan.topology.total_cpus());
+    let sched = plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
+    let planned = boot + sched + plan.planned_ns() + WIND_DOWN_NS;
+    planned.max(Detectors::of(plan, accel).all_ns())
 }
 
 fn host_info(job: &Job, accel: &Accel, cmdline: &str, memory_bytes: u64) -> HostInfo {

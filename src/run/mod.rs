@@ -6,6 +6,7 @@
 pub mod accel;
 mod cache;
 pub mod cmdline;
+mod detectors;
 pub mod disk;
 pub mod faults;
 mod hmp;
