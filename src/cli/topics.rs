@@ -265,12 +265,15 @@ than 1 %, always with --timings).
 A failure that the host can have caused is not held against the scheduler:
 
   the vCPUs waited for more than 10 % of the scenario's CPU time
-                    failed timing checks and stalls are inconclusive
+                    failed timing checks are inconclusive, and so are the stalls
+                    that RCU and the lockup and hung-task detectors report, also
+                    where sched_ext disables the scheduler for one
   a gap or run delay would be within its limit without what the host took in an
   interval of that length
                     that check is inconclusive
   a vCPU waited for half of the time that a stall is about
-                    the stall is inconclusive
+                    the stall is inconclusive: for sched_ext's own watchdog the
+                    only excuse, on an emulated guest too
   the guest hung, and its vCPUs waited for half of the time they wanted to run
                     the run is inconclusive
 

@@ -10,6 +10,10 @@ const SCHEDULER: &str = "BPF scheduler \"";
 const FAILED_TO_RUN: &str = " failed to run for ";
 /// What the tick says where the watchdog itself got no turn (kernel/sched/ext.c, `scx_tick`).
 const NO_CHECK_IN: &str = "watchdog failed to check in for ";
+/// What the kernel's own detectors of stalls hand to sched_ext, which calls it a runtime error (kernel/sched/ext.c,
+/// `handle_lockup`, `scx_rcu_cpu_stall`). How long, where one says so, stands behind the last words: `stuck for 22s`.
+const LOCKUPS: [&str; 3] = ["RCU CPU stall detected", "soft lockup - CPU", "hard lockup - CPU"];
+const STUCK_FOR: &str = " stuck for ";
 
 /// What a scheduler prints that the kernel refused because another one is loaded, of which its own log has no line: EBUSY
 /// as strerror(3) has it, and our own probes' words.
@@ -125,7 +129,7 @@ pub struct SchedExit {
     pub reason_text: String,
     pub message: Option<String>,
     pub victim: Option<Victim>,
-    /// How long the watchdog saw nothing of what it waited for, a victim or itself, in milliseconds.
+    /// How long the watchdog saw nothing of what it waited for, a victim, itself or a CPU, in milliseconds.
     pub stalled_ms: Option<u64>,
     pub time_us: Option<u64>,
 }
@@ -137,6 +141,18 @@ impl SchedExit {
             Some(message) => format!("{}: {message}", self.reason_text),
             None => self.reason_text.clone(),
         }
+    }
+
+    /// Whether a detector of the kernel's that is not sched_ext's own handed it the blame. What a scheduler says of itself
+    /// is no lockup, whatever it says.
+    pub fn is_lockup(&self) -> bool {
+        let told = self.message.as_deref().unwrap_or_default();
+        self.reason == ExitReason::RuntimeError && LOCKUPS.iter().any(|words| told.starts_with(words))
+    }
+
+    /// Whether something did not run for too long, as sched_ext's watchdog or another detector found.
+    pub fn is_stall(&self) -> bool {
+        self.reason == ExitReason::Stall || self.is_lockup()
     }
 }
 
@@ -308,8 +324,12 @@ impl SchedExit {
         let message = message.trim_end();
         self.victim = parse_victim(message);
         let unchecked = || parse_seconds(message.strip_prefix(NO_CHECK_IN)?);
+        let stuck = || parse_seconds(message.rsplit_once(STUCK_FOR)?.1);
         self.stalled_ms = self.victim.as_ref().map(|victim| victim.waited_ms).or_else(unchecked);
         self.message = Some(message.to_owned()).filter(|text| !text.is_empty());
+        if self.is_lockup() {
+            self.stalled_ms = stuck();
+        }
     }
 }
 
@@ -357,6 +377,28 @@ mod tests {
             "sched_ext: x: watchdog failed to check in for 1.084s",
         ]);
         assert_eq!((list[0].reason, &list[0].victim, list[0].stalled_ms), (ExitReason::Stall, &None, Some(1084)));
+    }
+
+    #[test]
+    fn lockup_that_sched_ext_calls_a_runtime_error_is_a_stall() {
+        let of = |reason: &str, message: &str| {
+            let told = format!("sched_ext: x: {message}");
+            exits(&[&format!("sched_ext: BPF scheduler \"x\" disabled ({reason})"), &told]).remove(0)
+        };
+        for (message, stalled_ms) in [
+            ("RCU CPU stall detected!", None),
+            ("soft lockup - CPU 0 stuck for 2s", Some(2000)),
+            ("soft lockup - CPU#1 stuck for 22s", Some(22_000)),
+            ("hard lockup - CPU 3", None),
+        ] {
+            let exit = of("runtime error", message);
+            assert_eq!((exit.is_stall(), exit.is_lockup(), exit.stalled_ms), (true, true, stalled_ms), "{message}");
+        }
+        assert!(!of("runtime error", "ops.init() failed (-12)").is_stall());
+        let own = of("scx_bpf_error", "soft lockup - CPU 0 stuck for 2s");
+        assert!(!own.is_stall() && own.stalled_ms.is_none(), "its own words excuse no scheduler");
+        let watchdog = of("runnable task stall", "watchdog failed to check in for 1.084s");
+        assert!(watchdog.is_stall() && !watchdog.is_lockup());
     }
 
     #[test]

@@ -113,6 +113,11 @@ fn of_exit(record: &Record, verdict: &Verdict) -> Option<String> {
                 crate::klog::one_line(&whom)
             )
         }
+        _ if exit.is_lockup() => {
+            format!(
+                "the kernel's backtrace above shows what kept a CPU: an operation of the scheduler that does not return, if it is there{dump}"
+            )
+        }
         _ => format!("the kernel's backtrace above shows which call was refused{dump}"),
     })
 }

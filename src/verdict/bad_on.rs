@@ -8,7 +8,6 @@ use super::check::Status;
 use super::judge::Verdict;
 use super::outcome::Outcome;
 use super::stage::pid1_ran;
-use crate::klog::sched_ext::ExitReason;
 use crate::klog::{Class, Severity};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
@@ -93,7 +92,7 @@ pub fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
     }
     let failing = verdict.findings.iter().filter(|finding| finding.severity == Severity::Fail);
     let mut kinds: Vec<BadKind> = failing.filter_map(|finding| of_class(finding.class)).collect();
-    if verdict.sched_exits.iter().any(|exit| exit.reason == ExitReason::Stall) {
+    if verdict.sched_exits.iter().any(|exit| exit.is_stall()) {
         kinds.push(BadKind::Stall);
     }
     // A call that the kernel does not return from.
@@ -118,7 +117,7 @@ pub fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler};
+    use super::super::fixture::{LOCKUP, STALL, add_log, passing, passing_with_scheduler};
     use super::*;
     use crate::proto::message::Stage;
     use crate::verdict::judge_stored;
@@ -179,6 +178,10 @@ mod tests {
         let mut stalled = passing_with_scheduler();
         add_log(&mut stalled, &STALL);
         assert!(kinds(&stalled, &judge_stored(&stalled)).contains(&BadKind::Stall));
+        let mut locked_up = passing_with_scheduler();
+        add_log(&mut locked_up, &LOCKUP);
+        assert_eq!(kinds(&locked_up, &judge_stored(&locked_up)), [BadKind::Stall], "a lockup, told by sched_ext alone");
+        assert_eq!(outcome(BadKind::Stall, &locked_up), Outcome::Fail);
         let mut starved = passing();
         starved.reports[0].1.work_units = 0;
         starved.reports[0].1.iterations = 0;

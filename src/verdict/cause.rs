@@ -50,7 +50,7 @@ pub fn find(record: &Record, log: &KernelLog, checks: &[Check], limits: &Assert)
     cannot_judge(record, log)
         .or_else(|| kernel_finding(record, log, limits))
         .or_else(|| hang(record))
-        .or_else(|| scheduler_failure(record, checks))
+        .or_else(|| scheduler_failure(record, log, checks))
         .or_else(|| harness_failure(record))
         .or_else(|| silence(record, log))
         .or_else(|| of_checks(checks))
@@ -138,7 +138,7 @@ fn hang(record: &Record) -> Option<Cause> {
     }
 }
 
-fn scheduler_failure(record: &Record, checks: &[Check]) -> Option<Cause> {
+fn scheduler_failure(record: &Record, log: &KernelLog, checks: &[Check]) -> Option<Cause> {
     if let Some((why, text)) = &record.sched_failed {
         let outcome = match why {
             SchedFailure::KernelLacksSchedExt => Outcome::Skip,
@@ -151,7 +151,11 @@ fn scheduler_failure(record: &Record, checks: &[Check]) -> Option<Cause> {
             | SchedFailure::EnableTimeout
             | SchedFailure::DisabledEarly => Outcome::Fail,
         };
-        return Some((outcome, start_failure(*why, text)));
+        let failure = start_failure(*why, text);
+        return match noise::explains_start(record, log).filter(|_| outcome == Outcome::Fail) {
+            Some(void) => Some((Outcome::Inconclusive, format!("{failure}; {void}"))),
+            None => Some((outcome, failure)),
+        };
     }
     record.sched_died.as_ref()?;
     let check = checks.iter().find(|check| check.name == "scheduler_alive")?;

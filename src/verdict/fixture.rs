@@ -208,3 +208,7 @@ pub const STALL: [&str; 2] = [
     "sched_ext: BPF scheduler \"raw_drop\" disabled (runnable task stall)",
     "sched_ext: raw_drop: kw0.0-spin[184] failed to run for 1.400s",
 ];
+
+/// What sched_ext says where RCU handed it a stall, of which RCU itself may print nothing.
+pub const LOCKUP: [&str; 2] =
+    ["sched_ext: BPF scheduler \"raw_spin\" disabled (runtime error)", "sched_ext: raw_spin: RCU CPU stall detected!"];

@@ -3,8 +3,8 @@
 //! Owns the thresholds and their reasons; leaves the values to proto/noise and the use to the checks and the cause.
 //! Invariant: noise turns a failure into Inconclusive, never into a pass, and never without naming what was waited.
 
-use super::workers::emulated;
-use crate::klog::sched_ext::{ExitReason, SchedExit};
+use super::workers::{disturbed, emulated};
+use crate::klog::sched_ext::SchedExit;
 use crate::klog::{Class, Finding, KernelLog};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
@@ -64,10 +64,21 @@ pub fn explains_finding(record: &Record, log: &KernelLog, finding: &Finding) -> 
     }
 }
 
-/// The same for a scheduler that the kernel's watchdog disabled.
+/// The same for a scheduler that the kernel disabled for a stall. What another detector than sched_ext's found is void where
+/// that one's own report is. Emulation alone excuses none: the kernel took a scheduler away, which is an act and no time.
 pub fn explains_exit(record: &Record, exit: &SchedExit) -> Option<String> {
+    if !exit.is_stall() {
+        return None;
+    }
+    let of_times = || disturbed(record).filter(|_| exit.is_lockup() && !emulated(record));
     let stalled_ns = exit.stalled_ms.map_or(STALL_NS, |stalled| stalled.saturating_mul(NS_PER_MS));
-    explains_stall(record, stalled_ns).filter(|_| exit.reason == ExitReason::Stall)
+    of_times().or_else(|| explains_stall(record, stalled_ns))
+}
+
+/// Why a scheduler that did not start may only have been kept from it: the kernel disabled it for such a stall.
+pub fn explains_start(record: &Record, log: &KernelLog) -> Option<String> {
+    let exit = log.exits.iter().find(|exit| exit.reason.is_error())?;
+    explains_exit(record, exit).map(|why| format!("void, as {why}: {}", exit.describe()))
 }
 
 /// Why workers that did no work may only have been kept from it: vCPUs waited for half of the scenario.

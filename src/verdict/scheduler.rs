@@ -35,6 +35,9 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
             SchedFailure::EnableTimeout => emulated(record),
             _ => false,
         };
+        if let Some(void) = noise::explains_start(record, log).filter(|_| !unknown) {
+            return inconclusive(&format!("{void}; {}", start_failure(*why, text)));
+        }
         let status = if unknown { Status::Inconclusive } else { Status::Fail };
         return Check::new(NAME, status, start_failure(*why, text));
     }

@@ -3,10 +3,10 @@
 //! Owns these tests; leaves findings without noise to tests_checks and tests_cause.
 //! Invariant: each excuse has a record just beyond its threshold and one just within.
 
-use super::fixture::{STALL, add_log, passing, passing_with_scheduler, starve};
+use super::fixture::{LOCKUP, STALL, add_log, passing, passing_with_scheduler, starve};
 use super::table::defaults;
 use super::{Outcome, Status, Verdict, judge};
-use crate::proto::message::{Stage, VmEnd};
+use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::{Died, Record};
 use crate::proto::report::WorkerReport;
 use crate::units::{NS_PER_MS, NS_PER_SEC};
@@ -110,6 +110,47 @@ fn watchdog_without_a_turn_is_void_where_the_host_took_half_of_it() {
     assert_eq!(judged(&record).outcome, Outcome::Fail);
     starve(&mut record, 3 * NS_PER_SEC, 700 * NS_PER_MS);
     assert_excused(&judged(&record), "the host kept a vCPU waiting for 700 ms of 1.40 s");
+}
+
+#[test]
+fn lockup_that_sched_ext_reports_is_void_where_the_kernels_own_report_is() {
+    let died = Died { after_ns: NS_PER_SEC, end: None, state: "disabled".into(), text: "x".into() };
+    let mut record = long_run();
+    record.sched_died = Some(died.clone());
+    add_log(&mut record, &["rcu: INFO: rcu_preempt self-detected stall on CPU"]);
+    add_log(&mut record, &LOCKUP);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    // Beyond a tenth of the scenario.
+    starve(&mut record, 2 * NS_PER_SEC, 5 * NS_PER_SEC);
+    let verdict = judged(&record);
+    assert_excused(&verdict, "the vCPUs waited 5.00 s of 40.6 s for the host's CPUs");
+    assert!(verdict.checks.iter().all(|check| check.status != Status::Fail));
+    // Emulation voids RCU's report, but not what the kernel did to the scheduler: half of the stall does.
+    record.host.as_mut().unwrap().accel = "qemu".into();
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 2 * NS_PER_SEC, 10 * NS_PER_SEC);
+    assert_eq!(judged(&record).outcome, Outcome::Inconclusive);
+    // Those that say how long are about that long.
+    let mut record = long_run();
+    record.sched_died = Some(died);
+    add_log(&mut record, &[LOCKUP[0], "sched_ext: raw_spin: soft lockup - CPU 0 stuck for 2s"]);
+    starve(&mut record, 2 * NS_PER_SEC, 999 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 2 * NS_PER_SEC, NS_PER_SEC);
+    assert_excused(&judged(&record), "the host kept a vCPU waiting for 1.00 s of 2.00 s");
+}
+
+#[test]
+fn start_that_a_stall_ended_is_void_where_the_host_took_half_of_it() {
+    let mut record = long_run();
+    (record.sched_enabled, record.sched_final) = (None, None);
+    record.sched_failed = Some((SchedFailure::ExitedEarly, "it ended with exit code 1".into()));
+    add_log(&mut record, &[LOCKUP[0], "sched_ext: raw_spin: soft lockup - CPU 0 stuck for 2s"]);
+    starve(&mut record, 0, 999 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 0, NS_PER_SEC);
+    assert_excused(&judged(&record), "void, as the host kept a vCPU waiting for 1.00 s of 2.00 s: runtime error: soft");
+    assert_eq!(status(&judged(&record), "scheduler_alive"), Status::Inconclusive);
 }
 
 #[test]
