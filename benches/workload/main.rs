@@ -10,6 +10,7 @@ mod bare;
 mod tools;
 mod trace;
 mod turns;
+mod waits;
 
 use ktstr::proto::cpuset::CpuSet;
 use ktstr::proto::report::WorkerReport;

@@ -4,8 +4,8 @@
 //! Invariant: what is compared is on one CPU, where placement decides nothing, and in one class.
 
 use crate::bare::{self, Way};
-use crate::trace::number;
 use crate::turns::{self, Spread, against};
+use crate::waits::number;
 use crate::{config, first_cpu, pause, run};
 use ktstr::proto::hist::Hist;
 use ktstr::proto::plan::SchedPolicy;

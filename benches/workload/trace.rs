@@ -1,15 +1,16 @@
 //! What the kernel's own events say of the same wake-ups.
 //!
-//! Owns a trace instance and the reading of it, and what it costs to look from outside of a call; leaves the loads to main.
-//! Invariant: the instance and its mount go when they are dropped.
+//! Owns a trace instance, the comparison of its wake-ups with our samples one by one, and what it costs to look from outside
+//! of a call; leaves the loads to main and the reading of events to waits.
+//! Invariant: the instance and its mount go when they are dropped; only what is the same wake-up for both is compared.
 
+use crate::waits::{self, Wait, number};
 use crate::{RUN_NS, config, pause};
-use ktstr::proto::hist::Hist;
 use ktstr::proto::report::WorkerReport;
 use ktstr::proto::work::SampleKind;
 use ktstr::sys::{process, time};
 use ktstr::units::{NS_PER_US, approx};
-use ktstr::workload::WorkloadHandle;
+use ktstr::workload::{WorkloadConfig, WorkloadHandle};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,6 @@ use std::process::Command;
 /// Calls of a sleep that is none, and of one, to see how much longer they are for their caller than for the tracepoints.
 const SLEEPS: usize = 2000;
 const SLEEP_NS: u64 = 50 * NS_PER_US;
-/// clock_nanosleep(2) on x86-64, as `raw_syscalls:sys_enter` shows it.
-const SLEEP_CALL: &str = "NR 230 ";
 
 /// Two trace instances of our own in a tracefs of our own: one of what some tasks do, one of all migrations, which others may
 /// cause too.
@@ -71,75 +70,6 @@ impl Drop for Trace {
     }
 }
 
-/// `field=number` of a trace line.
-pub fn number(line: &str, field: &str) -> Option<i64> {
-    let rest = &line[line.find(field)? + field.len()..];
-    rest.split(|c: char| !c.is_ascii_digit() && c != '-').next()?.parse().ok()
-}
-
-/// What the kernel's own events say of these tasks.
-#[derive(Default)]
-struct Told {
-    /// sched_waking to sched_switch.
-    wakes: Hist,
-    /// From the waker's entry into its call to the wakee's return from its own: what two processes can see.
-    calls: Hist,
-    /// The sleeps of the benchmark itself in their order, from entry to return.
-    sleeps: Vec<u64>,
-}
-
-fn read_trace(text: &str, tids: &[i32], marks: [u64; 2]) -> Option<Told> {
-    let mut lines = Vec::new();
-    let mut marked = Vec::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let Some((head, event)) = line.split_once(": ") else { continue };
-        let Some(tsc) = head.split_whitespace().last().and_then(|word| word.parse::<u64>().ok()) else { continue };
-        if event.contains("ktstr-mark") {
-            marked.push(tsc);
-        } else {
-            // `NAME-PID [CPU] FLAGS TIME`; the name may hold dashes, and no blank.
-            let current = head.split_whitespace().next().and_then(|task| task.rsplit('-').next()?.parse::<i64>().ok());
-            lines.push((tsc, current.unwrap_or(-1), event));
-        }
-    }
-    let [first, last] = marked[..] else { return None };
-    let ns_per_tick = (marks[1] - marks[0]) as f64 / (last - first) as f64;
-    let ns = |from: u64, until: u64| ((until - from) as f64 * ns_per_tick) as u64;
-    // When a task entered its call; when another was woken, and from which call; which call's wake has switched it in.
-    let mut entered: HashMap<i64, u64> = HashMap::new();
-    let mut waking: HashMap<i64, (u64, Option<u64>)> = HashMap::new();
-    let mut running: HashMap<i64, u64> = HashMap::new();
-    let mut told = Told::default();
-    let own = i64::from(process::id());
-    let ours = |pid: i64| tids.iter().any(|tid| i64::from(*tid) == pid);
-    for (tsc, current, event) in lines {
-        if event.starts_with("sys_enter") {
-            // Of the benchmark itself only the calls that it times too.
-            if current != own || event.contains(SLEEP_CALL) {
-                entered.insert(current, tsc);
-            }
-        } else if event.starts_with("sys_exit") {
-            if let Some(begin) = entered.remove(&current).filter(|_| current == own) {
-                told.sleeps.push(ns(begin, tsc));
-            }
-            if let Some(call) = running.remove(&current) {
-                told.calls.record(ns(call, tsc));
-            }
-        } else if event.starts_with("sched_waking") {
-            if let Some(pid) = number(event, " pid=").filter(|pid| ours(*pid)) {
-                waking.entry(pid).or_insert((tsc, entered.get(&current).copied()));
-            }
-        } else if event.starts_with("sched_switch") {
-            let next = number(event, "next_pid=");
-            if let Some((pid, (begin, call))) = next.and_then(|pid| Some((pid, waking.remove(&pid)?))) {
-                told.wakes.record(ns(begin, tsc));
-                running.extend(call.map(|call| (pid, call)));
-            }
-        }
-    }
-    Some(told)
-}
-
 /// How long sleeps are for their caller, from one look at the clock to another.
 fn sleeps(ns: u64) -> Vec<u64> {
     let one = |_| {
@@ -168,7 +98,8 @@ pub fn agreement() {
 
 fn agree(text: &str) -> Result<(), String> {
     let trace = Trace::open()?;
-    let mut handle = WorkloadHandle::spawn(&config(text)).expect("spawn");
+    let load = WorkloadConfig { raw_samples: true, ..config(text) };
+    let mut handle = WorkloadHandle::spawn(&load).expect("spawn");
     let tids = handle.tids();
     let traced = tids.iter().copied().chain([process::thread_id()]);
     trace.set("set_event_pid", &traced.map(|tid| tid.to_string()).collect::<Vec<_>>().join(" "))?;
@@ -187,40 +118,18 @@ fn agree(text: &str) -> Result<(), String> {
     marks[1] = time::monotonic_ns();
     trace.set("tracing_on", "0")?;
     let (content, moves) = (Trace::read(&trace.dir)?, Trace::read(&trace.moves)?);
-    // Who only wakes others is itself woken by timers, which is another latency.
-    let sampled = reports.iter().filter(|report| report.hist(SampleKind::Wake).is_some_and(|hist| hist.count() > 0));
-    let wakees: Vec<i32> = sampled.map(|report| report.tid).collect();
-    let told = read_trace(&content, &wakees, marks).ok_or("the marks are not in the trace")?;
-    let mut ours = Hist::new();
-    reports.iter().filter_map(|report| report.hist(SampleKind::Wake)).for_each(|hist| ours.merge(hist));
+    let told = waits::read(&content, &tids, marks).ok_or("the marks are not in the trace")?;
     let (short, long) = told.sleeps.split_at(SLEEPS.min(told.sleeps.len()));
     println!(
         "{text}: for its caller a call is {} ns longer than from sys_enter to sys_exit, one that sleeps {} ns",
         border_ns(&slept[0], short),
         border_ns(&slept[1], long)
     );
-    for (name, part) in [("p50", 5000), ("p90", 9000), ("p99", 9900)] {
-        let all = [&ours, &told.wakes, &told.calls].map(|hist| hist.percentile_ns(part));
-        if let [Some(mine), Some(theirs), Some(calls)] = all {
-            let ratio = |to: u64| mine as f64 / to.max(1) as f64;
-            println!(
-                "{text}: wake {name}: ours {}, sched_waking to sched_switch {}, ratio {:.2}; call to return {}, ratio {:.2}, \
-                 {} ns apart",
-                approx(mine),
-                approx(theirs),
-                ratio(theirs),
-                approx(calls),
-                ratio(calls),
-                mine.saturating_sub(calls),
-            );
-        }
-    }
+    compare(text, &reports, &told.waits);
     let sum = |of: fn(&WorkerReport) -> u64| reports.iter().map(of).sum::<u64>();
     let delay = sum(|report| report.schedstat_run_delay_ns.unwrap_or(0));
     println!(
-        "{text}: {} samples of {} wake-ups; run delay {} against {} just before the stop; migrations {} against {} events",
-        ours.count(),
-        told.wakes.count(),
+        "{text}: run delay {} against {} just before the stop; migrations {} against {} events",
         approx(delay),
         approx(outside),
         sum(|report| report.migration_count),
@@ -238,6 +147,60 @@ fn agree(text: &str) -> Result<(), String> {
         own as f64 / counted as f64
     );
     Ok(())
+}
+
+/// Our samples against the kernel's account of the very same waits: both in the order in which the worker had them.
+fn compare(text: &str, reports: &[WorkerReport], waits: &HashMap<i32, Vec<Wait>>) {
+    let mut pairs = Vec::new();
+    let mut samples = 0;
+    for report in reports {
+        let (mine, theirs) = (report.raw_ns(SampleKind::Wake), waits.get(&report.tid).map_or(&[][..], Vec::as_slice));
+        samples += mine.len();
+        // The wake of the stop ends a wait, too, and is no sample. Who only wakes others waits for timers, without samples.
+        if theirs.len().saturating_sub(mine.len()) <= 1 && theirs.len() >= mine.len() {
+            pairs.extend(mine.iter().copied().zip(theirs));
+        } else if !mine.is_empty() {
+            let (mine, theirs) = (mine.len(), theirs.len());
+            println!("{text}: a worker has {mine} samples of {theirs} waits that a wake ended: not compared");
+        }
+    }
+    let asleep = |wait: &Wait| wait.switch.is_some();
+    let awake = pairs.iter().filter(|(_, wait)| !asleep(wait) && wait.call.is_some()).count();
+    let early = pairs.iter().filter(|(_, wait)| wait.call.is_none()).count();
+    println!(
+        "{text}: {} wake-ups of {samples} samples compared one by one: {awake} came before the sleeper was off its CPU, {early} \
+         before it was asleep",
+        pairs.len()
+    );
+    type Theirs = fn(&Wait) -> Option<u64>;
+    let ways: [(&str, Theirs); 3] = [
+        ("sched_waking to sched_switch", |wait| wait.switch),
+        ("call to return, switched in", |wait| wait.call.filter(|_| wait.switch.is_some())),
+        ("call to return, not switched", |wait| wait.call.filter(|_| wait.switch.is_none())),
+    ];
+    for (name, of) in ways {
+        let both: Vec<(u64, u64)> = pairs.iter().filter_map(|(mine, wait)| Some((*mine, of(wait)?))).collect();
+        let sorted = |mut list: Vec<u64>| {
+            list.sort_unstable();
+            list
+        };
+        let mine = sorted(both.iter().map(|(mine, _)| *mine).collect());
+        let theirs = sorted(both.iter().map(|(_, theirs)| *theirs).collect());
+        let apart = sorted(both.iter().map(|(mine, theirs)| mine.saturating_sub(*theirs)).collect());
+        for (part, percent) in [("p50", 50), ("p90", 90), ("p99", 99)] {
+            let at = |list: &[u64]| list.get((list.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+            if let (Some(mine), Some(theirs), Some(apart)) = (at(&mine), at(&theirs), at(&apart)) {
+                println!(
+                    "{text}: {name}, {} pairs, {part}: ours {}, theirs {}, ratio {:.2}; {part} of what a pair is apart {} ns",
+                    both.len(),
+                    approx(mine),
+                    approx(theirs),
+                    mine as f64 / theirs.max(1) as f64,
+                    apart,
+                );
+            }
+        }
+    }
 }
 
 /// Field 2 of a task's schedstat.
