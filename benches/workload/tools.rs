@@ -7,12 +7,11 @@ use crate::bare::{self, Way};
 use crate::turns::{self, Spread, against};
 use crate::waits::number;
 use crate::{config, first_cpu, pause, run};
-use ktstr::proto::hist::Hist;
 use ktstr::proto::plan::SchedPolicy;
 use ktstr::proto::scenario::AffinityIntent;
 use ktstr::proto::work::SampleKind;
 use ktstr::sys::time;
-use ktstr::units::{NS_PER_MS, NS_PER_SEC, approx};
+use ktstr::units::{NS_PER_MS, NS_PER_SEC, NS_PER_US, approx};
 use ktstr::workload::{WorkloadConfig, WorkloadHandle};
 use std::process::Command;
 
@@ -20,6 +19,9 @@ use std::process::Command;
 const ROUNDS: usize = 9;
 /// How long ours runs in a round.
 const TURN_NS: u64 = 300 * NS_PER_MS;
+
+/// Length of cyclictest's histogram; what is later is only counted.
+const HISTOGRAM_US: &str = "5000";
 
 /// The output of a tool; none where it is not installed or fails.
 fn tool(program: &str, arguments: &[&str]) -> Option<String> {
@@ -142,7 +144,25 @@ fn hackbench(cpu: u32, real_time: bool) {
     }
 }
 
-/// Oversleep of IdleChurn against cyclictest with the same sleep, class, CPU and timer slack: the precise one in the FIFO class,
+/// The median of cyclictest's histogram: `MICROSECONDS COUNT` lines; the middle of its bucket.
+fn median_ns(said: &str) -> Option<f64> {
+    let bars: Vec<(u64, u64)> = said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(us, count)| Some((us.parse().ok()?, count.trim().parse().ok()?)))
+        .collect();
+    // Beyond the histogram's end, which no count there tells.
+    let longer = number(&said.replace(' ', ""), "HistogramOverflows:").unwrap_or(0) as u64;
+    let all = bars.iter().map(|(_, count)| count).sum::<u64>() + longer;
+    let mut below = 0;
+    let reached = bars.iter().find(|(_, count)| {
+        below += count;
+        below * 2 >= all
+    });
+    reached.filter(|_| all > 0).map(|(us, _)| (*us as f64 + 0.5) * NS_PER_US as f64)
+}
+
+/// Median oversleep of IdleChurn against cyclictest with the same sleep, class, CPU and timer slack: the precise one in the FIFO class,
 /// where slack does not count; the other one in the normal class, where both have the usual 50 us.
 pub fn timers() {
     let (real_time, cpu) = (bare::may_be_real_time(), first_cpu());
@@ -157,25 +177,38 @@ pub fn timers() {
         let load = WorkloadConfig { affinity: AffinityIntent::SingleCpu, ..config(text) };
         let mut ours = || {
             let reports = run(&load, TURN_NS, |_| {});
-            reports[0].hist(SampleKind::Timer).and_then(Hist::mean_ns).map(|ns| ns as f64)
+            reports[0].hist(SampleKind::Timer).and_then(|hist| hist.percentile_ns(5000)).map(|ns| ns as f64)
         };
-        // Without its tuning of idle states, which IdleChurn leaves as they are; in nanoseconds. Relative sleeps are IdleChurn's
-        // own call; absolute ones are cyclictest's usual.
+        // Without its tuning of idle states, which IdleChurn leaves as they are. Relative sleeps are IdleChurn's own call;
+        // absolute ones are cyclictest's usual. Medians, because a mean of 300 is that of the two longest.
         let cyclictest = |relative: bool| {
             let cpu = cpu.to_string();
             move || {
-                let mut words = vec!["-q", "-N", "-i", "1000", "-l", "300", "-t", "1", "-a", &cpu, "--default-system"];
+                let mut words = vec![
+                    "-q",
+                    "-h",
+                    HISTOGRAM_US,
+                    "-i",
+                    "1000",
+                    "-l",
+                    "300",
+                    "-t",
+                    "1",
+                    "-a",
+                    &cpu,
+                    "--default-system",
+                ];
                 words.extend(class);
                 if relative {
                     words.push("-r");
                 }
-                number(&tool("cyclictest", &words)?.replace(' ', ""), "Avg:").map(|ns| ns as f64)
+                median_ns(&tool("cyclictest", &words)?)
             }
         };
         let taken = turns::take(ROUNDS, &mut [&mut ours, &mut cyclictest(true), &mut cyclictest(false)]);
         let told = |spread: Option<Spread>| spread.map_or("none".into(), |spread| approx(spread.median as u64));
         println!(
-            "{text}: oversleep {} on average, cyclictest -r {}, cyclictest {}{}{}",
+            "{text}: median oversleep {}, cyclictest -r {}, cyclictest {}{}{}",
             told(taken.of(0)),
             told(taken.of(1)),
             told(taken.of(2)),
