@@ -182,7 +182,12 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/fixtures/vmlinux.rs"]
+mod fixture;
+
+#[cfg(test)]
 mod tests {
+    use super::fixture::vmlinux;
     use super::*;
     use std::path::PathBuf;
 
@@ -190,23 +195,6 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ktstr-unpacked-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         path
-    }
-
-    /// An ELF kernel of one segment of `content` at 16 MiB.
-    fn vmlinux(content: &[u8]) -> Vec<u8> {
-        let mut file = vec![0u8; 4096];
-        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-        file[16..20].copy_from_slice(&[2, 0, 62, 0]);
-        file[24..32].copy_from_slice(&0x100_0000u64.to_le_bytes());
-        file[32..40].copy_from_slice(&64u64.to_le_bytes());
-        file[54..58].copy_from_slice(&[56, 0, 1, 0]);
-        file[64] = 1;
-        let numbers = [4096, 0xFFFF_FFFF_8100_0000, 0x100_0000, content.len() as u64, content.len() as u64 + 9000];
-        for (index, number) in numbers.iter().enumerate() {
-            file[72 + index * 8..80 + index * 8].copy_from_slice(&number.to_le_bytes());
-        }
-        file.extend(content);
-        file
     }
 
     fn content(found: &Unpacked) -> Vec<u8> {

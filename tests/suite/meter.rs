@@ -6,24 +6,12 @@ use crate::util::{RUN_LIMIT, Ran, Scratch, binary, finish, not_run};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-/// An ELF kernel for x86_64 of one segment: enough to be accepted, and never booted (System V ABI).
-fn vmlinux() -> Vec<u8> {
-    let mut file = vec![0u8; 8192];
-    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
-    file[24..32].copy_from_slice(&0x100_0000u64.to_le_bytes());
-    file[32..40].copy_from_slice(&64u64.to_le_bytes());
-    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
-    file[64] = 1;
-    for (index, number) in [4096, 0xFFFF_FFFF_8100_0000, 0x100_0000, 4096, 8192u64].iter().enumerate() {
-        file[72 + index * 8..80 + index * 8].copy_from_slice(&number.to_le_bytes());
-    }
-    file
-}
+#[path = "../fixtures/vmlinux.rs"]
+mod fixture;
 
 /// Three runs, each of which ends as soon as its emulator is started; by `how` they are started.
 fn three_runs(scratch: &Scratch, how: fn(&str) -> Command) -> Ran {
-    let kernel = scratch.file("vmlinux", vmlinux());
+    let kernel = scratch.file("vmlinux", fixture::vmlinux(&[0; 4096]));
     let emulator = scratch.file("qemu-system-x86_64", "#!/bin/sh\necho 'QEMU emulator version 9.2.0'\nexit 3\n");
     std::fs::set_permissions(&emulator, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
     let line = format!(
