@@ -171,7 +171,7 @@ fn line(fault: &Fault, played: &Played) -> String {
         Sight::Disturbed => "noise",
         Sight::Wrong => "WRONG",
     };
-    let (outcome, took) = (fault.outcome.word(), approx(played.took_ns));
+    let (outcome, took) = (played.outcome.word(), approx(played.took_ns));
     let known = |ns: Option<u64>| ns.map_or_else(|| "-".into(), approx);
     let (told, host) = (known(played.to_verdict_ns), known(played.host_ns));
     let mut text =
@@ -188,7 +188,8 @@ fn listing(faults: &[Fault]) -> String {
     let line = |fault: &Fault| {
         let layer = Layer::ALL.iter().find(|(layer, ..)| *layer == fault.layer).map_or("", |(_, word, _)| word);
         let (outcome, code) = (fault.outcome.word(), fault.outcome.exit_code());
-        format!("{:NAME$} {layer:10} {outcome:12} {code:>3}  {}\n", fault.name, fault.what)
+        let by_time = if fault.by_time { " (INCONCLUSIVE under an emulator)" } else { "" };
+        format!("{:NAME$} {layer:10} {outcome:12} {code:>3}  {}{by_time}\n", fault.name, fault.what)
     };
     faults.iter().map(line).collect()
 }
@@ -199,9 +200,9 @@ fn json(played: &[Played], faults: &[Fault]) -> String {
             ("name", fault.name.into()),
             ("what", fault.what.into()),
             ("args", fault.args.into()),
-            ("outcome", fault.outcome.word().to_lowercase().into()),
-            ("exit_code", u32::from(fault.outcome.exit_code()).into()),
-            ("reason", fault.reason.into()),
+            ("outcome", played.outcome.word().to_lowercase().into()),
+            ("exit_code", u32::from(played.outcome.exit_code()).into()),
+            ("reason", played.reason.into()),
             ("correct", played.wrong.is_empty().into()),
             ("wrong", Json::array(&played.wrong)),
             ("seen_exit_code", played.code.into()),
@@ -246,15 +247,13 @@ mod tests {
     fn table_and_json_tell_what_was_wrong() {
         let fault = faults::faults()[0];
         let played = Played {
-            name: fault.name,
             wrong: vec!["exit code Some(0), not 1".into()],
             code: Some(0),
             headline: "h".into(),
             took_ns: 5_000_000_000,
             to_verdict_ns: Some(800_000_000),
             host_ns: Some(30_000_000),
-            plays: 1,
-            ..Played::default()
+            ..Played::expecting(&fault, (fault.outcome, fault.reason))
         };
         assert!(line(&fault, &played).starts_with("WRONG  kernel-panic"));
         assert!(line(&fault, &played).contains("\n       exit code Some(0), not 1\n"));
@@ -264,6 +263,10 @@ mod tests {
         assert!(line(&fault, &noisy).contains("       played 3 times\n       disturbed: the vCPUs waited\n"));
         let text = json(&[played], &[fault]);
         assert!(text.contains("\"correct\": false") && text.contains("\"seen_exit_code\": 0"), "{text}");
+        let unsure = Played::expecting(&fault, (Outcome::Inconclusive, "times are the emulator's"));
+        assert!(line(&fault, &unsure).contains(" INCONCLUSIVE "), "{}", line(&fault, &unsure));
+        let text = json(&[unsure], &[fault]);
+        assert!(text.contains("\"exit_code\": 125") && text.contains("\"reason\": \"times are"), "{text}");
         assert!(listing(&[fault]).contains("FAIL           1  it panics while workers work"), "{}", listing(&[fault]));
     }
 }

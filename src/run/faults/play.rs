@@ -48,9 +48,12 @@ pub struct Setting {
 }
 
 /// How a fault was told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Played {
     pub name: &'static str,
+    /// What had to come out on the accelerator that it was played on.
+    pub outcome: Outcome,
+    pub reason: &'static str,
     /// What is not as it should be; empty where all is.
     pub wrong: Vec<String>,
     pub code: Option<i32>,
@@ -78,6 +81,25 @@ pub enum Sight {
 }
 
 impl Played {
+    /// As it is before anything was seen of it.
+    pub fn expecting(fault: &Fault, (outcome, reason): (Outcome, &'static str)) -> Self {
+        Self {
+            name: fault.name,
+            outcome,
+            reason,
+            wrong: Vec::new(),
+            code: None,
+            headline: String::new(),
+            stopped: None,
+            took_ns: 0,
+            to_verdict_ns: None,
+            host_ns: None,
+            disturbed: None,
+            late_only: false,
+            plays: 1,
+        }
+    }
+
     pub fn sight(&self) -> Sight {
         match (self.wrong.is_empty(), &self.disturbed) {
             (true, _) => Sight::Right,
@@ -139,7 +161,8 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
         if !tells(fault.reason, &said) {
             wrong.push(format!("'{}' is not in: {}", fault.reason, said.trim()));
         }
-        return Ok(Played { name: fault.name, wrong, code, headline, took_ns, plays: 1, ..Played::default() });
+        let expecting = Played::expecting(fault, (fault.outcome, fault.reason));
+        return Ok(Played { wrong, code, headline, took_ns, ..expecting });
     }
     let (record, _) = rundir::load(&run_dir)?;
     let verdict = judge_stored(&record);
@@ -152,7 +175,6 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     wrong.extend(late(fault.prompt, &record, &verdict));
     let to_verdict_ns = time_to_verdict(&record, &verdict).map(|(_, ns)| ns);
     Ok(Played {
-        name: fault.name,
         code,
         stopped: verdict.stopped,
         took_ns,
@@ -162,7 +184,7 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
         late_only: told_right && !wrong.is_empty(),
         wrong,
         headline: verdict.headline,
-        plays: 1,
+        ..Played::expecting(fault, expected)
     })
 }
 
