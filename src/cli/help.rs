@@ -7,6 +7,7 @@ use super::args::HelpOn;
 use super::flags::{self, Cmd, CommandSpec, Flag, GROUPS, Operand};
 use super::man;
 use super::topics::{EXAMPLES, EXIT_CODES, FILES, TOPICS, WHAT};
+use crate::proto::guards::PROVOCATIONS;
 use crate::workload;
 
 /// Columns of a terminal that nobody made wider.
@@ -15,6 +16,8 @@ pub const WIDTH: usize = 80;
 const FLAG_COLUMN: usize = 30;
 /// Where the explanation of a command, a topic or an exit code begins.
 const WORD_COLUMN: usize = 16;
+/// Where that of a fault does: their names are longer.
+const FAULT_COLUMN: usize = 18;
 
 /// The text that was asked for.
 pub fn render(on: &HelpOn) -> String {
@@ -75,8 +78,13 @@ fn command(spec: &CommandSpec) -> String {
     text
 }
 
-fn topic(name: &str) -> String {
-    TOPICS.iter().filter(|topic| topic.name == name).map(|topic| topic.text).collect()
+/// A topic's text; that of faults ends with all that can be brought about.
+pub fn topic(name: &str) -> String {
+    let mut text: String = TOPICS.iter().filter(|topic| topic.name == name).map(|topic| topic.text).collect();
+    if name == "faults" {
+        PROVOCATIONS.iter().for_each(|fault| text.push_str(&row(fault.name, FAULT_COLUMN, fault.about)));
+    }
+    text
 }
 
 /// A work type as its text form, then its method.
@@ -203,6 +211,16 @@ mod tests {
             at(&format!("\n  {} ", spec.name));
         }
         assert!(!text.contains("__"));
+    }
+
+    #[test]
+    fn every_fault_is_listed_with_what_it_does() {
+        let text = topic("faults");
+        for fault in PROVOCATIONS {
+            let line = text.lines().find(|line| line.split_whitespace().next() == Some(fault.name));
+            let begins = fault.about.split(' ').take(3).collect::<Vec<_>>().join(" ");
+            assert!(line.is_some_and(|line| line.contains(&begins)), "{}: {text}", fault.name);
+        }
     }
 
     #[test]

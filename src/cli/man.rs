@@ -60,7 +60,7 @@ pub fn page() -> String {
     page.push_str(".SH NOTES\n");
     for topic in TOPICS {
         page.push_str(&format!(".SS {}\n", escape(topic.name)));
-        literal(&mut page, topic.text);
+        literal(&mut page, &help::topic(topic.name));
     }
     page
 }

@@ -129,7 +129,7 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "starve",
-        about: "never runs one worker; the kernel's watchdog would end it after 30 s only",
+        about: "never runs one worker; the kernel's watchdog ends it after 30 to 45 s, or as --watchdog says",
         programs: &[STAY, program("enqueue", programs::enqueue_all_but_one)],
         state_means: Some("starves the task with pid"),
         ..PROBE
@@ -185,13 +185,13 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "drop-crowd",
-        about: "has room for six workers, and loses those that come after them, from 1 s on",
+        about: "has room for six workers, and loses each that comes after them when it is 1 s old",
         programs: &[STAY, program("enqueue", losing::enqueue_first_few)],
         ..LOSING
     },
     Probe {
         name: "drop-late",
-        about: "loses workers that were forked 1 s later than the others",
+        about: "loses workers that were forked more than 1 s after the first",
         programs: &[STAY, program("enqueue", losing::enqueue_early)],
         ..LOSING
     },
@@ -228,13 +228,13 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         name: "init-spin",
-        about: "keeps a CPU from everything else for 9 s in ops.init, interrupts excepted; then it is fifo",
+        about: "keeps a CPU from everything but interrupts for 9 s in ops.init, preemption off; then it is fifo",
         programs: &[FIFO[0].copy(), sleepable("init", hang::init_spins)],
         ..PROBE
     },
     Probe {
         name: "spin",
-        about: "after 1 s does not return from enqueue for 9 s, with the runqueue locked and interrupts off",
+        about: "fifo that after 1 s does not return from the enqueue of a worker for 9 s, runqueue locked and interrupts off",
         programs: &[STAY, program("enqueue", hang::enqueue_spins)],
         ..PROBE
     },
