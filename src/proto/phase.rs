@@ -35,8 +35,9 @@ wire_struct! {
         pub cpu_ns: Option<u64>,
         pub run_delay_ns: Option<u64>,
         pub runs: Option<u64>,
-        /// The longest gap and the longest run delay that ended in it. Who had no turn at all in it is an idle worker.
-        pub max_gap_ns: u64,
+        /// The longest gap that ended in it; none where none was seen to, as no worker had a turn.
+        pub max_gap_ns: Option<u64>,
+        /// The longest run delay that ended in it.
         pub max_run_delay_ns: Option<u64>,
         /// The least and the most CPU time that one worker got.
         pub least_cpu_ns: Option<u64>,

@@ -144,6 +144,10 @@ impl WorkerReport {
     pub fn is_messenger(&self) -> bool {
         self.role == "messenger"
     }
+    /// The longest gap; none of a worker that made no progress, and so had none that ended.
+    pub fn known_gap_ns(&self) -> Option<u64> {
+        (self.max_gap_ns > 0 || self.work_units > 0).then_some(self.max_gap_ns)
+    }
     /// The longest gap in milliseconds.
     pub fn max_gap_ms(&self) -> u64 {
         self.max_gap_ns / NS_PER_MS

@@ -184,7 +184,7 @@ fn group_row(group: &GroupStats) -> Vec<String> {
         short_count(group.units_per_s),
         format!("{:.1}", group.cpu_percent),
         time(group.max_run_delay_ns),
-        approx(group.max_gap_ns),
+        time(group.max_gap_ns),
         short_count(group.migrations as f64),
     ]
 }

@@ -260,7 +260,7 @@ pub(super) fn worker(group: &str, report: &WorkerReport) -> Json {
         ("run_count", report.schedstat_run_count.into()),
         ("schedstat_cpu_time_ns", report.schedstat_cpu_time_ns.into()),
         ("max_run_delay_ns", report.max_run_delay_ns.into()),
-        ("max_gap_ns", report.max_gap_ns.into()),
+        ("max_gap_ns", report.known_gap_ns().into()),
         ("max_gap_cpu", report.max_gap_cpu.into()),
         ("max_gap_at_ns", report.max_gap_at_ns.into()),
         ("migrations", report.migration_count.into()),

@@ -71,7 +71,7 @@ pub fn course(record: &Record) -> Vec<String> {
                     time(part.cpu_ns),
                     time(part.run_delay_ns),
                     time(part.max_run_delay_ns),
-                    time(Some(part.max_gap_ns)),
+                    time(part.max_gap_ns),
                 ]);
             }
         }

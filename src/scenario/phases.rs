@@ -62,6 +62,7 @@ fn add_worker(row: &mut PhaseGroup, before: &Counters, after: &Counters) {
     row.cpu_ns = both(row.cpu_ns, cpu, u64::saturating_add);
     row.run_delay_ns = both(row.run_delay_ns, grown(|sched| sched.run_delay_ns), u64::saturating_add);
     row.runs = both(row.runs, grown(|sched| sched.runs), u64::saturating_add);
+    // A worker without a turn has none that ended: it is among the idle ones.
     row.max_gap_ns = row.max_gap_ns.max(after.max_gap_ns);
     let max_run_delay_ns = after.sched.map(|_| after.max_run_delay_ns);
     row.max_run_delay_ns = both(row.max_run_delay_ns, max_run_delay_ns, u64::max);
@@ -95,7 +96,7 @@ mod tests {
             work_units: units,
             sched: cpu_ns.map(|cpu_ns| SchedStat { cpu_ns, run_delay_ns: 2 * cpu_ns, runs: 1 }),
             samples: vec![(SampleKind::Wake, hist)],
-            max_gap_ns: units,
+            max_gap_ns: (units > 0).then_some(units),
             max_run_delay_ns: 3 * units,
             ..Counters::default()
         }
@@ -114,9 +115,22 @@ mod tests {
         assert_eq!((a.workers, a.idle_workers, a.work_units, a.group_idx), (2, 1, 20, 2));
         assert_eq!((a.cpu_ns, a.run_delay_ns), (Some(810), Some(1620)));
         assert_eq!((a.least_cpu_ns, a.most_cpu_ns), (Some(10), Some(800)));
-        assert_eq!((a.max_gap_ns, a.max_run_delay_ns), (30, Some(90)));
+        assert_eq!((a.max_gap_ns, a.max_run_delay_ns), (Some(30), Some(90)));
         assert_eq!(a.samples[0].hist.count(), 4);
         assert!(sums.take().is_empty());
+    }
+
+    #[test]
+    fn gap_of_a_phase_without_a_turn_is_none() {
+        let mut sums = PhaseSums::default();
+        let idle = [counters(0, Some(9), 0)];
+        sums.add("a", 0, &idle, &idle);
+        assert_eq!((sums.groups[0].max_gap_ns, sums.groups[0].idle_workers), (None, 1));
+        // Another worker's gap is one that ended; the idle one stays beside it.
+        sums.add("a", 0, &[counters(1, Some(1), 0)], &[counters(5, Some(2), 0)]);
+        sums.add("a", 0, &idle, &idle);
+        let groups = sums.take();
+        assert_eq!((groups[0].max_gap_ns, groups[0].idle_workers, groups[0].workers), (Some(5), 2, 3));
     }
 
     #[test]
@@ -130,6 +144,6 @@ mod tests {
         );
         let groups = sums.take();
         assert_eq!((groups[0].cpu_ns, groups[0].least_cpu_ns, groups[0].work_units), (None, None, 2));
-        assert_eq!((groups[0].max_gap_ns, groups[0].max_run_delay_ns), (2, None));
+        assert_eq!((groups[0].max_gap_ns, groups[0].max_run_delay_ns), (Some(2), None));
     }
 }

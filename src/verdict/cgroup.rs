@@ -88,7 +88,7 @@ fn stats(reports: &[Named], checks: &[Check]) -> AssertStats {
         work_units: sum(|report| report.work_units),
         iterations: sum(|report| report.iterations),
         migrations: sum(|report| report.migration_count),
-        max_gap_ns: reports().filter(|report| report.completed).map(|report| report.max_gap_ns).max(),
+        max_gap_ns: reports().filter(|report| report.completed).filter_map(|report| report.known_gap_ns()).max(),
         max_run_delay_ns: reports().filter_map(|report| report.max_run_delay_ns).max(),
         spread_milli: spread.max(),
         wake_p99_ns: wakes.percentile_ns(9900),

@@ -28,7 +28,8 @@ pub struct GroupStats {
     pub iterations_per_s: f64,
     pub run_delay_ns: Option<u64>,
     pub max_run_delay_ns: Option<u64>,
-    pub max_gap_ns: u64,
+    /// None where no worker made progress.
+    pub max_gap_ns: Option<u64>,
     pub migrations: u64,
     pub samples: Vec<(SampleKind, Hist)>,
 }
@@ -89,7 +90,7 @@ fn sum(group: &str, members: &[&WorkerReport]) -> GroupStats {
         iterations_per_s: 0.0,
         run_delay_ns: Some(0),
         max_run_delay_ns: Some(0),
-        max_gap_ns: 0,
+        max_gap_ns: None,
         migrations: 0,
         samples: Vec::new(),
     };
@@ -115,7 +116,7 @@ fn one(group: &str, report: &WorkerReport) -> GroupStats {
         iterations_per_s: rate(report.iterations, report.wall_time_ns),
         run_delay_ns: report.schedstat_run_delay_ns,
         max_run_delay_ns: report.max_run_delay_ns,
-        max_gap_ns: report.max_gap_ns,
+        max_gap_ns: report.known_gap_ns(),
         migrations: report.migration_count,
         samples: report.samples.iter().map(|samples| (samples.kind, samples.hist.clone())).collect(),
     }

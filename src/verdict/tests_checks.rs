@@ -160,6 +160,30 @@ fn gap_above_the_threshold_fails() {
 }
 
 #[test]
+fn worker_without_progress_has_no_gap_that_passes() {
+    let idle = |record: &mut Record| {
+        (record.reports[1].1.work_units, record.reports[1].1.max_gap_ns) = (0, 0);
+    };
+    let verdict = run(idle);
+    assert_fails(&verdict, "not_starved", "did no work");
+    let gap = check(&verdict, "max_gap");
+    assert_eq!(gap.status, Status::Inconclusive);
+    assert!(gap.reason.contains("not measured for worker 1 of g0"), "{}", gap.reason);
+    // Another's gap fails all the same.
+    let verdict = run(|record| {
+        idle(record);
+        record.reports[2].1.max_gap_ns = 3 * NS_PER_SEC;
+    });
+    assert_fails(&verdict, "max_gap", "worker 0 of g1");
+    // One that was there for too short to have a turn does not count.
+    let verdict = run(|record| {
+        idle(record);
+        record.reports[1].1.wall_time_ns = 10_000_000;
+    });
+    assert_eq!(check(&verdict, "max_gap").status, Status::Pass);
+}
+
+#[test]
 fn run_delay_above_the_threshold_fails_and_absent_is_inconclusive() {
     let verdict = run(|record| record.reports[2].1.max_run_delay_ns = Some(3 * NS_PER_SEC));
     assert_fails(&verdict, "max_run_delay", "worker 0 of g1");

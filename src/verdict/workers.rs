@@ -225,7 +225,9 @@ fn max_gap(scene: &Scene<'_>) -> Found {
         0 => String::new(),
         _ => format!(" at {} on CPU {}", approx(report.max_gap_at_ns), report.max_gap_cpu),
     };
-    scene.worst(more, |report| report.completed.then(|| (Measure::Ns(report.max_gap_ns), place(report))))
+    scene.worst_of(had_a_turn, more, |report| {
+        report.known_gap_ns().filter(|_| report.completed).map(|ns| (Measure::Ns(ns), place(report)))
+    })
 }
 
 fn max_run_delay(scene: &Scene<'_>) -> Found {

@@ -19,8 +19,9 @@ pub struct Counters {
     pub iterations: u64,
     pub work_units: u64,
     pub migrations: u64,
-    /// The longest gap, and the longest run delay where the kernel counts any, since they were taken last.
-    pub max_gap_ns: u64,
+    /// The longest gap since it was taken last; none where none was noted since, as the worker made no progress.
+    pub max_gap_ns: Option<u64>,
+    /// The longest run delay since it was taken last, where the kernel counts any.
     pub max_run_delay_ns: u64,
     /// Since the fork; none where the kernel does not count, or the worker is gone.
     pub sched: Option<SchedStat>,
@@ -50,7 +51,8 @@ impl WorkloadHandle {
                 iterations: slot.get(Field::Iterations),
                 work_units: slot.get(Field::WorkUnits),
                 migrations: slot.get(Field::MigrationCount),
-                max_gap_ns: longest(&slot, Field::PhaseGapNs),
+                // What a border leaves is 0, and what is noted is not.
+                max_gap_ns: Some(longest(&slot, Field::PhaseGapNs)).filter(|ns| *ns > 0),
                 max_run_delay_ns: longest(&slot, Field::PhaseDelayNs),
                 sched: SchedStat::of_process(pid),
                 samples: kinds.map(|(place, kind)| (*kind, slot.hist(place))).collect(),
