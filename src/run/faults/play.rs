@@ -26,7 +26,7 @@ const LIMIT_NS: u64 = 240 * NS_PER_SEC;
 const PLAYS_MOST: u32 = 5;
 const PAUSE_NS: u64 = 2 * NS_PER_SEC;
 /// Files that faults name: (name, contents, mode).
-const FILES: [(&str, &str, u32); 5] = [
+const FILES: [(&str, &str, u32); 6] = [
     ("quitter", "#!/bin/sh\necho I will not run here >&2\nexit 3\n", 0o755),
     (
         "busy",
@@ -36,6 +36,7 @@ const FILES: [(&str, &str, u32); 5] = [
     ("plain", "#!/bin/sh\n", 0o644),
     ("nointerp", "#!/no/such/interpreter\n", 0o755),
     ("text", "just text\n", 0o755),
+    ("crews.scn", include_str!("crews.scn"), 0o644),
 ];
 
 /// What is the same for all faults.
@@ -335,6 +336,17 @@ mod tests {
         assert_eq!(expected(&fault, true), (Outcome::Inconclusive, EMULATED));
         let other = faults()[0];
         assert_eq!(expected(&other, true), (other.outcome, other.reason));
+    }
+
+    #[test]
+    fn files_that_faults_name_are_there_and_the_scenario_is_one() {
+        for fault in faults() {
+            for word in fault.args.split_whitespace().filter_map(|word| word.strip_prefix("{dir}/")) {
+                assert!(FILES.iter().any(|(name, ..)| *name == word), "{}: {word}", fault.name);
+            }
+        }
+        let (_, text, _) = FILES.iter().find(|(name, ..)| *name == "crews.scn").unwrap();
+        assert_eq!(crate::scenario::parse(text).unwrap().len(), 1);
     }
 
     #[test]
