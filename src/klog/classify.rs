@@ -54,6 +54,11 @@ const ALLOWED: &str = "allowed by --allow-log";
 
 /// Judges the kernel's lines: those it logged, and of the console those that came after them.
 pub fn classify(klog: &[KlogLine], console: &str) -> KernelLog {
+    classify_after(klog, console, klog.last().map(|line| line.time_us))
+}
+
+/// The same of a part of the log, where the last record of the whole is of this time.
+pub fn classify_after(klog: &[KlogLine], console: &str, last_us: Option<u64>) -> KernelLog {
     let mut grouper = Grouper::default();
     for (index, line) in klog.iter().enumerate() {
         if line.priority >> FACILITY_SHIFT == 0 {
@@ -62,7 +67,6 @@ pub fn classify(klog: &[KlogLine], console: &str) -> KernelLog {
         }
     }
     // The console has the same stamps as the log: what it has beyond the last record was never forwarded.
-    let last_us = klog.last().map(|line| line.time_us);
     let stamped = console.lines().any(has_time);
     grouper.open = None;
     for (index, raw) in console.lines().enumerate() {

@@ -15,7 +15,7 @@ mod tests_fixtures;
 mod tests_table;
 mod title;
 
-pub use classify::{KernelLog, classify, stall};
+pub use classify::{KernelLog, classify, classify_after, stall};
 pub use line::{console_line, is_blank, one_line};
 pub use table::{PATTERNS, Pattern, lookup};
 pub use title::signature;

@@ -1,7 +1,7 @@
-//! One of several scenarios of a run, as a record of its own.
+//! One of several scenarios of a run, as a record of its own, and what belongs to none of them as another.
 //!
 //! Owns which messages belong to which; leaves folding them to `record`.
-//! Invariant: a part that ended in order is not touched by what happened after it.
+//! Invariant: a part that ended in order is not touched by what happened after it, and no message is in no record.
 
 use super::message::{Msg, VmEnd};
 use super::record::Record;
@@ -17,7 +17,13 @@ pub struct Part {
 }
 
 impl Record {
+    /// No scenario is open.
+    pub fn is_outside(&self) -> bool {
+        self.parts.last().is_none_or(|part| part.over)
+    }
+
     pub(super) fn apply_to_parts(&mut self, message: &Msg) {
+        self.apply_outside(message);
         match message {
             Msg::ScenarioBegin { index } => self.begin_part(*index),
             Msg::ScenarioOver { index, klog_records, klog_lost } => {
@@ -39,6 +45,26 @@ impl Record {
                     part.record.fold(message.clone());
                 }
             }
+        }
+    }
+
+    fn apply_outside(&mut self, message: &Msg) {
+        if matches!(message, Msg::ScenarioBegin { .. }) && self.outside.is_none() {
+            self.outside = Some(Box::new(self.clone()));
+        }
+        // How the machine ended is known to the outside even where a scenario was still open.
+        let of_all = matches!(
+            message,
+            Msg::Mark { .. }
+                | Msg::Noise { .. }
+                | Msg::ChannelDamage { .. }
+                | Msg::KlogEnd { .. }
+                | Msg::Bye { .. }
+                | Msg::VmEnded { .. }
+        );
+        let is_outside = self.is_outside();
+        if let Some(outside) = self.outside.as_mut().filter(|_| of_all || is_outside) {
+            outside.fold(message.clone());
         }
     }
 
@@ -103,6 +129,10 @@ mod tests {
         assert!(!second.bye && second.vm_end == Some(VmEnd::TripleFault) && second.notes.is_empty());
         assert_eq!(first.channel_damage, second.channel_damage);
         assert_eq!(record.notes, ["boot", "first", "between"]);
+        let outside = record.outside.as_ref().unwrap();
+        assert_eq!(outside.notes, ["boot", "between"]);
+        assert!(outside.reports.is_empty() && outside.vm_end == Some(VmEnd::TripleFault));
+        assert_eq!(outside.channel_damage, ["lost"]);
         assert_eq!(record.reports.len(), 2);
     }
 

@@ -136,6 +136,8 @@ pub struct Record {
     pub detached: Vec<SchedFinal>,
     /// Where there are several scenarios: the picture of each.
     pub parts: Vec<Part>,
+    /// Where there are several: what belongs to none of them, such as the log of the boot. It has no parts itself.
+    pub outside: Option<Box<Record>>,
 }
 
 impl Record {

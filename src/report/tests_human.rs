@@ -79,6 +79,7 @@ fn several_scenarios_show_the_evidence_of_their_failure_too() {
     add_log(&mut record, &[STALL[0], STALL[1], "   __scx_exit+0x4f/0x70"]);
     record.sched_output = "EXIT: runnable task stall\n".into();
     record.parts = vec![part(0, &passing_with_scheduler()), part(1, &record)];
+    record.outside = Some(Box::new(passing_with_scheduler()));
     record.plan.as_mut().unwrap().scenarios = vec![spec.clone(), spec];
     let all = summary(&record, &judge_stored(&record), Style::default());
     for fact in ["scenario", "kernel log:", "__scx_exit", "scheduler's last output:", "try: find out where"] {

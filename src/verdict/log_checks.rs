@@ -122,7 +122,13 @@ fn gaps(record: &Record, limits: &Assert) -> Vec<String> {
         // There is neither a log of its own nor a VM.
         return gaps;
     }
-    gaps.extend(log_gaps(record));
+    gaps.extend(gaps_of_end(record));
+    gaps
+}
+
+/// What is missing of the log, and of an orderly end.
+pub fn gaps_of_end(record: &Record) -> Vec<String> {
+    let mut gaps = log_gaps(record);
     gaps.extend(record.channel_damage.first().map(|text| format!("the channel was damaged: {text}")));
     if !record.bye {
         gaps.push("the guest did not say goodbye".into());

@@ -24,6 +24,7 @@ mod monitor;
 mod noise;
 mod numa;
 mod outcome;
+mod outside;
 mod own;
 mod scene;
 mod scheduler;

@@ -1,10 +1,12 @@
 //! The verdict on a run of several scenarios: one for each, and one for all.
 //!
-//! Owns judging the parts of a record and putting their verdicts together; leaves each to `judge`.
-//! Invariant: a scenario that was planned and did not end is never a pass.
+//! Owns judging the parts of a record and putting their verdicts together; leaves each to `judge`, what belongs to none
+//! of them to `outside`.
+//! Invariant: a scenario that was planned and did not end is never a pass, nor is a run with a failure between scenarios.
 
 use super::judge::{Verdict, judge, stored_layers};
 use super::outcome::Outcome;
+use super::outside::judge_outside;
 use super::table::in_force;
 use crate::klog;
 use crate::proto::limits::Layers;
@@ -42,8 +44,24 @@ pub fn judge_by(record: &Record, layers: &Layers) -> Verdict {
         };
         scenarios.push(OfScenario { name: name.clone(), verdict, part });
     }
-    together(record, scenarios)
+    let mut verdict = together(record, scenarios);
+    let outside = judge_outside(record, layers);
+    if outside.outcome > verdict.outcome {
+        let text = format!("outside the {} scenarios: {}", planned.len(), outside.headline);
+        verdict.outcome = outside.outcome;
+        verdict.exit_code = outside.exit_code;
+        verdict.headline = text;
+        verdict.checks.clone_from(&outside.checks);
+        (verdict.reached, verdict.stopped) = (outside.reached, outside.stopped);
+    }
+    if outside.outcome != Outcome::Pass {
+        verdict.scenarios.push(OfScenario { name: OUTSIDE.into(), verdict: outside, part: None });
+    }
+    verdict
 }
+
+/// Stands among the scenarios where something is wrong that belongs to none.
+const OUTSIDE: &str = "(outside the scenarios)";
 
 /// The verdict on a scenario that was planned, and that the guest did not come to.
 fn never_begun(record: &Record) -> Verdict {
@@ -53,7 +71,7 @@ fn never_begun(record: &Record) -> Verdict {
     plain(Outcome::Inconclusive, format!("it was not begun: the run ended{after}"))
 }
 
-fn plain(outcome: Outcome, headline: String) -> Verdict {
+pub(super) fn plain(outcome: Outcome, headline: String) -> Verdict {
     Verdict {
         outcome,
         headline,
@@ -69,7 +87,10 @@ fn plain(outcome: Outcome, headline: String) -> Verdict {
 }
 
 fn together(record: &Record, scenarios: Vec<OfScenario>) -> Verdict {
-    let log = klog::classify(&record.klog, &record.console);
+    let mut log = klog::classify(&record.klog, &record.console);
+    if let Some(plan) = &record.plan {
+        log.allow(&plan.guards.allow_log);
+    }
     let outcome = scenarios.iter().fold(Outcome::Pass, |worst, one| worst.merge(one.verdict.outcome));
     let headline = match scenarios.iter().find(|one| one.verdict.outcome == outcome) {
         Some(first) if outcome != Outcome::Pass => {
@@ -112,6 +133,7 @@ mod tests {
             })
             .to_vec();
         whole.parts = (0..2).map(|index| Part { index, over: true, record: one.clone() }).collect();
+        whole.outside = Some(Box::new(one));
         whole
     }
 
