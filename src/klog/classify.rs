@@ -9,7 +9,7 @@ use super::table::{Pattern, contains, lookup};
 use super::{Class, Finding, Severity, Source};
 use crate::proto::record::KlogLine;
 
-/// Findings kept; more say nothing new.
+/// Findings kept of each severity, so that notes never crowd out what fails a run.
 const FINDINGS_CAP: usize = 200;
 /// Lines kept with one finding: an oops with its registers and trace takes about 50.
 const BLOCK_LINES: usize = 60;
@@ -20,6 +20,9 @@ const FACILITY_SHIFT: u32 = 3;
 /// Syslog level 3, KERN_ERR.
 const LEVEL_ERR: u32 = 3;
 
+/// The kernel's first line.
+const BANNER: &str = "Linux version ";
+
 /// What the kernel log says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelLog {
@@ -28,7 +31,7 @@ pub struct KernelLog {
     pub exits: Vec<SchedExit>,
     /// Lines of level error or worse that no pattern knows; counted, not judged.
     pub unknown_errors: u64,
-    /// Findings beyond the cap.
+    /// Findings beyond the cap that might have failed the run.
     pub findings_cut: u64,
     /// Whether the kernel printed anything at all.
     pub spoke: bool,
@@ -69,8 +72,15 @@ pub fn classify_after(klog: &[KlogLine], console: &str, last_us: Option<u64>) ->
     // The console has the same stamps as the log: what it has beyond the last record was never forwarded.
     let stamped = console.lines().any(has_time);
     grouper.open = None;
+    let mut latest_us = None;
     for (index, raw) in console.lines().enumerate() {
         let (time_us, text) = console_line(raw);
+        // A kernel that starts again counts from 0 again, so nothing of it is later than the log.
+        if time_us.is_some() && time_us < latest_us && body(text).starts_with(BANNER) {
+            grouper.restarted(Source::Console(index), time_us, body(text));
+            continue;
+        }
+        latest_us = latest_us.max(time_us);
         let later = match (time_us, last_us) {
             (Some(time_us), Some(last_us)) => time_us > last_us,
             (Some(_), None) => true,
@@ -138,7 +148,7 @@ impl Grouper {
             self.end_block(source, time_us);
             return;
         }
-        if first.starts_with("Linux version ") {
+        if first.starts_with(BANNER) {
             self.banner(source, time_us, first);
             return;
         }
@@ -174,23 +184,33 @@ impl Grouper {
             }
             Fed::Changed(index) => {
                 let exit = &self.exits.list[index];
-                if let Some(at) = self.exit_findings[index] {
-                    let finding = &mut self.log.findings[at];
-                    finding.title = exit_title(exit);
-                    finding.severity = exit.reason.severity();
-                    finding.meaning = exit.reason.meaning();
-                    finding.lines.push(one_line(message));
+                let (title, severity, meaning) = (exit_title(exit), exit.reason.severity(), exit.reason.meaning());
+                match self.exit_findings[index] {
+                    Some(at) => {
+                        let finding = &mut self.log.findings[at];
+                        (finding.title, finding.severity, finding.meaning) = (title, severity, meaning);
+                        finding.lines.push(one_line(message));
+                    }
+                    // A note that found no room may have become a failure.
+                    None => {
+                        let fresh = new_finding((Class::SchedExtExit, severity, meaning), source, time_us, &title);
+                        self.exit_findings[index] = self.push(fresh);
+                    }
                 }
             }
         }
         true
     }
 
+    fn restarted(&mut self, source: Source, time_us: Option<u64>, first: &str) {
+        let meaning = "the kernel started a second time";
+        self.push(new_finding((Class::Reboot, Severity::Fail, meaning), source, time_us, first));
+    }
+
     fn banner(&mut self, source: Source, time_us: Option<u64>, first: &str) {
         self.banners += 1;
         if self.banners > 1 {
-            let meaning = "the kernel started a second time";
-            self.push(new_finding((Class::Reboot, Severity::Fail, meaning), source, time_us, first));
+            self.restarted(source, time_us, first);
         }
     }
 
@@ -275,14 +295,17 @@ impl Grouper {
     /// Adds a finding, or counts it where the same was there; its index, unless the list is full.
     fn push(&mut self, finding: Finding) -> Option<usize> {
         let same = |known: &Finding| {
-            known.class == finding.class && known.title == finding.title && known.class != Class::SchedExtExit
+            known.class == finding.class
+                && known.severity == finding.severity
+                && known.title == finding.title
+                && known.class != Class::SchedExtExit
         };
         if let Some(at) = self.log.findings.iter().position(same) {
             self.log.findings[at].repeats += 1;
             return Some(at);
         }
-        if self.log.findings.len() == FINDINGS_CAP {
-            self.log.findings_cut += 1;
+        if self.log.findings.iter().filter(|known| known.severity == finding.severity).count() >= FINDINGS_CAP {
+            self.log.findings_cut += u64::from(finding.severity.is_decisive());
             return None;
         }
         self.log.findings.push(finding);

@@ -103,6 +103,11 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// Whether it may decide a run by itself.
+    pub fn is_decisive(self) -> bool {
+        matches!(self, Self::Fail | Self::Harness | Self::CannotJudge)
+    }
+
     /// The name used in reports and JSON.
     pub fn name(self) -> &'static str {
         match self {

@@ -171,6 +171,31 @@ fn repeats_are_counted_and_the_list_is_bounded() {
 }
 
 #[test]
+fn notes_beyond_the_cap_leave_room_for_what_fails_a_run() {
+    let killed = |index| format!("Memory cgroup out of memory: Killed process {index} (x)");
+    let mut texts: Vec<String> = (0..300).map(killed).collect();
+    texts.push("WARNING: possible circular locking dependency detected".into());
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let found = classify(&log(&texts), "");
+    assert_eq!((found.findings.len(), found.findings_cut), (201, 0));
+    assert_eq!((found.findings[200].class, found.findings[200].severity), (Class::Lockdep, Severity::Fail));
+}
+
+#[test]
+fn kernel_that_starts_again_is_seen_on_the_console_beside_its_log() {
+    let lines = log(&["Linux version 7.0.1 (gcc)", "x"]);
+    let once = "SeaBIOS\n[    0.000000] Linux version 7.0.1 (gcc)\n[    0.900000] x\n";
+    assert_eq!(classify(&lines, once).findings, []);
+    let twice = format!("{once}[    3.000000] y\n[    0.000000] Linux version 7.0.1 (gcc)\n[    0.100000] z\n");
+    for lines in [&lines[..], &[]] {
+        assert_eq!(titles(&classify(lines, &twice)), [(Class::Reboot, "Linux version 7.0.1 (gcc)")]);
+    }
+    // What a program prints has no time of the kernel's, and what it writes to the log has the present one.
+    let said = format!("{once}Linux version 7.0.1 (gcc)\n[    0.950000] Linux version 7.0.1 (gcc)\n");
+    assert_eq!(classify(&lines, &said).findings, []);
+}
+
+#[test]
 fn console_adds_only_what_the_log_does_not_hold() {
     let lines = log(&["BUG: one", "---[ end trace 0 ]---"]);
     let console = "[    1.000000] BUG: one\n[    1.000100] ---[ end trace 0 ]---\r\n\

@@ -54,6 +54,28 @@ fn good_run_passes_every_check() {
 }
 
 #[test]
+fn failure_behind_many_notes_fails_and_one_that_found_no_room_is_inconclusive() {
+    let killed: Vec<String> =
+        (0..200).map(|index| format!("Memory cgroup out of memory: Killed process {index} (x)")).collect();
+    let behind = |last: &str| {
+        let mut lines: Vec<&str> = killed.iter().map(String::as_str).collect();
+        lines.push(last);
+        run(|record| add_log(record, &lines))
+    };
+    assert_eq!(behind("x[1]: segfault at 0 ip 0").outcome, Outcome::Pass);
+    let verdict = behind("WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2");
+    assert_fails(&verdict, "kernel_log_clean", "kernel/x.c:1");
+    let traces: Vec<String> = (0..201).map(|index| format!("BUG: KFENCE: allowed {index}")).collect();
+    let verdict = run(|record| {
+        for text in &traces {
+            add_log(record, &["------------[ cut here ]------------", text, "---[ end trace 0 ]---"]);
+        }
+        record.plan.as_mut().unwrap().guards.allow_log = vec!["allowed".into()];
+    });
+    assert_inconclusive(&verdict, "kernel_log_clean", "1 findings were beyond");
+}
+
+#[test]
 fn starved_worker_is_named() {
     let verdict = run(|record| record.reports[3].1.work_units = 0);
     assert_fails(&verdict, "not_starved", "worker 1 of g1, tid 101 (PipeIo) did no work");
