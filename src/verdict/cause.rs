@@ -6,7 +6,8 @@
 //! The order, first match wins:
 //! 1. The user interrupted the run.
 //! 2. The kernel did not reach PID 1: the machine, too little memory, or a kernel that cannot host the test.
-//! 3. The guest found that it cannot judge (a kernel without sched_ext, say), and the kernel did not crash.
+//! 3. The guest found that it cannot judge (a kernel without sched_ext, say), and the kernel did not crash, nor report
+//!    anything else that fails a run once the scenario had begun.
 //! 4. The first finding in the kernel log that fails the run or blames the harness (memory ran out).
 //! 5. The kernel did not return from a call; the scheduler would not start, or went away.
 //! 6. The guest or the machine broke: PID 1 crashed, could not do its work, KVM gave up.
@@ -14,6 +15,7 @@
 //! 8. A check failed; 9. a check is Inconclusive; 10. the scenario skipped itself; 11. nothing is wrong.
 
 use super::check::{Check, Status};
+use super::judge::during_scenario;
 use super::log_checks::{excuse, vm_end_text};
 use super::noise;
 use super::outcome::Outcome;
@@ -47,7 +49,7 @@ pub fn find(record: &Record, log: &KernelLog, checks: &[Check], limits: &Assert)
     if !pid1_ran(record) {
         return not_booted(record, log, limits);
     }
-    cannot_judge(record, log)
+    cannot_judge(record, log, limits)
         .or_else(|| kernel_finding(record, log, limits))
         .or_else(|| hang(record))
         .or_else(|| scheduler_failure(record, log, checks))
@@ -101,8 +103,15 @@ fn last_console_line(console: &str) -> Option<String> {
     Some(format!("last line: {}", crate::klog::one_line(line)))
 }
 
-fn cannot_judge(record: &Record, log: &KernelLog) -> Option<Cause> {
-    if log.findings.iter().any(|finding| finding.severity == Severity::Fail && finding.class.is_crash()) {
+fn cannot_judge(record: &Record, log: &KernelLog, limits: &Assert) -> Option<Cause> {
+    let fails = |finding: &Finding| finding.severity == Severity::Fail;
+    // What the kernel said before the scenario is no reason to judge a kernel that cannot be judged.
+    let later = |finding: &Finding| record.scenario_started.is_some() && during_scenario(record, finding.time_us);
+    let counts = |finding: &Finding| later(finding) && is_decisive(record, limits, finding);
+    let stands = |finding: &Finding| {
+        fails(finding) && (finding.class.is_crash() || counts(finding) && excuse(record, log, finding).is_none())
+    };
+    if log.findings.iter().any(stands) {
         return None;
     }
     if let Some((SchedFailure::KernelLacksSchedExt, text)) = &record.sched_failed {
@@ -112,15 +121,20 @@ fn cannot_judge(record: &Record, log: &KernelLog) -> Option<Cause> {
     Some((Outcome::Skip, format!("{}: {}", error.stage, error.text)))
 }
 
-fn kernel_finding(record: &Record, log: &KernelLog, limits: &Assert) -> Option<Cause> {
-    let decisive = |finding: &&Finding| match finding.severity {
+/// Whether the finding decides the run where nothing excuses it.
+fn is_decisive(record: &Record, limits: &Assert, finding: &Finding) -> bool {
+    match finding.severity {
         // PID 1's own last words say more than the panic that follows them.
         Severity::Harness => finding.class != Class::InitKilled || record.crash.is_none(),
         Severity::Fail => {
             is_on(limits, CheckId::KernelLogClean) || finding.class.is_crash() || finding.class == Class::SchedExtExit
         }
         _ => false,
-    };
+    }
+}
+
+fn kernel_finding(record: &Record, log: &KernelLog, limits: &Assert) -> Option<Cause> {
+    let decisive = |finding: &&Finding| is_decisive(record, limits, finding);
     let undisturbed = |finding: &&Finding| excuse(record, log, finding).is_none();
     let finding = log.findings.iter().filter(undisturbed).find(decisive)?;
     if finding.severity == Severity::Fail {

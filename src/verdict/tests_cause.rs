@@ -216,12 +216,42 @@ fn slow_emulator_is_not_held_against_the_kernel() {
 fn guest_that_cannot_judge_skips_unless_the_kernel_crashed() {
     let error = GuestError { stage: "mounts".into(), text: "no cgroup2 (CONFIG_CGROUPS)".into(), cannot_judge: true };
     let mut record = passing();
+    (record.scenario_started, record.scenario_end) = (None, None);
     record.guest_errors.push(error);
     assert_cause(&default(&record), Outcome::Skip, 125, "CONFIG_CGROUPS");
     add_log(&mut record, &["WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2"]);
     assert_cause(&default(&record), Outcome::Skip, 125, "CONFIG_CGROUPS");
     add_log(&mut record, &["Kernel panic - not syncing: Fatal exception"]);
     assert_cause(&default(&record), Outcome::Fail, 1, "WARNING");
+}
+
+#[test]
+fn what_the_kernel_reported_in_the_scenario_outranks_a_call_that_it_refused() {
+    let error = GuestError { stage: "scenario".into(), text: "bring CPU 1 offline: EBUSY".into(), cannot_judge: true };
+    let refused = |lines: &[&str]| {
+        let mut record = passing_with_scheduler();
+        record.guest_errors.push(error.clone());
+        add_log(&mut record, lines);
+        record
+    };
+    assert_cause(&default(&refused(&[])), Outcome::Skip, 125, "CPU 1 offline");
+    for (line, title) in [
+        ("BUG: KASAN: slab-use-after-free in f+0x1/0x2", "KASAN"),
+        ("WARNING: possible circular locking dependency detected", "circular locking"),
+        ("rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", "rcu_preempt"),
+        ("INFO: task kworker/0:1:9 blocked for more than 20 seconds.", "blocked for more"),
+    ] {
+        assert_cause(&default(&refused(&[line])), Outcome::Fail, 1, title);
+    }
+    assert_cause(&default(&refused(&STALL)), Outcome::Fail, 1, "runnable task stall");
+    // What an emulator may have caused, and what was said before the scenario, decide nothing.
+    let mut slow = refused(&["rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"]);
+    slow.host.as_mut().unwrap().accel = "qemu".into();
+    assert_cause(&default(&slow), Outcome::Skip, 125, "CPU 1 offline");
+    let mut early = refused(&["BUG: KASAN: slab-use-after-free in f+0x1/0x2"]);
+    let end = early.scenario_end.as_mut().unwrap();
+    end.uptime_ns = early.klog.last().unwrap().time_us * 1000 + 1 + end.elapsed_ns;
+    assert_cause(&default(&early), Outcome::Skip, 125, "CPU 1 offline");
 }
 
 #[test]
