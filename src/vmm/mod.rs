@@ -11,6 +11,7 @@ mod dump;
 mod exit;
 mod freeze_check;
 mod freeze_disk;
+mod freeze_guest;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 pub mod kernel;
