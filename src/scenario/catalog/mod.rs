@@ -62,7 +62,13 @@ pub fn find(wanted: &str) -> Vec<ScenarioSpec> {
 mod tests {
     use super::*;
     use crate::proto::codec::Wire;
+    use crate::proto::hist::Hist;
+    use crate::proto::limits::Layers;
+    use crate::proto::report::{Samples, WorkerReport};
+    use crate::proto::work::SampleKind;
     use crate::scenario::{Resolver, TestTopology, print};
+    use crate::units::{NS_PER_MS, NS_PER_US};
+    use crate::verdict::{Outcome, Status, fixture, judge_stored, table};
 
     #[test]
     fn catalogue_has_all_73_and_each_explains_itself() {
@@ -110,16 +116,64 @@ mod tests {
     }
 
     #[test]
-    fn checks_that_entries_name_exist() {
+    fn checks_that_entries_name_exist_and_are_on() {
+        // Cannot be switched off.
         let own = ["telemetry_complete", "settings_applied"];
         for spec in all_scenarios() {
-            for check in &spec.checks {
-                let known =
-                    crate::verdict::table::ROWS.iter().any(|row| row.name == check) || own.contains(&check.as_str());
-                assert!(known, "{}: {check}", spec.name);
+            let scenario = table::of_pairs(&spec.asserts).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
+            let limits = table::in_force(&Layers { scenario, ..Layers::default() });
+            for check in spec.checks.iter().filter(|check| !own.contains(&check.as_str())) {
+                let row = table::ROWS.iter().find(|row| row.name == check);
+                let row = row.unwrap_or_else(|| panic!("{}: {check}", spec.name));
+                assert!(table::is_on(&limits, row.id), "{}: {check} is off", spec.name);
             }
-            crate::verdict::table::of_pairs(&spec.asserts).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
         }
+    }
+
+    /// A run of an entry on two CPUs, with reports of workers of one of its cgroups: they alone are changed.
+    fn failed_checks(name: &str, group: &str, workers: u32, change: impl Fn(u32, &mut WorkerReport)) -> Vec<String> {
+        let spec = find(name).remove(0);
+        let mut record = fixture::passing();
+        record.plan.as_mut().expect("a plan").scenarios = vec![spec];
+        record.spawned = vec![(group.into(), u64::from(workers))];
+        record.reports = (0..workers).map(|index| (group.into(), fixture::worker(index))).collect();
+        record.reports.iter_mut().zip(0..).for_each(|((_, report), index)| change(index, report));
+        let verdict = judge_stored(&record);
+        let failed = verdict.checks.iter().filter(|check| check.status == Status::Fail);
+        let failed: Vec<String> = failed.map(|check| check.name.to_owned()).collect();
+        assert_eq!(verdict.outcome == Outcome::Fail, !failed.is_empty(), "{}", verdict.headline);
+        failed
+    }
+
+    #[test]
+    fn crowd_of_which_half_hardly_works_fails_throughput_cv_alone() {
+        // What they did, and not the CPU they had: their caches are to blame.
+        let failed = |units: u64| {
+            failed_checks("cache_pressure_imbalance", "crowded", 5, move |index, report| {
+                report.work_type = "CachePressure".into();
+                report.work_units = if index < 2 { report.work_units } else { units };
+            })
+        };
+        assert_eq!(failed(1), ["throughput_cv"]);
+        assert_eq!(failed(1_000_000), Vec::<String>::new());
+    }
+
+    #[test]
+    fn fans_of_late_or_uneven_wakes_fail_in_wake_p99_or_wake_cv_alone() {
+        let failed = |usual_ns: u64, late: u64, late_ns: u64| {
+            failed_checks("fanout_wake", "fans", 5, move |_, report| {
+                let mut hist = Hist::new();
+                (0..20_000).for_each(|_| hist.record(usual_ns));
+                (0..late).for_each(|_| hist.record(late_ns));
+                report.work_type = "FutexFanOut".into();
+                report.samples = vec![Samples { kind: SampleKind::Wake, hist, raw_ns: Vec::new() }];
+            })
+        };
+        assert_eq!(failed(10 * NS_PER_US, 0, 0), Vec::<String>::new());
+        // One in a thousand waits for a slice of 5 ms behind a few others: any scheduler's.
+        assert_eq!(failed(10 * NS_PER_US, 20, 20 * NS_PER_MS), Vec::<String>::new());
+        assert_eq!(failed(10 * NS_PER_US, 1, 1900 * NS_PER_MS), ["wake_cv"]);
+        assert_eq!(failed(10 * NS_PER_US, 400, 600 * NS_PER_MS), ["wake_p99"]);
     }
 
     #[test]
