@@ -35,12 +35,13 @@ wire_enum! {
         MaxFallbackRate = 22,
         MaxKeepLastRate = 23,
         BootFailure = 24,
+        SettingsApplied = 25,
     }
 }
 
 impl CheckId {
     /// In the order of their numbers.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NotStarved,
         Self::MaxGap,
         Self::MaxRunDelay,
@@ -66,6 +67,7 @@ impl CheckId {
         Self::MaxFallbackRate,
         Self::MaxKeepLastRate,
         Self::BootFailure,
+        Self::SettingsApplied,
     ];
 }
 

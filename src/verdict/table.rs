@@ -298,6 +298,16 @@ pub const ROWS: [Row; CheckId::ALL.len()] = [
         help: "a kernel that does not boot fails the run",
         ..ROW
     },
+    Row {
+        id: CheckId::SettingsApplied,
+        name: "settings_applied",
+        flag: "settings-applied",
+        default: usual(0),
+        strict: usual(0),
+        default_text: "on",
+        help: "no policy, affinity, nice or memory policy of a worker is refused",
+        ..ROW
+    },
 ];
 
 /// The row of a check.

@@ -5,7 +5,7 @@
 
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler, worker};
 use super::table::defaults;
-use super::{Check, Measure, Outcome, Status, Verdict, judge};
+use super::{Check, Measure, Outcome, Status, Verdict, judge, judge_stored};
 use crate::proto::limits::Assert;
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
@@ -392,6 +392,13 @@ fn refused_setting_fails_with_its_text() {
         ),
     ] {
         assert_fails(&run(change), "settings_applied", why);
+        // Whoever expects it may allow it; nothing else is taken from the run.
+        let mut record = passing();
+        change(&mut record);
+        record.plan.as_mut().unwrap().scenarios[0].asserts = vec![("settings-applied".into(), "off".into())];
+        let verdict = judge_stored(&record);
+        assert_eq!(check(&verdict, "settings_applied").status, Status::NotApplied);
+        assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
     }
 }
 
@@ -445,7 +452,7 @@ fn switched_off_checks_are_named_as_such() {
     let verdict = judge(&record, &Assert::none());
     assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
     let applied = verdict.checks.iter().filter(|check| check.status == Status::Pass).count();
-    assert_eq!(applied, 2, "settings_applied and telemetry_complete cannot be switched off");
+    assert_eq!(applied, 1, "telemetry_complete cannot be switched off");
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn steal(record: &Record) -> Option<String> {
 pub fn checks(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
     if let Some(why) = scene.nobody {
         let ids = CheckId::ALL.into_iter().filter(|id| *id <= CheckId::MaxCrossNodeMigration);
+        let ids = ids.chain([CheckId::SettingsApplied]);
         return ids.map(|id| decide(id, limits, Found::nothing(why))).collect();
     }
     let mut list = vec![
@@ -72,7 +73,7 @@ pub fn checks(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
     list.extend(latency::checks(scene, limits));
     list.extend(numa::checks(scene, limits));
     excuse(scene, &mut list);
-    list.push(settings_applied(scene));
+    list.push(decide(CheckId::SettingsApplied, limits, settings_applied(scene)));
     list
 }
 
@@ -281,16 +282,15 @@ fn migration_ratio(scene: &Scene<'_>, limits: &Assert) -> Vec<Check> {
     scene.groups().iter().map(of_group).collect()
 }
 
-fn settings_applied(scene: &Scene<'_>) -> Check {
-    const NAME: &str = "settings_applied";
+fn settings_applied(scene: &Scene<'_>) -> Found {
     let refused = |(group, report): &Named| {
         report.refusals().first().map(|text| (group.clone(), format!("{}: {text}", who(group, report))))
     };
     let list: Vec<(String, String)> = scene.reports.iter().filter_map(refused).collect();
     let measured = Measure::Count(list.len() as u64);
     match (list.first(), scene.no_reports) {
-        (Some((group, text)), _) => Check::new(NAME, Status::Fail, text.clone()).group(group).value(measured),
-        (None, Some(why)) => Check::new(NAME, Status::Inconclusive, why),
-        (None, None) => Check::new(NAME, Status::Pass, "nothing was refused").value(measured),
+        (Some((group, text)), _) => Found::new(measured, text.clone()).of(group),
+        (None, Some(why)) => Found::missing(why),
+        (None, None) => Found::new(measured, "nothing was refused"),
     }
 }

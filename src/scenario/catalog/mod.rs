@@ -117,12 +117,10 @@ mod tests {
 
     #[test]
     fn checks_that_entries_name_exist_and_are_on() {
-        // Cannot be switched off.
-        let own = ["telemetry_complete", "settings_applied"];
         for spec in all_scenarios() {
             let scenario = table::of_pairs(&spec.asserts).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
             let limits = table::in_force(&Layers { scenario, ..Layers::default() });
-            for check in spec.checks.iter().filter(|check| !own.contains(&check.as_str())) {
+            for check in &spec.checks {
                 let row = table::ROWS.iter().find(|row| row.name == check);
                 let row = row.unwrap_or_else(|| panic!("{}: {check}", spec.name));
                 assert!(table::is_on(&limits, row.id), "{}: {check} is off", spec.name);
@@ -135,7 +133,7 @@ mod tests {
         let spec = find(name).remove(0);
         let mut record = fixture::passing();
         record.plan.as_mut().expect("a plan").scenarios = vec![spec];
-        record.spawned = vec![(group.into(), u64::from(workers))];
+        record.spawned = vec![(group.into(), workers)];
         record.reports = (0..workers).map(|index| (group.into(), fixture::worker(index))).collect();
         record.reports.iter_mut().zip(0..).for_each(|((_, report), index)| change(index, report));
         let verdict = judge_stored(&record);
