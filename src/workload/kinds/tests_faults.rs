@@ -11,7 +11,7 @@ use crate::proto::report::ExitInfo;
 use crate::proto::work::WorkType;
 use crate::sys::{process, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
-use crate::workload::{WorkloadConfig, WorkloadHandle};
+use crate::workload::{CustomTask, WorkloadConfig, WorkloadHandle, register_custom};
 use std::path::{Path, PathBuf};
 
 /// The collection deadline, the wait after it, and what a busy machine adds.
@@ -19,6 +19,71 @@ const BOUND_NS: u64 = 5 * NS_PER_SEC + 4 * NS_PER_SEC;
 
 fn is_gone(pid: i32) -> bool {
     process::kill(pid, 0).is_err()
+}
+
+/// The processes of a group that live: one that nobody has waited for yet is dead all the same.
+fn members(group: i32) -> Vec<i32> {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let text = proc_file(*pid, "stat");
+        // Behind the name, which may hold anything: state, parent, group (proc_pid_stat(5)).
+        let mut words = text.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, of) = (words.next().unwrap_or("X"), words.nth(1).and_then(|word| word.parse::<i32>().ok()));
+        of == Some(group) && !matches!(state, "Z" | "X")
+    })
+    .collect()
+}
+
+/// Longer than any test waits, so that one that was forgotten is seen, and does not stay for ever.
+const SLEEPER_NS: u64 = 120 * NS_PER_SEC;
+
+/// Makes a process that outlives its parent unless somebody ends it, and works beside it.
+fn with_a_sleeper(task: &mut CustomTask<'_, '_>) {
+    if let Ok(process::Fork::Child) = process::fork() {
+        let end = time::monotonic_ns() + SLEEPER_NS;
+        while time::monotonic_ns() < end {
+            // A signal that is meant for the worker, such as the stop, is none of its business.
+            if time::sleep_ns(NS_PER_SEC).is_err() {}
+        }
+        process::exit_now(0);
+    }
+    while !task.stopped() {
+        task.work_done(1);
+        task.sleep_ns(NS_PER_MS);
+        task.iteration_done();
+    }
+}
+
+/// What becomes of a worker and its handle.
+type Fate = fn(WorkloadHandle, i32);
+
+#[test]
+fn grandchildren_die_with_their_worker_whatever_it_dies_of() {
+    register_custom("with-a-sleeper", with_a_sleeper);
+    let fates: [(&str, Fate); 4] = [
+        ("a dropped handle", |handle, _| drop(handle)),
+        ("a stop", |handle, _| assert!(handle.stop_and_collect().unwrap()[0].completed)),
+        ("SIGKILL", |mut handle, tid| {
+            process::kill(tid, libc::SIGKILL).unwrap();
+            wait_for("its end", || !handle.check_early_exits().is_empty());
+            let reports = handle.stop_and_collect().unwrap();
+            assert_eq!(reports[0].exit_info, Some(ExitInfo::Signaled { signal: libc::SIGKILL }));
+        }),
+        ("the deadline", |handle, tid| {
+            process::kill(tid, libc::SIGSTOP).unwrap();
+            assert_eq!(handle.stop_and_collect().unwrap()[0].exit_info, Some(ExitInfo::TimedOut));
+        }),
+    ];
+    for (name, fate) in fates {
+        let mut handle = WorkloadHandle::spawn(&one_group("custom(name=with-a-sleeper)*1")).unwrap();
+        handle.start().unwrap();
+        let tid = handle.tids()[0];
+        wait_for("the sleeper", || members(tid).len() == 2);
+        wait_for("progress", || handle.snapshot_iterations()[0] > 0);
+        fate(handle, tid);
+        wait_for(&format!("the sleeper's end after {name}"), || members(tid).is_empty());
+    }
 }
 
 /// The C libraries differ in what they number limits with.
@@ -137,15 +202,23 @@ fn worker_that_the_kernel_kills_for_memory_is_reported_as_killed() {
 
 #[test]
 fn a_thousand_spawns_and_drops_leave_no_process() {
-    let config = one_group("pipe*1");
+    let (pipe, fork) = (one_group("pipe*1"), one_group("fork*1"));
     for round in 0..1000 {
-        let mut handle = WorkloadHandle::spawn(&config).unwrap();
+        // Those that have children of their own, in the middle of making them.
+        let forks = round % 8 == 0;
+        let mut handle = WorkloadHandle::spawn(if forks { &fork } else { &pipe }).unwrap();
         if round % 2 == 0 {
             handle.start().unwrap();
+        }
+        if forks {
+            wait_for("a child", || handle.snapshot_iterations()[0] > 0);
         }
         let tids = handle.tids();
         drop(handle);
         assert!(tids.iter().all(|tid| is_gone(*tid)), "round {round}");
+        if forks {
+            wait_for("the end of its children", || members(tids[0]).is_empty());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::tests::*;
 use crate::not_run::not_run;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::work::SampleKind;
-use crate::sys::{process, sched};
+use crate::sys::process;
 use crate::workload::{Cpus, CustomTask, WorkloadConfig, WorkloadHandle, register_custom};
 use std::path::{Path, PathBuf};
 
@@ -127,8 +127,11 @@ fn numa_churn_runs_on_the_cpus_of_a_node() {
     let nodes = Cpus::read(Path::new("/")).nodes;
     let reports = watch(&one_group("numa-churn(period=2ms)"), 10, |tids| {
         let allowed: CpuSet = status(tids[0], "Cpus_allowed_list").parse().unwrap();
-        let whole = sched::affinity(0).unwrap();
-        assert!(nodes.iter().any(|(_, cpus)| allowed.is_subset(cpus) || allowed == whole), "{allowed}");
+        // Of one node it has all CPUs, whatever it draws.
+        match nodes.len() {
+            0 | 1 => not_run("one node: where numa-churn runs is seen in a guest alone"),
+            _ => assert!(nodes.iter().any(|(_, cpus)| allowed.is_subset(cpus)), "{allowed}"),
+        }
         assert!(voluntary_switches(tids[0]) >= 10);
     });
     assert!(samples(&reports[0], SampleKind::Timer) >= 10);
