@@ -39,11 +39,11 @@ pub mod prelude {
     pub use crate::proto::asserted::{AssertResult, AssertStats};
     pub use crate::proto::cpuset::CpuSet;
     pub use crate::proto::hist::Hist;
-    pub use crate::proto::limits::{Assert, CheckId};
+    pub use crate::proto::limits::{Assert, CheckId, Insist, Limit};
     pub use crate::proto::plan::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSetup, WorkSpec};
     pub use crate::proto::report::{ExitInfo, Migration, Samples, WorkerReport};
     pub use crate::proto::scenario::{
-        AffinityIntent, Backdrop, CgroupDef, Count, CpuMax, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step,
+        AffinityIntent, Backdrop, CgroupDef, Count, CpuMax, CpusetSpec, DefWork, Fraction, HoldSpec, Op, Step, Unit,
     };
     pub use crate::proto::work::{AluWidth, Phase, PiMode, SampleKind, SchedClass, WakeMechanism, WorkType};
     pub use crate::scenario::{

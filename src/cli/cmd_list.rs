@@ -25,7 +25,7 @@ pub fn cmd_list(what: ListWhat, works: &[Listed], schedulers: &[Listed], topolog
         ListWhat::Works => works,
         ListWhat::Schedulers => schedulers,
         ListWhat::Topologies => topologies,
-        ListWhat::Scenarios => return out::print(&render(&cmd_scenario::list())),
+        ListWhat::Scenarios => return out::print(&one_line_each(&cmd_scenario::list())),
         ListWhat::LogPatterns => return out::print(&render(&log_patterns())),
     }))
 }
@@ -44,10 +44,21 @@ fn log_patterns() -> Vec<Listed> {
     reasons.chain(patterns).collect()
 }
 
+/// Blanks between the columns.
+const GAP: usize = 2;
+
+fn widest(entries: &[Listed]) -> usize {
+    entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0) + GAP
+}
+
+/// For a list that people search: however wide it becomes.
+fn one_line_each(entries: &[Listed]) -> String {
+    let widest = widest(entries);
+    entries.iter().map(|Listed { name, detail, text }| format!("{name:widest$}{detail}: {text}\n")).collect()
+}
+
 fn render(entries: &[Listed]) -> String {
-    /// Blanks between the columns.
-    const GAP: usize = 2;
-    let widest = entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0) + GAP;
+    let widest = widest(entries);
     let mut text = String::new();
     for Listed { name, detail, text: about } in entries {
         let about = if detail.is_empty() { about.clone() } else { format!("{detail}: {about}") };
@@ -77,6 +88,19 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words} in {text}");
         }
+    }
+
+    #[test]
+    fn scenarios_have_a_line_each_with_their_needs_and_one_sentence() {
+        let text = one_line_each(&cmd_scenario::list());
+        assert_eq!(text.lines().count(), 73);
+        let wanted = "performance/fanout_wake";
+        let line = text.lines().find(|line| line.starts_with(wanted)).unwrap();
+        assert_eq!(
+            line[wanted.len()..].trim_start(),
+            "2 CPUs: One task wakes four at once, in several groups, beside load."
+        );
+        assert!(text.lines().all(|line| line.ends_with(['.', '?'])), "{text}");
     }
 
     #[test]

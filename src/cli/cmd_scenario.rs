@@ -6,7 +6,7 @@
 use super::cmd_list::Listed;
 use super::{out, scenarios};
 use crate::error::Result;
-use crate::proto::scenario::{ScenarioSpec, Step};
+use crate::proto::scenario::{HoldSpec, ScenarioSpec, Step, WHOLE};
 use crate::proto::topology::Topology;
 use crate::scenario::{self, Resolver, TestTopology, catalog};
 use crate::units::{approx, duration};
@@ -38,9 +38,18 @@ pub fn list() -> Vec<Listed> {
         } else {
             format!(", flags {}", spec.required_flags.join(" "))
         };
-        Listed { name: spec.full_name(), detail: format!("{}{flags}", needs.join(", ")), text: spec.about }
+        Listed {
+            name: spec.full_name(),
+            detail: format!("{}{flags}", needs.join(", ")),
+            text: first_sentence(&spec.about),
+        }
     };
     catalog::all_scenarios().into_iter().map(listed).collect()
+}
+
+/// `show` and `check` tell all of it.
+fn first_sentence(about: &str) -> String {
+    about.find(". ").map_or(about, |end| &about[..=end]).to_owned()
 }
 
 fn plan(spec: &ScenarioSpec, resolver: &Resolver, topology: &Topology, duration_ns: u64) -> String {
@@ -62,7 +71,7 @@ fn plan(spec: &ScenarioSpec, resolver: &Resolver, topology: &Topology, duration_
                 .map(|work| format!("    root cgroup: {}", crate::workload::spec_text(&work))),
         );
         lines.extend(cgroups(
-            &Step { ops: vec![], setup: spec.backdrop.cgroups.clone(), hold: crate::proto::scenario::HoldSpec::FULL },
+            &Step { ops: vec![], setup: spec.backdrop.cgroups.clone(), hold: HoldSpec::FULL },
             resolver,
         ));
     }
@@ -70,6 +79,18 @@ fn plan(spec: &ScenarioSpec, resolver: &Resolver, topology: &Topology, duration_
         lines.push(format!("  step {}, {}:", index + 1, scenario::hold_text(step.hold)));
         lines.extend(step.ops.iter().map(|op| format!("    {}", scenario::op_text(op))));
         lines.extend(cgroups(step, resolver));
+    }
+    let parts = spec.steps.iter().filter_map(|step| match step.hold {
+        HoldSpec::Frac { part } => Some(u64::from(part.millionths())),
+        HoldSpec::Fixed { .. } | HoldSpec::Loop { .. } => None,
+    });
+    let parts: u64 = parts.sum();
+    if parts > u64::from(WHOLE) {
+        // A list of steps that holds longer than it is told to is no error, but seldom meant.
+        let percent = parts as f64 * 100.0 / f64::from(WHOLE);
+        lines.push(format!(
+            "  warning: its steps take {percent} % of the duration together, which is more than all of it"
+        ));
     }
     let limits: Vec<String> = spec.asserts.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !limits.is_empty() {
@@ -92,4 +113,25 @@ fn cgroups(step: &Step, resolver: &Resolver) -> Vec<String> {
             format!("    cgroup {}{cpus}: {works}", group.name)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_that_take_more_than_the_duration_are_warned_of() {
+        let told = |holds: &[&str]| {
+            let steps: String =
+                holds.iter().map(|hold| format!("step {hold}\n  cgroup a{}: spin\n", hold.len())).collect();
+            let spec = scenario::parse(&format!("scenario s\n{steps}")).unwrap().remove(0);
+            let topology = Topology::flat(2);
+            let resolver = Resolver { topo: TestTopology::from_spec(&topology), workers_per_cgroup: None };
+            plan(&spec, &resolver, &topology, 1)
+        };
+        assert!(told(&["60%", "50.5%"]).contains("warning: its steps take 110.5 % of the duration together"));
+        assert!(!told(&["60%", "40.0%"]).contains("warning"));
+        // A time is not a part.
+        assert!(!told(&["100%", "2s"]).contains("warning"));
+    }
 }

@@ -214,6 +214,25 @@ impl Assert {
     pub const fn max_cross_node_migration_milli(self, milli: u64) -> Self {
         self.asked(CheckId::MaxCrossNodeMigration, milli)
     }
+    /// Longest run queue by the shortest, in thousandths.
+    pub const fn max_imbalance_milli(self, milli: u64) -> Self {
+        self.asked(CheckId::MaxImbalance, milli)
+    }
+    pub const fn max_dsq_depth(self, tasks: u64) -> Self {
+        self.asked(CheckId::MaxDsqDepth, tasks.saturating_mul(MILLI))
+    }
+    pub const fn clock_stall(self) -> Self {
+        self.require(CheckId::ClockStall)
+    }
+    pub const fn scheduler_alive(self) -> Self {
+        self.require(CheckId::SchedulerAlive)
+    }
+    pub const fn kernel_log_clean(self) -> Self {
+        self.require(CheckId::KernelLogClean)
+    }
+    pub const fn settings_applied(self) -> Self {
+        self.require(CheckId::SettingsApplied)
+    }
     pub const fn max_fallback_rate(self, per_s: u64) -> Self {
         self.asked(CheckId::MaxFallbackRate, per_s.saturating_mul(MILLI))
     }
@@ -299,12 +318,22 @@ mod tests {
             (Assert::new().wake_cv_milli(1), CheckId::WakeCv),
             (Assert::new().min_page_locality_milli(1), CheckId::MinPageLocality),
             (Assert::new().max_cross_node_migration_milli(1), CheckId::MaxCrossNodeMigration),
+            (Assert::new().max_imbalance_milli(1), CheckId::MaxImbalance),
+            (Assert::new().max_dsq_depth(1), CheckId::MaxDsqDepth),
+            (Assert::new().clock_stall(), CheckId::ClockStall),
+            (Assert::new().scheduler_alive(), CheckId::SchedulerAlive),
+            (Assert::new().kernel_log_clean(), CheckId::KernelLogClean),
+            (Assert::new().settings_applied(), CheckId::SettingsApplied),
             (Assert::new().max_fallback_rate(1), CheckId::MaxFallbackRate),
             (Assert::new().max_keep_last_rate(1), CheckId::MaxKeepLastRate),
         ];
         for (assert, id) in built {
             assert_eq!(assert.set().map(|(set, _)| set).collect::<Vec<_>>(), [id]);
         }
+        // What a failed boot is, is the command line's to say.
+        let unbuilt: Vec<CheckId> =
+            CheckId::ALL.into_iter().filter(|id| !built.iter().any(|(_, of)| of == id)).collect();
+        assert_eq!(unbuilt, [CheckId::BootFailure]);
     }
 
     #[test]

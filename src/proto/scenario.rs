@@ -6,7 +6,7 @@
 use super::codec::{DecodeError, Reader, Wire};
 use super::cpuset::CpuSet;
 use super::plan::SchedPolicy;
-use super::spec::WorkSetup;
+use super::spec::{MemPolicy, MpolFlags, WorkSetup};
 use super::work::WorkType;
 use crate::{wire_enum, wire_struct};
 
@@ -151,6 +151,8 @@ wire_struct! {
         pub policy: SchedPolicy,
         pub nice: i32,
         pub affinity: AffinityIntent,
+        pub mem_policy: MemPolicy,
+        pub mpol_flags: MpolFlags,
         pub weight: Option<u32>,
         pub max: Option<CpuMax>,
         /// The user may replace what works in it.
@@ -169,10 +171,31 @@ impl CgroupDef {
             policy: SchedPolicy::Normal,
             nice: 0,
             affinity: AffinityIntent::Inherit,
+            mem_policy: MemPolicy::Default,
+            mpol_flags: MpolFlags::NONE,
             weight: None,
             max: None,
             swappable: false,
         }
+    }
+
+    /// How one of its works is set up: what the work leaves as usual is as here.
+    pub fn setup_of(&self, work: &DefWork) -> WorkSetup {
+        let mut setup = work.setup.clone();
+        if setup.policy == SchedPolicy::Normal {
+            setup.policy = self.policy.clone();
+        }
+        if setup.nice == 0 {
+            setup.nice = self.nice;
+        }
+        if setup.affinity == AffinityIntent::Inherit {
+            setup.affinity = self.affinity.clone();
+        }
+        if setup.mem_policy == MemPolicy::Default {
+            // Flags belong to their policy.
+            (setup.mem_policy, setup.mpol_flags) = (self.mem_policy.clone(), self.mpol_flags);
+        }
+        setup
     }
 }
 

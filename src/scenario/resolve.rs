@@ -5,7 +5,7 @@
 
 use super::topo::TestTopology;
 use crate::proto::cpuset::{CpuSet, MAX_CPU};
-use crate::proto::plan::{SchedPolicy, WorkSpec};
+use crate::proto::plan::WorkSpec;
 use crate::proto::scenario::{AffinityIntent, CgroupDef, Count, CpusetSpec, DefWork, Needs, ScenarioSpec, Unit};
 use crate::proto::work::WorkType;
 use crate::workload::{self, MAX_WORKERS, validate_spec};
@@ -97,17 +97,7 @@ impl Resolver {
         }
         // A number that somebody wrote must fit; one that follows from the machine is made to.
         let workers = if work.workers.unit == Unit::One { count } else { count.next_multiple_of(size) };
-        let mut setup = work.setup.clone();
-        if setup.policy == SchedPolicy::Normal {
-            setup.policy = def.policy.clone();
-        }
-        if setup.nice == 0 {
-            setup.nice = def.nice;
-        }
-        if setup.affinity == AffinityIntent::Inherit {
-            setup.affinity = def.affinity.clone();
-        }
-        let spec = WorkSpec { work: work.work.clone(), workers, setup };
+        let spec = WorkSpec { work: work.work.clone(), workers, setup: def.setup_of(work) };
         validate_spec(&spec).map_err(|error| format!("{} {error}", work.work.cli_name()))?;
         Ok(spec)
     }

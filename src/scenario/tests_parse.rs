@@ -5,6 +5,9 @@
 
 use super::parse::{parse, print};
 use super::resolve::Random;
+use super::{Resolver, TestTopology};
+use crate::proto::plan::{MemPolicy, MpolFlags, SchedPolicy};
+use crate::proto::scenario::{AffinityIntent, ScenarioSpec};
 
 /// A file with every kind of line.
 const ALL: &str = "\
@@ -56,6 +59,25 @@ step loop 100ms
   set-cpuset e cpus:0-1,3
   cgroup e cpuset=llc:1: spin
 ";
+
+#[test]
+fn what_a_definition_says_of_all_its_workers_is_printed_with_each_work() {
+    let mut spec =
+        parse("scenario s\nstep 1s\n  cgroup a: spin*1; yield*2 policy=fifo:3 nice=1 mem=local\n").unwrap().remove(0);
+    let def = &mut spec.steps[0].setup[0];
+    (def.policy, def.nice, def.affinity) = (SchedPolicy::Batch, 5, AffinityIntent::SingleCpu);
+    (def.mem_policy, def.mpol_flags) = (MemPolicy::Bind { nodes: [0].into_iter().collect() }, MpolFlags::STATIC_NODES);
+    let text = print(std::slice::from_ref(&spec));
+    let batch = "spin*1 policy=batch nice=5 affinity=single mem=bind:0 mpol=static";
+    assert!(
+        text.contains(&format!("cgroup a: {batch}; yield*2 policy=fifo:3 nice=1 affinity=single mem=local\n")),
+        "{text}"
+    );
+    let again = parse(&text).unwrap().remove(0);
+    let resolver = Resolver { topo: TestTopology::synthetic(1, 1, 2, 1), workers_per_cgroup: None };
+    let works = |spec: &ScenarioSpec| resolver.groups(&spec.steps[0].setup[0]).unwrap().remove(0).works;
+    assert_eq!(works(&again), works(&spec));
+}
 
 #[test]
 fn every_kind_of_line_reads_and_prints_back() {

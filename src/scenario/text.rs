@@ -105,6 +105,7 @@ fn load(works: &[DefWork]) -> String {
     format!("{workers}: {}", works.join("; "))
 }
 
+/// What the definition says of all its workers is told of each work: the text has no other place for it.
 fn cgroup(def: &CgroupDef) -> String {
     let mut text = format!("cgroup {}", def.name);
     let mut add = |name: &str, value: Option<String>| {
@@ -119,7 +120,9 @@ fn cgroup(def: &CgroupDef) -> String {
     if def.swappable {
         text.push_str(" swappable");
     }
-    text + &load(&def.works)
+    let works: Vec<DefWork> =
+        def.works.iter().map(|work| DefWork { setup: def.setup_of(work), ..work.clone() }).collect();
+    text + &load(&works)
 }
 
 /// `50%`, `2s`, `loop 100ms`.
