@@ -53,8 +53,11 @@ pub fn counted(bad_on: Option<&BadOn>, record: &Record, verdict: Verdict) -> Ver
 
 /// The same without a VM.
 fn on_this_machine(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
-    let guest = GuestArgs { topology: host::topology(), ..args.guest.clone() };
-    let (mut plan, _) = plan::make(&guest)?;
+    let guest = GuestArgs { topology: host::topology()?, ..args.guest.clone() };
+    let (mut plan, _) = plan::make(&guest).map_err(|error| match error.kind() {
+        Kind::CannotJudge => error.hint("a machine has the shape it has; without --host, --topo gives a guest another"),
+        _ => error,
+    })?;
     plan.limits = args.limits;
     let job = HostJob { plan, run_place: place(args.run_dir.as_deref()), argv, exec_ns };
     let mut json_file = match &args.json {

@@ -31,6 +31,8 @@ wire_struct! {
         pub cacheless: CpuSet,
         /// Unused bits below each core in the APIC ids.
         pub sparse_bits: u32,
+        /// The CPUs of each node, where a machine numbers them in another order than a guest; it has no text form.
+        pub node_cpus: Vec<CpuSet>,
     }
 }
 
@@ -127,6 +129,9 @@ impl Topology {
     }
     /// The CPUs of a node; empty for one without CPUs.
     pub fn node_cpus(&self, node: u32) -> CpuSet {
+        if let Some(cpus) = self.odd.node_cpus.get(node as usize) {
+            return cpus.clone();
+        }
         self.cpus_where(|place| place.node == node)
     }
     /// The CPUs of each core, in order.

@@ -13,7 +13,7 @@ use crate::proto::plan::{BUILD, PROTOCOL, Plan};
 use crate::proto::topology::Topology;
 use crate::scenario::{self, Around, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::sys::process::{self, End};
-use crate::sys::{sched, signal, time};
+use crate::sys::{signal, time};
 use crate::units::NS_PER_MS;
 use crate::verdict::METAL;
 use std::fs;
@@ -37,9 +37,9 @@ pub struct HostJob {
     pub exec_ns: u64,
 }
 
-/// The plan's topology where there is no VM: as many CPUs as this machine has.
-pub fn topology() -> Topology {
-    Topology::flat(sched::online_cpus())
+/// The plan's topology where there is no VM: this machine's own.
+pub fn topology() -> Result<Topology> {
+    Ok(TestTopology::from_system(Path::new("/"))?.to_spec())
 }
 
 /// Carries out the job. The record is complete when this returns, and the directory still there.
@@ -165,9 +165,10 @@ fn host_info(job: &HostJob) -> HostInfo {
         accel_reason: "asked for by --host".into(),
         kernel: text_of("/proc/sys/kernel/osrelease"),
         kernel_cmdline: text_of("/proc/cmdline"),
-        topology: topology(),
+        topology: job.plan.topology.clone(),
         memory_bytes: memory_kib() * 1024,
-        host_cpus: sched::online_cpus(),
+        // None of them is shared: they are the very CPUs.
+        host_cpus: job.plan.topology.total_cpus(),
         started_unix_s: time::unix_s(),
     }
 }

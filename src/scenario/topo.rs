@@ -44,6 +44,33 @@ impl TestTopology {
         Self { llcs, nodes: spec.numa_nodes }
     }
 
+    /// Its counts, and which CPUs each node has: what a verdict has to know of a machine that no plan shaped. Numbers of CPUs
+    /// within a node are those of a guest, and not the machine's.
+    pub fn to_spec(&self) -> Topology {
+        let cores = || self.llcs.iter().flat_map(|llc| &llc.cores);
+        // Where cores differ, as where a sibling is offline, each CPU stands for a core: the number of CPUs has to be right.
+        let alike = cores().all(|core| core.len() as u32 == self.threads_per_core());
+        let threads = if alike { self.threads_per_core() } else { 1 };
+        let of_node = |node: u32| self.llcs.iter().filter(move |llc| llc.numa_node == node);
+        let llcs_of_node: Vec<u32> = (0..self.nodes).map(|node| of_node(node).count() as u32).collect();
+        let by_node = (0..self.nodes).flat_map(of_node);
+        let cores_of_llc: Vec<u32> = by_node.map(|llc| llc.cpus.len() as u32 / threads).collect();
+        let most = cores_of_llc.iter().copied().max().unwrap_or(1);
+        let mut spec = Topology::grid(self.nodes, self.num_llcs(), most, threads);
+        if llcs_of_node.iter().any(|count| *count != llcs_of_node[0]) {
+            spec.odd.llcs_of_node = llcs_of_node;
+        }
+        if cores_of_llc.iter().any(|count| *count != most) {
+            spec.odd.cores_of_llc = cores_of_llc;
+        }
+        let cpus = |node| of_node(node).flat_map(|llc| llc.cpus.iter()).collect::<CpuSet>();
+        let node_cpus: Vec<CpuSet> = (0..self.nodes).map(cpus).collect();
+        if (0..).zip(&node_cpus).any(|(node, cpus)| spec.node_cpus(node) != *cpus) {
+            spec.odd.node_cpus = node_cpus;
+        }
+        spec
+    }
+
     /// A machine that need not exist; `llcs` in all, divided among the nodes.
     pub fn synthetic(nodes: u32, llcs: u32, cores_per_llc: u32, threads_per_core: u32) -> Self {
         let (nodes, threads) = (nodes.max(1), threads_per_core.max(1));
@@ -299,6 +326,38 @@ mod tests {
         assert_eq!(same, TestTopology::synthetic(2, 2, 2, 2));
         fake.file("cpu/online", "0-7x");
         assert!(TestTopology::from_system(&fake.0).unwrap_err().to_string().contains("'7x'"));
+    }
+
+    #[test]
+    fn machine_with_siblings_numbered_last_has_the_shape_and_the_nodes_that_it_has() {
+        let fake = Fake(std::env::temp_dir().join(format!("ktstr-metal-{}", std::process::id())));
+        // Two nodes of two cores: siblings are four apart, as firmware usually numbers them.
+        fake.file("cpu/online", "0-7");
+        fake.file("node/node0/cpulist", "0-1,4-5");
+        fake.file("node/node1/cpulist", "2-3,6-7");
+        for cpu in 0..8 {
+            let node = if cpu % 4 < 2 { "0-1,4-5" } else { "2-3,6-7" };
+            fake.file(&format!("cpu/cpu{cpu}/topology/thread_siblings_list"), &format!("{},{}", cpu % 4, cpu % 4 + 4));
+            fake.file(&format!("cpu/cpu{cpu}/cache/index0/level"), "3");
+            fake.file(&format!("cpu/cpu{cpu}/cache/index0/shared_cpu_list"), node);
+        }
+        let spec = TestTopology::from_system(&fake.0).unwrap().to_spec();
+        assert_eq!((spec.to_string().as_str(), spec.total_cpus()), ("2n2l2c2t", 8));
+        assert_eq!([0, 1].map(|node| spec.node_cpus(node).to_string()), ["0-1,4-5", "2-3,6-7"]);
+        // Without one thread of a core there are seven CPUs, and no two of a core for certain.
+        fake.file("cpu/online", "0-6");
+        fake.file("node/node1/cpulist", "2-3,6");
+        let spec = TestTopology::from_system(&fake.0).unwrap().to_spec();
+        assert_eq!((spec.to_string().as_str(), spec.total_cpus()), ("2n2l4+3c1t", 7));
+        assert_eq!(spec.node_cpus(1).to_string(), "2-3,6");
+    }
+
+    #[test]
+    fn shape_of_a_guest_is_told_as_it_was_asked_for() {
+        for text in ["1n1l4c1t", "2n4l2c2t", "2n2+1l1+2+3c1t"] {
+            let spec: Topology = text.parse().unwrap();
+            assert_eq!(TestTopology::from_spec(&spec).to_spec(), spec);
+        }
     }
 
     #[test]

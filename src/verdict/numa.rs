@@ -29,7 +29,7 @@ fn locality(scene: &Scene<'_>) -> Found {
         |a, b| a.number() < b.number(),
         |report| {
             let all = pages(report).filter(|pages| *pages > 0)?;
-            let own: Vec<u32> = report.cpus_used.iter().map(|cpu| node_of(topology, cpu)).collect();
+            let own: Vec<u32> = report.cpus_used.iter().map(|cpu| node_of(topology, cpu)).collect::<Option<_>>()?;
             let on_own = report.numa_pages.iter().flatten().filter(|(node, _)| own.contains(node));
             let local = on_own.map(|(_, pages)| *pages).fold(0, u64::saturating_add);
             Some((Measure::Ratio(local as f64 / all as f64), format!(", {local} of {all} pages")))
@@ -37,8 +37,9 @@ fn locality(scene: &Scene<'_>) -> Found {
     )
 }
 
-fn node_of(topology: &Topology, cpu: u32) -> u32 {
-    (0..topology.numa_nodes).find(|node| topology.node_cpus(*node).contains(cpu)).unwrap_or(0)
+/// None: a CPU that came after the topology was told.
+fn node_of(topology: &Topology, cpu: u32) -> Option<u32> {
+    (0..topology.numa_nodes).find(|node| topology.node_cpus(*node).contains(cpu))
 }
 
 /// The counter is the whole system's, so the largest growth that any worker saw stands for all.

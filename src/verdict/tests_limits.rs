@@ -319,6 +319,21 @@ fn every_check_without_its_data_is_inconclusive() {
 }
 
 #[test]
+fn pages_are_local_to_the_nodes_as_the_machine_numbers_them() {
+    let limits = Assert::new().min_page_locality_milli(1000);
+    let judged = |nodes: [&str; 2], cpu: u32| {
+        let mut record = passing();
+        pages(&mut record, 100);
+        record.plan.as_mut().unwrap().topology.odd.node_cpus = nodes.map(|cpus| cpus.parse().unwrap()).into();
+        record.reports.iter_mut().for_each(|(_, report)| report.cpus_used = [cpu].into_iter().collect());
+        judge(&record, &limits).outcome
+    };
+    assert_eq!(judged(["0-1", "2-3"], 1), Outcome::Fail);
+    assert_eq!(judged(["0,2", "1,3"], 1), Outcome::Pass);
+    assert_eq!(judged(["0,2", "1,3"], 4), Outcome::Inconclusive, "nobody knows where that CPU is");
+}
+
+#[test]
 fn every_check_passes_where_its_data_are_good() {
     for case in CASES.iter().filter(|case| case.breaks.is_some()) {
         let good: Change = match case.id {
