@@ -5,7 +5,7 @@
 //! Invariant: seeds are fixed, so a failure here fails everywhere, and its seed is in the message.
 
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler, worker};
-use super::table::{ROWS, Side, Unit};
+use super::table::{ROWS, Side, Unit, defaults};
 use super::{Outcome, Verdict, advice, group_stats, judge, judge_stored};
 use crate::proto::asserted::{AssertResult, AssertStats};
 use crate::proto::codec::Wire;
@@ -339,6 +339,31 @@ fn one_worse_worker_more_never_improves_a_verdict() {
         let after = judge(&record, &limits);
         assert!(after.outcome >= before.outcome, "seed {seed}: {} became {}", before.headline, after.headline);
     }
+}
+
+/// Under the limits of a run of which nobody said a word, spread among them, and with workers that were hardly there.
+#[test]
+fn one_worse_worker_more_never_improves_a_verdict_under_the_defaults_beside_brief_ones() {
+    let mut brief_alone = 0;
+    for seed in 0..ROUNDS {
+        let mut dice = Dice(seed ^ 0x0b41ef);
+        let mut record = record(&mut dice);
+        for (_, report) in &mut record.reports {
+            if dice.once_in(2) {
+                report.wall_time_ns = 1 + dice.below(LONG_NS - 1);
+                report.cpu_time_ns = dice.below(report.wall_time_ns);
+                report.work_units = dice.below(2);
+            }
+        }
+        let before = judge(&record, &defaults());
+        let (group, other) = record.reports[dice.below(record.reports.len() as u64) as usize].clone();
+        brief_alone += u32::from(other.wall_time_ns < LONG_NS && before.outcome < Outcome::Fail);
+        record.reports.push((group.clone(), worse(&mut dice, &other)));
+        record.spawned.push((group, 1));
+        let after = judge(&record, &defaults());
+        assert!(after.outcome >= before.outcome, "seed {seed}: {} became {}", before.headline, after.headline);
+    }
+    assert!(brief_alone > 20, "{brief_alone} records with a brief worker more that could have become worse");
 }
 
 #[test]
