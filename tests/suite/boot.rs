@@ -35,6 +35,7 @@ fn cells() -> Vec<Cell> {
     cells.extend(crate::hang::cells());
     cells.extend(crate::topology::cells());
     cells.extend(crate::disk::cells());
+    cells.extend(crate::scenarios::cells());
     for index in 0..REPEATS {
         cells.push(run(format!("repeat {index}"), "7/vmlinux", "--topo 2 --sched builtin:fifo"));
     }

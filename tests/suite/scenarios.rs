@@ -1,5 +1,6 @@
 //! Scenarios through the binary: the catalogue in a few boots, files, faults.
 
+use crate::lab::Cell;
 use crate::util::{
     Ran, Scratch, TRIES, attempt_in, binary, emulation, finish, ktstr, not_run, root, run_in, share_machine,
 };
@@ -92,6 +93,55 @@ fn catalogue_passes_under_the_kernels_own_scheduler() {
         );
     }
     assert_eq!((passed.len(), left.as_slice()), (73, &[][..]), "{passed:?}");
+}
+
+const ON_KVM: &str = "scenarios on KVM";
+/// Of `basic` and `performance`, what two CPUs are enough for.
+const OF_TWO_CPUS: [&str; 5] = [
+    "basic/cgroup_steady",
+    "performance/cache_pressure_imbalance",
+    "performance/cache_yield_wake_affine",
+    "performance/cache_pipe_io_compute_imbalance",
+    "performance/fanout_wake",
+];
+
+/// Runs of our own VMM on real KVM.
+pub fn cells() -> Vec<Cell> {
+    let names = OF_TWO_CPUS.map(|name| format!(" --scenario {name}")).concat();
+    // Shares of one second are not even on a host whose own CPUs are emulated.
+    let machine = "--kernel /k/7/vmlinuz --accel kvm --json - --topo 2";
+    let args = format!("{machine} --workers 2 --duration 1s --spread off{names}");
+    vec![Cell { name: ON_KVM.into(), args }]
+}
+
+/// Where the emulator's own times are not judged: gaps, run delays and wake-ups are, there.
+#[test]
+fn checks_on_times_are_applied_on_kvm_and_pass() {
+    let Some(result) = crate::boot::cell(ON_KVM) else { return };
+    let json = result.json();
+    let played = json["scenarios"].as_array().expect("scenarios are an array");
+    assert_eq!(played.len(), OF_TWO_CPUS.len(), "{}", result.text);
+    for one in played {
+        let name = one["name"].as_str().expect("a name");
+        let headline = one["headline"].as_str().unwrap_or_default();
+        if one["outcome"] == "inconclusive" {
+            // What a busy host took of a limit is nobody's failure, and no success.
+            assert!(headline.contains("host") || headline.contains("vCPUs waited"), "{name}:\n{}", result.text);
+            not_run(&format!("scenarios: {name} on KVM"), headline);
+            continue;
+        }
+        assert_eq!(one["outcome"], "pass", "{name}:\n{}", result.text);
+        let checks = one["checks"].as_array().expect("checks are an array");
+        let own: &[&str] = match name {
+            "performance/fanout_wake" => &["wake_cv", "wake_p99"],
+            "performance/cache_pressure_imbalance" => &["throughput_cv"],
+            _ => &[],
+        };
+        for wanted in ["not_starved", "max_gap", "max_run_delay"].iter().chain(own) {
+            let applied = |check: &&Value| check["name"] == *wanted && check["status"] == "pass";
+            assert!(checks.iter().any(|check| applied(&check)), "{name}: {wanted}:\n{}", result.text);
+        }
+    }
 }
 
 #[test]
