@@ -266,6 +266,8 @@ A failure that the host can have caused is not held against the scheduler:
   a vCPU waited for half of the time that a stall is about
                     the stall is inconclusive: for sched_ext's own watchdog the
                     only excuse, on an emulated guest too
+  a vCPU waited for half of the 5 s in which a worker has to report
+                    a missing report is inconclusive
   the guest hung, and its vCPUs waited for half of the time they wanted to run
                     the run is inconclusive
 

@@ -72,17 +72,24 @@ impl HostNoise {
 
     /// The most that vCPUs were kept waiting within any interval of this length: of each slot, the longest wait of one.
     pub fn most_within(&self, length_ns: u64) -> u64 {
+        self.most_within_since(0, length_ns)
+    }
+
+    /// The same of intervals that do not end before this time.
+    pub fn most_within_since(&self, since_ns: u64, length_ns: u64) -> u64 {
         if self.slot_ns == 0 {
             return 0;
         }
+        let before = (since_ns.saturating_sub(self.from_ns) / self.slot_ns).min(self.worst_us.len() as u64) as usize;
+        let series = &self.worst_us[before..];
         // Rounded up: an interval may begin within a slot.
-        let width = (length_ns / self.slot_ns).saturating_add(1).min(self.worst_us.len() as u64) as usize;
+        let width = (length_ns / self.slot_ns).saturating_add(1).min(series.len() as u64) as usize;
         let mut sum: u64 = 0;
         let mut most = 0;
-        for (slot, us) in self.worst_us.iter().enumerate() {
+        for (slot, us) in series.iter().enumerate() {
             sum = sum.saturating_add(u64::from(*us));
             if slot >= width {
-                sum = sum.saturating_sub(u64::from(self.worst_us[slot - width]));
+                sum = sum.saturating_sub(u64::from(series[slot - width]));
             }
             most = most.max(sum);
         }
@@ -132,6 +139,8 @@ mod tests {
         assert_eq!(noise().most_within(SLOT), SLOT, "two neighbouring slots, but never more than the interval");
         assert_eq!(noise().most_within(2 * SLOT), 160_000_000);
         assert_eq!(noise().most_within(u64::MAX), 170_000_000);
+        assert_eq!(noise().most_within_since(3 * SLOT, u64::MAX), 70_000_000, "what was before does not count");
+        assert_eq!(noise().most_within_since(u64::MAX, u64::MAX), 0);
         assert_eq!((HostNoise::default().most_within(SLOT), HostNoise::default().waited_percent()), (0, None));
     }
 }

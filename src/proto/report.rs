@@ -7,11 +7,14 @@ use super::cpuset::CpuSet;
 use super::hist::Hist;
 use super::phase::CpuSlice;
 use super::work::SampleKind;
-use crate::units::NS_PER_MS;
+use crate::units::{NS_PER_MS, NS_PER_SEC};
 use crate::{wire_enum, wire_struct};
 
 /// Most samples of one kind that a worker keeps as they are; few under Miri, which looks at every byte of a slice.
 pub const RAW_CAP: usize = if cfg!(miri) { 64 } else { 100_000 };
+
+/// The collection deadline: from the stop to the SIGKILL, shared by all workers of a handle.
+pub const COLLECT_NS: u64 = 5 * NS_PER_SEC;
 
 wire_enum! {
     /// Why a worker gave no report of its own.

@@ -8,6 +8,7 @@ use crate::klog::sched_ext::SchedExit;
 use crate::klog::{Class, Finding, KernelLog};
 use crate::proto::message::Stage;
 use crate::proto::record::Record;
+use crate::proto::report::{COLLECT_NS, ExitInfo, WorkerReport};
 use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
 
 /// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
@@ -81,17 +82,40 @@ pub fn explains_start(record: &Record, log: &KernelLog) -> Option<String> {
     explains_exit(record, exit).map(|why| format!("void, as {why}: {}", exit.describe()))
 }
 
-/// Why workers that did no work may only have been kept from it: vCPUs waited for half of the scenario.
+/// Why workers that did no work, or gave no report, may only have been kept from it: vCPUs waited for half of the scenario,
+/// or of the time that workers have to report. One that ended by itself, or could not begin, was not kept from anything.
 pub fn explains_no_work(record: &Record) -> Option<String> {
-    let lost = record.reports.iter().any(|(_, report)| !report.completed || report.setup_error.is_some());
-    let idle = record.reports.iter().filter(|(_, report)| report.work_units == 0);
+    let late = |report: &WorkerReport| !report.completed && report.exit_info == Some(ExitInfo::TimedOut);
+    let reports = || record.reports.iter().map(|(_, report)| report);
+    if reports().any(|report| report.setup_error.is_some() || !report.completed && !late(report)) {
+        return None;
+    }
     // Of a crew that came and went the life, and not the scenario, is what the host may have taken.
-    let lived_ns = idle.map(|(_, report)| report.wall_time_ns).max()?;
-    explains_stall(record, lived_ns.min(record.scenario_end.as_ref()?.elapsed_ns)).filter(|_| !lost)
+    let idle = reports().filter(|report| report.completed && report.work_units == 0);
+    let of_idle = match idle.map(|report| report.wall_time_ns).max() {
+        Some(lived_ns) => Some(explains_stall(record, lived_ns.min(record.scenario_end.as_ref()?.elapsed_ns))?),
+        None => None,
+    };
+    match reports().any(late) {
+        true => explains_late_report(record),
+        false => of_idle,
+    }
+}
+
+/// Why the time to report passed without one: the host took half of it. What it took before any worker was there excuses
+/// nothing, as a boot keeps every vCPU of an emulated guest busy.
+fn explains_late_report(record: &Record) -> Option<String> {
+    let begun_ns = record.mark(Stage::ScenarioStart)?;
+    let waited_ns = record.noise.as_ref()?.most_within_since(begun_ns, COLLECT_NS);
+    taken(waited_ns, COLLECT_NS)
 }
 
 fn explains_stall(record: &Record, about_ns: u64) -> Option<String> {
-    let waited_ns = record.noise.as_ref()?.most_within(about_ns);
+    taken(record.noise.as_ref()?.most_within(about_ns), about_ns)
+}
+
+/// In words, where it is half of the time that something is about.
+fn taken(waited_ns: u64, about_ns: u64) -> Option<String> {
     (waited_ns.saturating_mul(STALL_PARTS) >= about_ns).then(|| {
         let (waited, about) = (approx(waited_ns), approx(about_ns));
         format!("the host kept a vCPU waiting for {waited} of {about}")

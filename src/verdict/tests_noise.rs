@@ -8,7 +8,7 @@ use super::table::defaults;
 use super::{Outcome, Status, Verdict, judge};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
 use crate::proto::record::{Died, Record};
-use crate::proto::report::WorkerReport;
+use crate::proto::report::{ExitInfo, WorkerReport};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 
 /// The passing record with a scenario of 20 s, so that a wait of a second is no tenth of it.
@@ -162,8 +162,14 @@ fn worker_without_work_is_excused_only_by_half_of_the_scenario() {
     assert_eq!(status(&judged(&record), "not_starved"), Status::Fail);
     starve(&mut record, 2 * NS_PER_SEC, 10 * NS_PER_SEC);
     assert_excused(&judged(&record), "not_starved: void, as the host kept a vCPU waiting for 10.0 s of 20.0 s");
-    let faults: [fn(&mut WorkerReport); 2] =
-        [|report| report.completed = false, |report| report.setup_error = Some("x".into())];
+    let ended = |report: &mut WorkerReport, exit| (report.completed, report.exit_info) = (false, Some(exit));
+    let faults: [&dyn Fn(&mut WorkerReport); 5] = [
+        &|report| report.completed = false,
+        &|report| report.setup_error = Some("x".into()),
+        &|report| ended(report, ExitInfo::Exited { code: 1 }),
+        &|report| ended(report, ExitInfo::Signaled { signal: 9 }),
+        &|report| ended(report, ExitInfo::Panicked { text: "x".into() }),
+    ];
     for fault in faults {
         let mut record = record.clone();
         fault(&mut record.reports[1].1);
@@ -181,6 +187,32 @@ fn worker_without_work_is_excused_only_by_half_of_the_scenario() {
     assert_eq!(status(&judged(&record), "not_starved"), Status::Fail);
     starve(&mut record, 2 * NS_PER_SEC, 200 * NS_PER_MS);
     assert_eq!(status(&judged(&record), "not_starved"), Status::Inconclusive);
+}
+
+#[test]
+fn report_that_came_too_late_is_excused_only_by_half_of_the_time_to_report() {
+    let late = || {
+        let mut record = long_run();
+        record.reports[1].1 = WorkerReport::sentinel(101, 1, 0, "SpinWait", ExitInfo::TimedOut);
+        record
+    };
+    let mut record = late();
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, 15 * NS_PER_SEC, 2400 * NS_PER_MS);
+    assert_eq!(status(&judged(&record), "not_starved"), Status::Fail);
+    starve(&mut record, 15 * NS_PER_SEC, 2500 * NS_PER_MS);
+    assert_excused(&judged(&record), "not_starved: void, as the host kept a vCPU waiting for 2.50 s of 5.00 s");
+    // What the host took before the scenario is none of its workers' time.
+    let begun_ns = record.mark(Stage::ScenarioStart).unwrap();
+    starve(&mut record, 0, begun_ns);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    // One that did no work in all of the scenario has to be excused as well.
+    let mut both = late();
+    (both.reports[0].1.work_units, both.reports[0].1.wall_time_ns) = (0, 20 * NS_PER_SEC);
+    starve(&mut both, 10 * NS_PER_SEC, 5 * NS_PER_SEC);
+    assert_eq!(status(&judged(&both), "not_starved"), Status::Fail);
+    starve(&mut both, 10 * NS_PER_SEC, 10 * NS_PER_SEC);
+    assert_eq!(status(&judged(&both), "not_starved"), Status::Inconclusive);
 }
 
 #[test]

@@ -9,15 +9,13 @@ use super::report::{self, Ending, Identity};
 use super::slot::State;
 use super::worker::STOP_SIGNAL;
 use crate::error::Result;
-use crate::proto::report::{ExitInfo, WorkerReport};
+use crate::proto::report::{COLLECT_NS, ExitInfo, WorkerReport};
 use crate::sys::process::End;
 use crate::sys::{process, signal, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
 use std::io;
 use std::sync::atomic::Ordering;
 
-/// From the stop to the SIGKILL, shared by all workers of a handle.
-const COLLECT_NS: u64 = 5 * NS_PER_SEC;
 /// From the SIGKILL until we stop waiting: a task that the scheduler under test never runs cannot die either.
 const KILL_NS: u64 = 2 * NS_PER_SEC;
 /// The same for a handle that is dropped, which has no report to give in time and may wait longer: where dozens of tasks want
