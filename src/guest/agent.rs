@@ -152,6 +152,9 @@ impl Agent {
         }
         self.pass(plan.settle_ns);
         self.queues.iter_mut().for_each(QueueWatch::begin);
+        // Before it begins, so that it is told of a guest that does not see its end, too.
+        let load = realtime::load(Path::new("/proc"));
+        load.iter().for_each(|text| self.outside.say(Msg::Note { text: text.clone() }));
         match scenario.code {
             false => self.run_scenario(plan, scenario, index),
             true => {
@@ -162,6 +165,10 @@ impl Agent {
         }
         if let Some(seen) = self.queues.as_mut().map(QueueWatch::take) {
             self.outside.say(Msg::Queues { seen });
+        }
+        // What came meanwhile; the same is not told twice.
+        if let Some(text) = realtime::load(Path::new("/proc")).filter(|text| Some(text) != load.as_ref()) {
+            self.outside.say(Msg::Note { text });
         }
         self.stop_scheduler();
         guard::hung().is_none()
@@ -263,9 +270,6 @@ impl Agent {
         let stolen_before_ns = stolen_ns();
         let finished = scenario::execute(scenario, &settings, self);
         let steal_ns = stolen_ns().saturating_sub(stolen_before_ns);
-        if let Some(text) = realtime::load(Path::new("/proc")) {
-            self.outside.say(Msg::Note { text });
-        }
         if let Some(error) = &finished.error {
             self.refuse("scenario", error);
         }

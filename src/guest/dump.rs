@@ -55,9 +55,21 @@ impl Dump {
         let lines: String = self.partial.drain(..whole).collect();
         let text = texts(&lines);
         let room = MOST_BYTES.saturating_sub(self.taken_bytes);
+        // What is beyond was told to be missing when the cap was met.
+        let met = self.taken_bytes > MOST_BYTES;
         self.taken_bytes = self.taken_bytes.saturating_add(text.len());
-        if text.len() <= room { text } else { String::new() }
+        if met { String::new() } else { capped(text, room) }
     }
+}
+
+/// The whole lines that there is room for; says so where that is not all.
+fn capped(text: String, room: usize) -> String {
+    if text.len() <= room {
+        return text;
+    }
+    // A newline is one byte, so what is before it ends on a character.
+    let whole = text.as_bytes()[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    format!("{}[ktstr: the dump is cut here, at {} KiB]\n", &text[..whole], MOST_BYTES >> 10)
 }
 
 /// `  comm-12 [000] ..... 3.0: sched_ext_dump: TEXT`; a text that is empty separates parts.
@@ -78,6 +90,15 @@ fn texts(lines: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dump_beyond_the_cap_is_cut_on_a_line_and_says_so() {
+        let text = || "é 1\né 2\né 3\n".to_owned();
+        assert_eq!(capped(text(), 15), text());
+        assert_eq!(capped(text(), 14), "é 1\né 2\n[ktstr: the dump is cut here, at 256 KiB]\n");
+        assert_eq!(capped(text(), 6), "é 1\n[ktstr: the dump is cut here, at 256 KiB]\n");
+        assert_eq!(capped(text(), 0), "[ktstr: the dump is cut here, at 256 KiB]\n");
+    }
 
     #[test]
     fn text_is_taken_out_of_the_tracer_s_line() {

@@ -146,8 +146,7 @@ impl Watch<'_, '_> {
                 break VmEnd::Cut { reason: "the guest never stopped sending".into() };
             }
             if bye_ns.is_some_and(|since| now > since + AFTER_BYE_NS) {
-                let waited = units::duration(AFTER_BYE_NS);
-                break VmEnd::Cut { reason: format!("the guest had finished but did not restart within {waited}") };
+                break VmEnd::TimedOut;
             }
             if bye_ns.is_none()
                 && let Some(end) = self.silence.end(now)
@@ -162,6 +161,12 @@ impl Watch<'_, '_> {
                 last_requests(self.run.record()).iter().for_each(|request| self.send(request));
             }
         };
+        if let (Some(since_ns), VmEnd::TimedOut) = (bye_ns, &end) {
+            let waited = units::approx(time::monotonic_ns().saturating_sub(since_ns));
+            let told =
+                format!("the guest had finished, but did not restart within {waited}: its kernel hangs at its end");
+            self.run.add(Msg::HostNote { text: format!("{told} (where its vCPUs stood: {REGISTERS})") });
+        }
         // A guest that stopped because it was told to has not done what it was to do.
         let end = if interrupted_ns.is_some() { VmEnd::Interrupted } else { end };
         if matches!(end, VmEnd::TimedOut | VmEnd::Silent { .. }) || bye_ns.is_some() && matches!(end, VmEnd::Cut { .. })

@@ -124,7 +124,10 @@ fn of_exit(record: &Record, verdict: &Verdict) -> Option<String> {
 
 /// A guest that did not get there, or ended badly.
 fn of_end(record: &Record, verdict: &Verdict) -> Option<String> {
-    if matches!(record.vm_end, Some(VmEnd::TimedOut | VmEnd::Silent { .. })) && verdict.reached >= Some(Stage::Pid1) {
+    if matches!(record.vm_end, Some(VmEnd::TimedOut | VmEnd::Silent { .. }))
+        && !record.bye
+        && verdict.reached >= Some(Stage::Pid1)
+    {
         return Some(
             "registers.txt of the run directory shows where each vCPU stood; --timeout gives it longer".into(),
         );

@@ -183,7 +183,22 @@ fn silence_with_interrupts_off_on_every_cpu_says_so() {
 }
 
 #[test]
-fn broken_channel_and_a_guest_that_will_not_leave_are_inconclusive() {
+fn guest_that_hangs_after_its_goodbye_is_judged_by_what_it_did_before() {
+    let mut record = passing();
+    record.vm_end = Some(VmEnd::TimedOut);
+    assert_cause(&default(&record), Outcome::Pass, 0, "every check that applies passed");
+    record.reports[0].1.work_units = 0;
+    assert_cause(&default(&record), Outcome::Fail, 1, "not_starved");
+    // Without the goodbye the same end is a guest that hangs, and with a gap in the data it is no pass.
+    let hung = stopped_before(passing(), Stage::ScenarioEnd, VmEnd::TimedOut);
+    assert_cause(&default(&hung), Outcome::Fail, 1, "stopped answering");
+    let mut gap = passing();
+    (gap.vm_end, gap.klog_end) = (Some(VmEnd::TimedOut), None);
+    assert_eq!(default(&gap).outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn broken_channel_is_inconclusive_also_after_the_goodbye() {
     let cut = || VmEnd::Cut { reason: "the guest broke the channel's rules".into() };
     let record = stopped_before(passing(), Stage::ScenarioEnd, cut());
     assert_cause(&default(&record), Outcome::Inconclusive, 125, "broke the channel's rules");

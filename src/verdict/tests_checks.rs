@@ -432,7 +432,7 @@ fn every_missing_piece_of_telemetry_is_inconclusive() {
         (|record| record.scenario_end = None, "scenario's end"),
         (|record| record.scenario_end.as_mut().unwrap().early = Some("stopped".into()), "ended early: stopped"),
         (|record| record.channel_damage.push("CRC32 of frame 3".into()), "CRC32 of frame 3"),
-        (|record| record.vm_end = Some(VmEnd::TimedOut), "killed at the deadline"),
+        (|record| record.vm_end = Some(VmEnd::Cut { reason: "x".into() }), "ended early: x"),
     ] {
         let verdict = run(change);
         assert_inconclusive(&verdict, "telemetry_complete", why);
