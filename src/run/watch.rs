@@ -38,7 +38,7 @@ const AFTER_END_NS: u64 = 5_000_000_000;
 const REGISTERS_NS: u64 = 2_000_000_000;
 
 /// The user has interrupted the run: the guest may take this long to stop and to report what it has.
-const POLITE_NS: u64 = 3_000_000_000;
+pub const POLITE_NS: u64 = 3_000_000_000;
 
 /// When this run must be over, on CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug)]

@@ -23,13 +23,18 @@ pub enum Since {
     LastSign,
 }
 
+/// When a run was over: its VM and its memory gone. What is left is to judge it and to print.
+fn over_ns(record: &Record) -> Option<u64> {
+    [Stage::TornDown, Stage::VmEnd, Stage::Bye].into_iter().find_map(|stage| record.mark(stage))
+}
+
 /// The time from the fault to the end of the run; none where it ended as planned, or where nothing tells when the fault was.
 pub fn time_to_verdict(record: &Record, verdict: &Verdict) -> Option<(Since, u64)> {
     if let Some(VmEnd::Silent { for_ns, .. }) = record.vm_end {
         return Some((Since::LastSign, for_ns));
     }
     let cut_short = record.scenario_end.as_ref().is_none_or(|end| end.early.is_some());
-    let over_ns = record.mark(Stage::Bye).or_else(|| record.mark(Stage::VmEnd))?;
+    let over_ns = over_ns(record)?;
     let until_over = |since, at_ns: u64| {
         (at_ns <= over_ns.saturating_add(CLOCKS_DIFFER_NS)).then(|| (since, over_ns.saturating_sub(at_ns)))
     };
@@ -53,7 +58,7 @@ pub fn time_to_verdict(record: &Record, verdict: &Verdict) -> Option<(Since, u64
 
 /// For how much of that time the host kept vCPUs from its CPUs; none where nobody witnessed it.
 pub fn host_share(record: &Record, to_verdict_ns: u64) -> Option<u64> {
-    let over_ns = record.mark(Stage::Bye).or_else(|| record.mark(Stage::VmEnd))?;
+    let over_ns = over_ns(record)?;
     let waited_ns = record.noise.as_ref()?.waited_between(over_ns.saturating_sub(to_verdict_ns), over_ns);
     Some(waited_ns.min(to_verdict_ns))
 }
@@ -92,7 +97,8 @@ mod tests {
         let line_ns = 5_000_000 + line_us * NS_PER_US;
         set(&mut record, Stage::KernelEntry, 5_000_000);
         set(&mut record, Stage::SchedulerEnabled, line_ns);
-        set(&mut record, Stage::Bye, line_ns + 900_000_000);
+        set(&mut record, Stage::Bye, line_ns + 500_000_000);
+        set(&mut record, Stage::TornDown, line_ns + 900_000_000);
         assert_eq!(of(&record), Some((Since::SchedulerGone, 900_000_000)));
         record.klog.clear();
         assert_eq!(of(&record), Some((Since::SchedulerGone, 899_999_300)));
@@ -102,7 +108,7 @@ mod tests {
     fn share_of_the_host_is_that_of_the_time_before_the_end() {
         let mut record = passing();
         assert_eq!(host_share(&record, NS_PER_MS), None);
-        set(&mut record, Stage::Bye, 3_000 * NS_PER_MS);
+        set(&mut record, Stage::TornDown, 3_000 * NS_PER_MS);
         starve(&mut record, 2_500 * NS_PER_MS, 100 * NS_PER_MS);
         assert_eq!(host_share(&record, 1_000 * NS_PER_MS), Some(100 * NS_PER_MS));
         assert_eq!(host_share(&record, 300 * NS_PER_MS), Some(0));

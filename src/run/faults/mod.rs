@@ -19,7 +19,8 @@ const HEAD: &str = "# Faults\n\n\
     differs from the table that it plays (`src/run/faults/matrix.txt`): do not edit it by hand.\n\n\
     The stage is where the run stops; a dash means that it says all it has to say, or never begins. The reason\n\
     is part of the headline, or of the error. What is written as `--provoke` is done by the guest to itself.\n\n\
-    The time to the verdict is what ktstr's own waits leave room for: it looks at the scheduler every 100 ms, collects\n\
+    The time to the verdict counts until the VM and its memory are gone; after a signal, until the process has\n\
+    ended. It is what ktstr's own waits leave room for: it looks at the scheduler every 100 ms, collects\n\
     the workers at once, and gives the kernel up to 600 ms and the scheduler's process up to 300 ms meanwhile. The rest\n\
     is the kernel's, and its emulator's. The selftest prints the time that it measured and for how much of it the host\n\
     kept the vCPUs waiting, and judges that it is within the promise without the host's share; an emulated guest gets\n\
@@ -78,11 +79,7 @@ fn row(fault: &Fault) -> String {
     };
     let by_time = if fault.by_time { ", by a time" } else { "" };
     let (outcome, code) = (format!("{}{by_time}", fault.outcome.word()), fault.outcome.exit_code());
-    let told = match fault.act {
-        _ if fault.refused => "before anything is booted",
-        Act::Signal(_) => "3 s after the signal",
-        _ => fault.prompt.promise(),
-    };
+    let told = if fault.refused { "before anything is booted" } else { fault.prompt.promise() };
     format!(
         "| {} | {} | {how}{act} | {outcome} | {code} | {stage} | {} | {told} |\n",
         fault.name, fault.what, fault.reason

@@ -146,8 +146,9 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     let (out, err) = (setting.dir.join("out"), setting.dir.join("err"));
     let started_ns = time::monotonic_ns();
     let mut run = Run::start(arguments(fault, setting, &run_dir), &out, &err)?;
-    let code = follow(&mut run, fault, &run_dir, started_ns)?;
-    let took_ns = time::monotonic_ns() - started_ns;
+    let (code, acted_ns) = follow(&mut run, fault, &run_dir, started_ns)?;
+    let ended_ns = time::monotonic_ns();
+    let took_ns = ended_ns - started_ns;
     let text = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let said = text(&err).context(|| "read what the run printed")?;
     let mut wrong = Vec::new();
@@ -173,8 +174,11 @@ fn play_once(fault: &Fault, setting: &Setting) -> Result<Played> {
     // Only a verdict that was withheld because of the host, or that came late, can be its doing: a wrong one never is.
     let told_right = wrong.is_empty();
     let excusable = blames_host(&verdict.headline) || told_right;
-    wrong.extend(late(fault.prompt, &record, &verdict));
-    let to_verdict_ns = time_to_verdict(&record, &verdict).map(|(_, ns)| ns);
+    let to_verdict_ns = match (fault.prompt, acted_ns) {
+        (Prompt::Signal, at_ns) => at_ns.map(|at_ns| ended_ns.saturating_sub(at_ns)),
+        _ => time_to_verdict(&record, &verdict).map(|(_, ns)| ns),
+    };
+    wrong.extend(late(fault.prompt, &record, to_verdict_ns));
     Ok(Played {
         code,
         stopped: verdict.stopped,
@@ -202,13 +206,13 @@ fn expected(fault: &Fault, emulated: bool) -> (Outcome, &'static str) {
 }
 
 /// How the run was over later than it has to be. What the host took meanwhile does not count.
-fn late(prompt: Prompt, record: &Record, verdict: &Verdict) -> Vec<String> {
+fn late(prompt: Prompt, record: &Record, to_verdict_ns: Option<u64>) -> Vec<String> {
     let planned_ns = record.plan.as_ref().map_or(u64::MAX, |plan| plan.duration_ns);
     let span = |from, to| Some(record.mark(to)?.saturating_sub(record.mark(from)?));
     let ran_ns = span(Stage::ScenarioStart, Stage::VmEnd).filter(|ns| prompt != Prompt::AtItsEnd && *ns > planned_ns);
     let mut late: Vec<String> = ran_ns.map(|ns| format!("it took {}", approx(ns))).into_iter().collect();
     let Some(limit_ns) = prompt.limit_ns(is_emulated(record)) else { return late };
-    let Some((_, ns)) = time_to_verdict(record, verdict) else {
+    let Some(ns) = to_verdict_ns else {
         late.push("the record does not tell how long after the fault the run was over".into());
         return late;
     };
@@ -257,17 +261,17 @@ fn arguments(fault: &Fault, setting: &Setting, run_dir: &Path) -> Vec<String> {
     missing.flat_map(|(flag, value)| [flag.to_owned(), value]).chain(own.clone()).collect()
 }
 
-/// Waits for its end, and does to it what the fault says as soon as the scenario has begun.
-fn follow(run: &mut Run, fault: &Fault, run_dir: &Path, started_ns: u64) -> Result<Option<i32>> {
-    let mut acted = fault.act == Act::Nothing;
+/// Waits for its end, and does to it what the fault says as soon as the scenario has begun. How it ended, and when that was done.
+fn follow(run: &mut Run, fault: &Fault, run_dir: &Path, started_ns: u64) -> Result<(Option<i32>, Option<u64>)> {
+    let mut acted_ns = None;
     loop {
         match run.look()? {
-            Some(End::Exited(code)) => return Ok(Some(code)),
-            Some(End::Signaled(_)) => return Ok(None),
+            Some(End::Exited(code)) => return Ok((Some(code), acted_ns)),
+            Some(End::Signaled(_)) => return Ok((None, acted_ns)),
             None => {}
         }
-        if !acted && has_begun(run_dir) {
-            acted = true;
+        if fault.act != Act::Nothing && acted_ns.is_none() && has_begun(run_dir) {
+            acted_ns = Some(time::monotonic_ns());
             let (victim, signal) = match fault.act {
                 Act::Signal(signal) => (run.pid, signal),
                 _ => (only_child(run.pid)?, libc::SIGKILL),
@@ -276,7 +280,7 @@ fn follow(run: &mut Run, fault: &Fault, run_dir: &Path, started_ns: u64) -> Resu
         }
         if time::monotonic_ns() - started_ns > LIMIT_NS {
             run.kill()?;
-            return Ok(None);
+            return Ok((None, acted_ns));
         }
         thread::sleep(LOOK);
     }
@@ -313,7 +317,7 @@ mod tests {
     }
 
     fn lateness(prompt: Prompt, record: &Record) -> Vec<String> {
-        late(prompt, record, &judge_stored(record))
+        late(prompt, record, time_to_verdict(record, &judge_stored(record)).map(|(_, ns)| ns))
     }
 
     #[test]
@@ -327,6 +331,9 @@ mod tests {
         starve(&mut slow, over_ns - 4 * NS_PER_SEC, 4 * NS_PER_SEC);
         assert_eq!(lateness(Prompt::Line, &slow), Vec::<String>::new());
         assert!(lateness(Prompt::Dead, &passing())[0].contains("does not tell"));
+        let signalled = |after_s: u64| late(Prompt::Signal, &passing(), Some(after_s * NS_PER_SEC));
+        assert_eq!(signalled(4), Vec::<String>::new());
+        assert!(signalled(5)[0].contains("over 5.00 s after the fault, more than 4.00 s"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns the form of a line; leaves what the faults are to matrix.txt, and carrying them out to `play`.
 //! Invariant: every line of the text is a fault or is refused with its number; a test holds the text against that.
 
-use crate::run::silence;
+use crate::run::{silence, watch};
 use crate::units::NS_PER_SEC;
 use crate::verdict::Outcome;
 
@@ -55,6 +55,8 @@ pub enum Prompt {
     Line,
     /// Counted from PID 1's last sign of life.
     Silent,
+    /// Counted from the signal that ktstr got, to the end of its process.
+    Signal,
 }
 
 /// From the loss of the scheduler, or the kernel's line, to the end of the run: what ktstr's own waits come to.
@@ -69,6 +71,7 @@ impl Prompt {
         match self {
             Self::AtItsEnd | Self::Early => None,
             Self::Dead | Self::Line => Some(TOLD_NS + slower),
+            Self::Signal => Some(watch::POLITE_NS + TOLD_NS + slower),
             Self::Silent => Some(silence::limit_ns(emulated) + TOLD_NS + slower),
         }
     }
@@ -81,6 +84,7 @@ impl Prompt {
             Self::Dead => "1 s after the scheduler is gone",
             Self::Line => "1 s after the kernel's line",
             Self::Silent => "20 s after the last sign of life",
+            Self::Signal => "4 s after the signal, of which the guest has 3 s",
         }
     }
 }
@@ -144,8 +148,8 @@ fn parse(line: &'static str) -> Option<Fault> {
             "silent" => fault.prompt = Prompt::Silent,
             "short" => fault.short = true,
             "by-time" => fault.by_time = true,
-            "SIGINT" => fault.act = Act::Signal(libc::SIGINT),
-            "SIGTERM" => fault.act = Act::Signal(libc::SIGTERM),
+            "SIGINT" => (fault.act, fault.prompt) = (Act::Signal(libc::SIGINT), Prompt::Signal),
+            "SIGTERM" => (fault.act, fault.prompt) = (Act::Signal(libc::SIGTERM), Prompt::Signal),
             "kill-vm" => fault.act = Act::KillVm,
             _ => return None,
         }
