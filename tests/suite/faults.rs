@@ -104,7 +104,9 @@ fn interruption_at_any_moment_leaves_nothing() {
         let _shared = share_machine();
         let marker = format!("ktstr.test=interrupt{delay_ms}{name}");
         let mut command = Command::new(binary());
-        command.args(args(&kernel, "30s")).args(["--cmdline", &marker]);
+        let temporary = scratch.0.join("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        command.args(args(&kernel, "30s")).args(["--cmdline", &marker]).env("TMPDIR", &temporary);
         let mut child = spawn_quietly(&mut command, &scratch);
         std::thread::sleep(Duration::from_millis(delay_ms));
         signal(name, &child);
@@ -117,6 +119,8 @@ fn interruption_at_any_moment_leaves_nothing() {
         let runs = scratch.0.join("ktstr/runs");
         let left = std::fs::read_dir(runs).map(Iterator::count).unwrap_or(0);
         assert_eq!(left, 0, "files left after {delay_ms} ms");
+        let left: Vec<_> = std::fs::read_dir(temporary).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "temporary files left after {delay_ms} ms: {left:?}");
     }
 }
 

@@ -5,6 +5,7 @@ use crate::util::{Scratch, emulation, run_in};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 /// Where the program lies that never ends, and where it stands all the time.
 const LOAD: u64 = 0x40_0000;
@@ -67,6 +68,11 @@ fn registers_of_a_hung_guest_are_told_under_emulation() {
     assert!(registers.contains("RAX") && registers.contains("no symbols"), "{registers}");
 }
 
+/// How long a scenario would take that loses its scheduler in its first seconds, and by when it has to be told of: far from
+/// both its end and the time that it takes, since no time of an emulated host decides anything.
+const LOST_OF: Duration = Duration::from_secs(60);
+const TOLD_BY: Duration = Duration::from_secs(40);
+
 /// The runs of this file on our own VMM, for the laboratory.
 pub fn cells() -> Vec<Cell> {
     let octal: String = program().iter().map(|byte| format!("\\{byte:03o}")).collect();
@@ -103,6 +109,12 @@ pub fn cells() -> Vec<Cell> {
             .to_owned();
     let busy = plain.replace("--topo 1", "--topo 1 --perf");
     let freeze = "__freeze".to_owned();
+    let lost = |sched: &str| {
+        let planned = LOST_OF.as_secs();
+        format!(
+            "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --sched builtin:{sched} --duration {planned}s --timeout 100s"
+        )
+    };
     // PID 1 is the program that powers off, or restarts.
     let end = |name: &str| {
         format!(
@@ -113,6 +125,8 @@ pub fn cells() -> Vec<Cell> {
     [
         ("hang", hang),
         ("freeze", freeze),
+        ("crash told", lost("crash")),
+        ("stall told", lost("drop")),
         ("poweroff", end("poweroff")),
         ("reboot", end("reboot")),
         ("starved", starved),
@@ -132,6 +146,27 @@ fn registers_of_a_hung_guest_are_told_on_kvm() {
     let dump = assert_loop(&json, &result.text);
     assert_eq!(dump["code"].as_str().map(|code| code.starts_with("eb fe")), Some(true), "{}", result.text);
     assert_eq!(json["registers"].as_array().map(Vec::len), Some(2), "{}", result.text);
+}
+
+#[test]
+fn loss_of_a_scheduler_is_told_long_before_the_scenario_would_end() {
+    for (name, words) in [("crash told", "signal 11"), ("stall told", "runnable task stall")] {
+        let Some(result) = crate::boot::cell(name) else { return };
+        let json = result.json();
+        let headline = json["headline"].as_str().unwrap_or_default();
+        assert!(headline.contains(words), "{name}: {}", result.text);
+        // The emulated host may have kept the vCPU from its turn for half of the watchdog's time.
+        let starved = name == "stall told" && headline.contains("void, as the");
+        assert_eq!(result.code, if starved { 125 } else { 1 }, "{name}: {}", result.text);
+        let at = |stage: &str| {
+            let timings = json["timings"].as_array().expect("timings are a list");
+            let mark = timings.iter().find(|mark| mark["stage"] == stage).unwrap_or_else(|| panic!("no {stage}"));
+            Duration::from_nanos(mark["at_ns"].as_u64().expect("a time"))
+        };
+        let told = at("torn-down").saturating_sub(at("scenario-start"));
+        println!("{name}: over {told:?} after the scenario's start, of {LOST_OF:?} planned");
+        assert!(told < TOLD_BY, "{name}: {told:?}: {}", result.text);
+    }
 }
 
 #[test]

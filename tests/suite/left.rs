@@ -101,6 +101,29 @@ fn interrupted_guest_is_asked_to_stop_and_still_reports() {
 }
 
 #[test]
+fn signal_while_a_run_is_shutting_down_leaves_nothing() {
+    let Some(kernel) = emulation("left: shutting down", "7") else { return };
+    for name in ["INT", "HUP"] {
+        let place = Place::new(&format!("down{name}"));
+        let _shared = share_machine();
+        let run = place.scratch.0.join("run");
+        let mut child = place.start(&kernel, &["--duration", "300ms", "--run-dir", &run.display().to_string()]);
+        // The scenario is over, and the guest on its way out, or gone.
+        let limit = Instant::now() + STAGE_LIMIT;
+        while !rundir::load(&run).is_ok_and(|(record, _)| record.scenario_end.is_some()) {
+            assert!(Instant::now() < limit, "no end of the scenario in {}", run.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        signal(name, &child);
+        let code = wait(&mut child).code();
+        assert!(matches!(code, Some(0 | 130)), "SIG{name}: {code:?}");
+        place.assert_clean(name);
+        let (record, _) = rundir::load(&run).expect("the record can be read");
+        assert!(!record.reports.is_empty() && record.vm_end.is_some(), "SIG{name}: {:?}", record.vm_end);
+    }
+}
+
+#[test]
 fn second_interrupt_ends_a_guest_that_does_not_listen() {
     let Some(kernel) = emulation("left: impolite", "7") else { return };
     let place = Place::new("impolite");
