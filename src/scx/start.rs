@@ -4,7 +4,7 @@
 //! follows to `watch` and `stop`, and words about programs that cannot be executed to `exec_error`.
 //! Invariant: no call here waits: the caller's loop asks again.
 
-use super::state::{ENABLED, Snapshot, sched_ext_dir};
+use super::state::{DISABLED, ENABLED, Snapshot, sched_ext_dir};
 use super::{exec_error, fold, probe};
 use crate::error::{Context, Error, Result};
 use crate::klog::sched_ext::{BUSY_TOLD, says_busy};
@@ -165,7 +165,7 @@ impl Scheduler {
         let was_enabled = now.enable_seq.unwrap_or(0) > self.before.enable_seq.unwrap_or(0);
         let took_ns = time::monotonic_ns().saturating_sub(self.started_ns);
         if self.gone {
-            return self.explain_exit(was_enabled);
+            return self.explain_exit(was_enabled, &now);
         }
         if now.state == ENABLED && was_enabled {
             if let (Some(ops), Some(enable_seq)) = (now.ops.clone(), now.enable_seq) {
@@ -190,9 +190,12 @@ impl Scheduler {
     }
 
     /// It ended before it was enabled, or was enabled only for a moment.
-    fn explain_exit(&self, was_enabled: bool) -> Progress {
+    fn explain_exit(&self, was_enabled: bool, now: &Snapshot) -> Progress {
         let words = String::from_utf8_lossy(&self.tail);
-        let (why, text) = why_ended(&self.spec, self.end, &words, was_enabled);
+        // The kernel refuses one with EBUSY unless none is loaded, nor comes or goes (scx_enable, kernel/sched/ext.c).
+        let loaded = |seen: &Snapshot| !seen.state.is_empty() && seen.state != DISABLED;
+        let seen = Seen { was_enabled, another: loaded(&self.before) || loaded(now) };
+        let (why, text) = why_ended(&self.spec, self.end, &words, seen);
         let mut text = self.with_last_words(text);
         if why == SchedFailure::ExitedEarly && words.contains(BARE_REFUSAL) && !has_kernel_config(&self.root) {
             text.push_str("\n(libbpf needs the kernel's config, and the guest has neither /boot/config-RELEASE nor /proc/config.gz)");
@@ -220,8 +223,16 @@ fn has_kernel_config(root: &Path) -> bool {
     root.join("proc/config.gz").exists() || root.join(format!("boot/config-{}", release.trim())).exists()
 }
 
+/// What the kernel showed when the process had ended.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    was_enabled: bool,
+    /// Another scheduler was there.
+    another: bool,
+}
+
 /// Why the process ended too early, by its end and its last words.
-fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, was_enabled: bool) -> (SchedFailure, String) {
+fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, seen: Seen) -> (SchedFailure, String) {
     let name = &spec.name;
     let how = end.map_or("an unknown status".into(), ProcessEnd::describe);
     // A probe of ours that this kernel cannot run says so by its exit code.
@@ -242,11 +253,11 @@ fn why_ended(spec: &SchedSpec, end: Option<ProcessEnd>, words: &str, was_enabled
         return (SchedFailure::VerifierRejected, text);
     }
     if is_probe && end == Some(ProcessEnd::Exited { code: i32::from(probe::exit::BUSY) })
-        || (!was_enabled && says_busy(words))
+        || (!seen.was_enabled && seen.another && says_busy(words))
     {
         return (SchedFailure::ExitedEarly, format!("{BUSY_TOLD}: the scheduler '{name}' ended with {how}"));
     }
-    if was_enabled {
+    if seen.was_enabled {
         let text = format!("the scheduler '{name}' was enabled, but ended with {how} before the scenario began");
         return (SchedFailure::DisabledEarly, text);
     }
@@ -453,16 +464,31 @@ mod tests {
         let mut spec = spec(&root, "");
         let end = |code: u8| Some(ProcessEnd::Exited { code: code.into() });
         spec.argv = probe::argv("/init", "drop", None);
-        let unsupported = why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false);
+        let alone = Seen { was_enabled: false, another: false };
+        let unsupported = why_ended(&spec, end(probe::exit::UNSUPPORTED), "", alone);
         assert_eq!(unsupported.0, SchedFailure::KernelLacksSchedExt);
-        let busy = why_ended(&spec, end(probe::exit::BUSY), "", false);
+        let busy = why_ended(&spec, end(probe::exit::BUSY), "", alone);
         assert!(busy.0 == SchedFailure::ExitedEarly && busy.1.starts_with(BUSY_TOLD), "{busy:?}");
         // Another program's exit code 3 or 5 is its own; what it printed is not.
         spec.argv = vec!["/scx".into()];
-        assert!(!why_ended(&spec, end(probe::exit::BUSY), "", false).1.contains(BUSY_TOLD));
+        assert!(!why_ended(&spec, end(probe::exit::BUSY), "", alone).1.contains(BUSY_TOLD));
         let words = "libbpf: failed to attach struct_ops: -EBUSY\nError: Device or resource busy (os error 16)";
-        assert!(why_ended(&spec, end(1), words, false).1.starts_with(BUSY_TOLD));
-        assert_eq!(why_ended(&spec, end(probe::exit::UNSUPPORTED), "", false).0, SchedFailure::ExitedEarly);
+        assert!(why_ended(&spec, end(1), words, Seen { another: true, ..alone }).1.starts_with(BUSY_TOLD));
+        // A device, a file or a cgroup may be busy, too.
+        assert!(!why_ended(&spec, end(1), words, alone).1.contains(BUSY_TOLD));
+        assert_eq!(why_ended(&spec, end(probe::exit::UNSUPPORTED), "", alone).0, SchedFailure::ExitedEarly);
+    }
+
+    #[test]
+    fn busy_is_another_scheduler_only_where_the_kernel_shows_one() {
+        let (why, text) = failure("busy", "echo 'Error: Device or resource busy (os error 16)'; exit 1");
+        assert_eq!(why, SchedFailure::ExitedEarly);
+        assert!(!text.contains(BUSY_TOLD) && text.contains("Device or resource busy"), "{text}");
+        let root = fake_root("busy2");
+        root.set("state", "enabled\n");
+        let (progress, ..) = started(&spec(&root, "echo 'Device or resource busy'; exit 1"), &root);
+        let Progress::Failed(SchedFailure::ExitedEarly, text) = progress else { panic!("{progress:?}") };
+        assert!(text.starts_with(BUSY_TOLD), "{text}");
     }
 
     #[test]
