@@ -241,7 +241,8 @@ impl Record {
         }
     }
 
-    /// Reads a stored record. A file cut short (a killed run) gives what it holds, with `false`.
+    /// Reads a stored record. A file cut short (a killed run) gives what it holds, with `false`; so does one that is
+    /// damaged behind its first message, with a note.
     pub fn from_file_bytes(bytes: &[u8]) -> Result<(Self, bool), DecodeError> {
         let error = |what: String, at: usize| DecodeError { what, at };
         let mut rest =
@@ -256,7 +257,14 @@ impl Record {
                     rest = &rest[used..];
                 }
                 Err(FrameError::Incomplete) => return Ok((record, false)),
-                Err(FrameError::Corrupt(what)) => return Err(error(what, at)),
+                Err(FrameError::Corrupt(what)) if at == FILE_MAGIC.len() => return Err(error(what, at)),
+                Err(FrameError::Corrupt(what)) => {
+                    let lost = rest.len();
+                    let text =
+                        format!("the stored record is damaged at byte {at} ({what}): its last {lost} bytes are lost");
+                    record.host_notes.push(text);
+                    return Ok((record, false));
+                }
             }
         }
         Ok((record, true))
@@ -331,6 +339,22 @@ mod tests {
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         assert!(Record::from_file_bytes(&bytes).unwrap_err().what.contains("CRC32"));
+    }
+
+    #[test]
+    fn what_stands_before_a_damage_is_kept_and_the_loss_is_told() {
+        let note = |text: &str| Msg::Note { text: text.into() };
+        let mut bytes = file(&[note("one"), note("two"), note("three")]);
+        let at = file(&[note("one")]).len();
+        bytes[at + 5] ^= 0x40;
+        let (record, complete) = Record::from_file_bytes(&bytes).unwrap();
+        assert_eq!((record.notes, complete), (vec!["one".to_owned()], false));
+        assert!(record.host_notes[0].contains(&format!("damaged at byte {at}")), "{:?}", record.host_notes);
+        // Half a message, and a whole one behind it.
+        let torn = file(&[note("one"), note("two")]);
+        let bytes = [&torn[..torn.len() - 2], &frame::encode(2, &note("three").to_bytes())].concat();
+        let (record, complete) = Record::from_file_bytes(&bytes).unwrap();
+        assert_eq!((record.notes, complete), (vec!["one".to_owned()], false));
     }
 
     #[test]

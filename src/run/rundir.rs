@@ -135,6 +135,8 @@ pub struct RunDir {
     sequence: u32,
     record: Record,
     failed: Option<String>,
+    /// The record on disk has ended, perhaps within a message.
+    record_failed: bool,
 }
 
 impl RunDir {
@@ -174,6 +176,7 @@ impl RunDir {
             sequence: 0,
             record: Record::default(),
             failed: None,
+            record_failed: false,
         })
     }
 
@@ -196,10 +199,14 @@ impl RunDir {
 
     /// Adds a message to the record, in memory and on disk.
     pub fn add(&mut self, message: Msg) {
-        let bytes = frame::encode(self.sequence, &message.to_bytes());
-        self.sequence = self.sequence.wrapping_add(1);
-        let written = self.record_file.write_all(&bytes);
-        self.note_failure(RECORD, written);
+        // Behind half a frame nothing could be read again, so a record that failed once ends there.
+        if !self.record_failed {
+            let bytes = frame::encode(self.sequence, &message.to_bytes());
+            self.sequence = self.sequence.wrapping_add(1);
+            let written = self.record_file.write_all(&bytes);
+            self.record_failed = written.is_err();
+            self.note_failure(RECORD, written);
+        }
         if let Msg::SchedOutput { text } = &message {
             let written = self.add_sched_output(text);
             self.note_failure(SCHED_LOG, written);
@@ -321,6 +328,27 @@ mod tests {
         let path = run.path().to_owned();
         run.remove().unwrap();
         assert!(!path.exists());
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn record_that_could_not_be_written_once_ends_there_and_can_be_read() {
+        let parent = parent("full");
+        let mut run = fresh(&parent).unwrap();
+        let note = |text: &str| Msg::Note { text: text.into() };
+        run.add(note("before"));
+        // A disk that is full in the middle of a message, and has room again for the next.
+        let half = frame::encode(1, &note("torn").to_bytes());
+        run.record_file.write_all(&half[..half.len() - 3]).unwrap();
+        let read_only = File::open(run.path().join(RECORD)).unwrap();
+        let real = std::mem::replace(&mut run.record_file, read_only);
+        run.add(note("torn"));
+        run.record_file = real;
+        run.add(note("after"));
+        assert_eq!(run.record().notes, ["before", "torn", "after"]);
+        assert!(run.record().host_notes[0].contains("the stored run is incomplete"));
+        let (stored, complete) = load(run.path()).unwrap();
+        assert_eq!((stored.notes, complete), (vec!["before".to_owned()], false));
         fs::remove_dir_all(parent).unwrap();
     }
 
