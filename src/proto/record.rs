@@ -55,6 +55,14 @@ pub struct Enabled {
     pub switch_all: Option<bool>,
 }
 
+/// An instance of the scheduler, from its start to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    pub enabled: Enabled,
+    /// None: its end was not seen.
+    pub last: Option<SchedFinal>,
+}
+
 /// The scheduler went away during the scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Died {
@@ -132,8 +140,8 @@ pub struct Record {
     pub payloads: Vec<PayloadReport>,
     /// Calls that the kernel did not return from.
     pub hangs: Vec<String>,
-    /// How earlier instances of the scheduler ended that the scenario itself stopped.
-    pub detached: Vec<SchedFinal>,
+    /// Instances of the scheduler before the one that was enabled last: the scenario itself ended them.
+    pub earlier: Vec<Instance>,
     /// Where there are several scenarios: the picture of each.
     pub parts: Vec<Part>,
     /// Where there are several: what belongs to none of them, such as the log of the boot. It has no parts itself.
@@ -161,16 +169,18 @@ impl Record {
             Msg::Klog { .. } => self.klog_cut += 1,
             Msg::SchedOutput { text } => push_tail(&mut self.sched_output, &text),
             Msg::SchedEnabled { ops, enable_seq, took_ns, pid, switch_all } => {
-                // Started again by the scenario: what the earlier instance came to is in `detached`.
-                self.sched_final = None;
-                self.sched_enabled = Some(Enabled { ops, enable_seq, took_ns, pid, switch_all });
+                let last = self.sched_final.take();
+                let enabled = Enabled { ops, enable_seq, took_ns, pid, switch_all };
+                if let Some(enabled) = self.sched_enabled.replace(enabled) {
+                    self.earlier.push(Instance { enabled, last });
+                }
             }
             Msg::SchedFailed { why, text } => self.sched_failed = Some((why, text)),
             Msg::SchedDied { after_ns, end, state, text } => {
                 self.sched_died = Some(Died { after_ns, end, state, text });
             }
             Msg::SchedDump { text } => push_tail(&mut self.sched_dump, &text),
-            Msg::SchedStopped { last } => self.sched_final = Some(last),
+            Msg::SchedStopped { last } | Msg::SchedDetached { last } => self.sched_final = Some(last),
             Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
             Msg::Queues { seen } => self.queues = Some(seen),
             Msg::Asserted { result } => self.asserted = Some(result),
@@ -207,10 +217,6 @@ impl Record {
             Msg::Phase { phase } => self.phases.push(phase),
             Msg::Payload { report } => self.payloads.push(report),
             Msg::KernelHang { text } => self.hangs.push(text),
-            Msg::SchedDetached { last } => {
-                self.detached.push(last.clone());
-                self.sched_final = Some(last);
-            }
             // The parts' borders are for the parts; commands are never stored.
             Msg::ScenarioBegin { .. } | Msg::ScenarioOver { .. } | Msg::Stop | Msg::Dump => {}
         }
@@ -226,6 +232,11 @@ impl Record {
             }
         }
         owed
+    }
+
+    /// How each instance of the scheduler ended, in order; none: that was not seen.
+    pub fn sched_ends(&self) -> impl Iterator<Item = Option<&SchedFinal>> {
+        self.earlier.iter().map(|one| one.last.as_ref()).chain([self.sched_final.as_ref()])
     }
 
     /// The time of a stage, nanoseconds after `Exec`.

@@ -19,8 +19,9 @@ use crate::klog::sched_ext::SchedExit;
 use crate::klog::{Finding, signature};
 use crate::proto::cpuset::CpuSet;
 use crate::proto::hist::Hist;
+use crate::proto::message::SchedFinal;
 use crate::proto::perf::PerfItem;
-use crate::proto::record::Record;
+use crate::proto::record::{Enabled, Record};
 use crate::proto::registers::CpuDump;
 use crate::proto::report::WorkerReport;
 use crate::proto::seen::Seen;
@@ -145,7 +146,13 @@ fn scheduler(record: &Record, verdict: &Verdict) -> Json {
     let Some(spec) = record.plan.as_ref().and_then(|plan| plan.sched.as_ref()) else { return Json::Null };
     let enabled = record.sched_enabled.as_ref();
     let last = record.sched_final.as_ref();
-    let events = last.map(|last| Json::object(last.events.iter().map(|(name, delta)| (name, (*delta).into()))));
+    // Of an instance that did not tell, the sum is not known.
+    let rejected = record
+        .sched_ends()
+        .map(|last| last?.nr_rejected)
+        .try_fold(0_u64, |sum, count| Some(sum.saturating_add(count?)));
+    let earlier = record.earlier.iter().map(|one| instance(&one.enabled, one.last.as_ref()));
+    let instances = earlier.chain(enabled.map(|enabled| instance(enabled, last)));
     Json::object([
         ("name", (&spec.name).into()),
         ("argv", Json::array(&spec.argv)),
@@ -153,12 +160,46 @@ fn scheduler(record: &Record, verdict: &Verdict) -> Json {
         ("enable_seq", enabled.map(|enabled| enabled.enable_seq).into()),
         ("enable_took_ns", enabled.map(|enabled| enabled.took_ns).into()),
         ("end", last.and_then(|last| last.end).map(|end| end.describe()).into()),
-        ("nr_rejected", last.and_then(|last| last.nr_rejected).into()),
-        ("events", events.unwrap_or(Json::Null)),
+        ("nr_rejected", rejected.into()),
+        ("events", total_events(record)),
+        ("instances", Json::array(instances)),
         ("died_after_ns", record.sched_died.as_ref().map(|died| died.after_ns).into()),
         ("exits", Json::array(verdict.sched_exits.iter().map(sched_exit))),
         ("output", (&record.sched_output).into()),
         ("dump", (&record.sched_dump).into()),
+    ])
+}
+
+/// How the counters grew, in all instances together.
+fn total_events(record: &Record) -> Json {
+    let mut sums: Vec<(&str, i64)> = Vec::new();
+    for (name, delta) in record.sched_ends().flatten().flat_map(|last| &last.events) {
+        match sums.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum = sum.saturating_add(*delta),
+            None => sums.push((name, *delta)),
+        }
+    }
+    match record.sched_ends().flatten().next() {
+        Some(_) => Json::object(sums.into_iter().map(|(name, sum)| (name, sum.into()))),
+        None => Json::Null,
+    }
+}
+
+/// How the counters grew.
+fn events(last: Option<&SchedFinal>) -> Json {
+    last.map_or(Json::Null, |last| Json::object(last.events.iter().map(|(name, delta)| (name, (*delta).into()))))
+}
+
+/// One of those that a scenario started and ended.
+fn instance(enabled: &Enabled, last: Option<&SchedFinal>) -> Json {
+    Json::object([
+        ("ops", (&enabled.ops).into()),
+        ("enable_seq", enabled.enable_seq.into()),
+        ("end", last.and_then(|last| last.end).map(|end| end.describe()).into()),
+        ("disabled", last.map(|last| last.disabled).into()),
+        ("killed", last.map(|last| last.killed).into()),
+        ("nr_rejected", last.and_then(|last| last.nr_rejected).into()),
+        ("events", events(last)),
     ])
 }
 

@@ -35,27 +35,45 @@ fn held(check: Check, value: u64, most: u64) -> Check {
     Check { status, threshold: Some(Measure::Count(most)), ..check }.value(Measure::Count(value))
 }
 
+/// Summed over every instance of the scheduler: a scenario that starts it again starts its counters again.
 fn event(record: &Record, name: &str, most: u64) -> Check {
-    let check = |status, reason: String| Check::new("max_event", status, reason);
-    let Some(last) = &record.sched_final else {
-        return check(Status::Inconclusive, format!("{name}: the scheduler's counters were not read at its end"));
-    };
-    match last.events.iter().find(|(counter, _)| is_named(counter, name)) {
-        // A counter that went down belongs to another instance, which is another check's business.
-        Some((counter, delta)) => held(check(Status::Pass, counter.clone()), u64::try_from(*delta).unwrap_or(0), most),
-        None if last.events.is_empty() => check(Status::Inconclusive, format!("{name}: this kernel shows no counters")),
-        None => {
-            let known: Vec<&str> = last.events.iter().map(|(counter, _)| counter.as_str()).collect();
-            check(Status::Inconclusive, format!("{name} is no counter of this kernel, which has {}", known.join(", ")))
+    let (mut total, mut named, mut unread) = (0_u64, None, None);
+    for end in record.sched_ends() {
+        let events = end.map_or(&[][..], |last| &last.events);
+        match events.iter().find(|(counter, _)| is_named(counter, name)) {
+            Some((counter, delta)) => {
+                // A counter that went down belongs to another instance, which is another check's business.
+                total = total.saturating_add(u64::try_from(*delta).unwrap_or(0));
+                named = Some(counter.clone());
+            }
+            None if end.is_none() => {
+                unread = Some(format!("{name}: the scheduler's counters were not read at its end"));
+            }
+            None if events.is_empty() => unread = Some(format!("{name}: this kernel shows no counters")),
+            None => {
+                let known: Vec<&str> = events.iter().map(|(counter, _)| counter.as_str()).collect();
+                unread = Some(format!("{name} is no counter of this kernel, which has {}", known.join(", ")));
+            }
         }
+    }
+    let check = held(Check::new("max_event", Status::Pass, named.unwrap_or_else(|| name.to_owned())), total, most);
+    unless(check, unread)
+}
+
+/// Where something was not read, a limit can be broken, but not kept.
+fn unless(check: Check, unread: Option<String>) -> Check {
+    match unread {
+        Some(why) if check.status == Status::Pass => Check::new(check.name, Status::Inconclusive, why),
+        _ => check,
     }
 }
 
 fn rejected(record: &Record, most: u64) -> Check {
-    match record.sched_final.as_ref().and_then(|last| last.nr_rejected) {
-        Some(count) => held(Check::new("max_rejected", Status::Pass, "tasks that asked for SCHED_EXT"), count, most),
-        None => Check::new("max_rejected", Status::Inconclusive, "nr_rejected was not read at the scheduler's end"),
-    }
+    let counts = || record.sched_ends().map(|end| end.and_then(|last| last.nr_rejected));
+    let total = counts().flatten().fold(0_u64, u64::saturating_add);
+    let unread = counts().any(|count| count.is_none());
+    let check = held(Check::new("max_rejected", Status::Pass, "tasks that asked for SCHED_EXT"), total, most);
+    unless(check, unread.then(|| "nr_rejected was not read at the scheduler's end".to_owned()))
 }
 
 #[cfg(test)]
@@ -64,6 +82,8 @@ mod tests {
     use super::super::{Outcome, judge_stored};
     use super::*;
     use crate::proto::guards::Guards;
+    use crate::proto::message::SchedFinal;
+    use crate::proto::record::Instance;
 
     fn held_to(guards: Guards, change: impl FnOnce(&mut Record)) -> (Outcome, Vec<Check>) {
         let mut record = passing_with_scheduler();
@@ -99,6 +119,30 @@ mod tests {
         let none = |record: &mut Record| record.sched_final.as_mut().unwrap().events.clear();
         assert_eq!(held_to(events("X", 2), none).0, Outcome::Inconclusive);
         assert_eq!(held_to(Guards::default(), none).0, Outcome::Pass);
+    }
+
+    #[test]
+    fn counters_are_summed_over_the_instances_that_a_scenario_restarts() {
+        let again = |change: fn(&mut Option<SchedFinal>)| {
+            move |record: &mut Record| {
+                let last = record.sched_final.as_mut().unwrap();
+                last.events[0].1 = 2;
+                last.nr_rejected = Some(2);
+                let mut first = record.sched_final.clone();
+                change(&mut first);
+                record.earlier.push(Instance { enabled: record.sched_enabled.clone().unwrap(), last: first });
+            }
+        };
+        let rejected = |most| Guards { max_rejected: Some(most), ..Guards::default() };
+        for limit in [rejected as fn(u64) -> Guards, |most| events("select_cpu_fallback", most)] {
+            assert_eq!(held_to(limit(4), again(|_| {})).0, Outcome::Pass);
+            assert_eq!(held_to(limit(3), again(|_| {})).0, Outcome::Fail);
+        }
+        let unread = again(|first| first.as_mut().unwrap().nr_rejected = None);
+        assert_eq!(held_to(rejected(4), unread).0, Outcome::Inconclusive);
+        let unread = again(|first| first.as_mut().unwrap().nr_rejected = None);
+        assert_eq!(held_to(rejected(1), unread).0, Outcome::Fail);
+        assert_eq!(held_to(events("select_cpu_fallback", 4), again(|first| *first = None)).0, Outcome::Inconclusive);
     }
 
     #[test]

@@ -100,10 +100,11 @@ fn rate(record: &Record, event: &str) -> Found {
     if record.plan.as_ref().is_some_and(|plan| plan.sched.is_none()) {
         return Found::nothing("the kernel's own scheduler is the subject");
     }
-    let Some(last) = &record.sched_final else { return Found::missing("the scheduler's end was not seen") };
-    let Some(count) = count(last, event) else {
-        return Found::missing(format!("this kernel does not count {event}"));
-    };
+    let ends: Option<Vec<&SchedFinal>> = record.sched_ends().collect();
+    let Some(ends) = ends else { return Found::missing("the scheduler's end was not seen") };
+    let counts: Option<Vec<u64>> = ends.into_iter().map(|last| count(last, event)).collect();
+    let Some(counts) = counts else { return Found::missing(format!("this kernel does not count {event}")) };
+    let count = counts.into_iter().fold(0, u64::saturating_add);
     let Some(ns) = enabled_ns(record).filter(|ns| *ns > 0) else {
         return Found::missing("how long the scheduler was enabled is not known");
     };

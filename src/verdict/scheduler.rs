@@ -54,10 +54,27 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
         let status = if environment { Status::Inconclusive } else { Status::Fail };
         return Check::new(NAME, status, format!("{}{}", death(died, again, exit), busy(record, died)));
     }
-    match &record.sched_final {
-        Some(last) => at_the_end(enabled, last, log),
-        None => inconclusive("its end was not seen"),
+    of_every_instance(record, enabled, log)
+}
+
+/// The first of the worst ends, where the scenario itself ended some; the last where all are good.
+fn of_every_instance(record: &Record, enabled: &Enabled, log: &KernelLog) -> Check {
+    let earlier = record.earlier.iter().map(|one| (&one.enabled, one.last.as_ref()));
+    let mut worst = Check::new(NAME, Status::Pass, "");
+    for (index, (enabled, last)) in earlier.chain([(enabled, record.sched_final.as_ref())]).enumerate() {
+        let mut check = match last {
+            Some(last) => at_the_end(enabled, last, log),
+            None => Check::new(NAME, Status::Inconclusive, "its end was not seen"),
+        };
+        if index < record.earlier.len() && check.status != Status::Pass {
+            let all = record.earlier.len() + 1;
+            check.reason = format!("{} (instance {} of {all}, {})", check.reason, index + 1, enabled.ops);
+        }
+        if worst.status == Status::Pass || check.status.outcome() > worst.status.outcome() {
+            worst = check;
+        }
     }
+    worst
 }
 
 /// Which worker the kernel means, where the task that was not run is one.

@@ -6,11 +6,13 @@
 use super::fixture::{STALL, add_log, passing_with_scheduler};
 use super::table::defaults;
 use super::{Outcome, Status, Verdict, judge};
-use crate::proto::message::{ProcessEnd, SchedFailure, SchedFinal};
-use crate::proto::record::{Died, Record};
+use crate::proto::message::{Msg, ProcessEnd, SchedFailure, SchedFinal};
+use crate::proto::record::{Died, Instance, Record};
 
 /// One thing that goes wrong in a record.
 type Fault = fn(&mut Record);
+/// One thing that goes wrong at an instance's end.
+type BadEnd = fn(&mut SchedFinal);
 
 fn run(change: impl FnOnce(&mut Record)) -> (Verdict, Status, String) {
     let mut record = passing_with_scheduler();
@@ -51,6 +53,70 @@ fn every_wrong_end_fails_for_its_reason() {
         assert_eq!((verdict.outcome, verdict.exit_code), (Outcome::Fail, 1));
         assert!(verdict.headline.contains(why), "{}", verdict.headline);
     }
+}
+
+/// The same faults in an instance that the scenario ended and replaced by another.
+#[test]
+fn wrong_end_of_an_instance_that_the_scenario_replaced_fails_too() {
+    let replaced = |change: BadEnd| {
+        run(|record| {
+            let enabled = record.sched_enabled.clone().unwrap();
+            let mut first = record.sched_final.clone().unwrap();
+            change(&mut first);
+            record.earlier.push(Instance { enabled, last: Some(first) });
+            record.sched_enabled.as_mut().unwrap().enable_seq = 2;
+            last(record).enable_seq = Some(2);
+        })
+    };
+    assert_eq!(replaced(|_| {}).0.outcome, Outcome::Pass);
+    let faults: [(BadEnd, &str); 5] = [
+        (|first| first.killed = true, "ignored SIGINT"),
+        (|first| first.disabled = false, "did not say 'disabled'"),
+        (|first| first.end = Some(ProcessEnd::Signaled { signal: 11 }), "signal 11"),
+        (|first| first.enable_seq = Some(7), "enable_seq 1 became 7"),
+        (|first| first.ops = Some("other".into()), "'other' was loaded"),
+    ];
+    for (change, why) in faults {
+        let (verdict, status, reason) = replaced(change);
+        assert_eq!((verdict.outcome, status), (Outcome::Fail, Status::Fail), "{why}");
+        assert!(reason.contains(why) && reason.contains("(instance 1 of 2, mini_fifo)"), "{reason}");
+    }
+    // One whose end was never told.
+    let (verdict, status, reason) = run(|record| {
+        let enabled = record.sched_enabled.clone().unwrap();
+        record.earlier.push(Instance { enabled, last: None });
+    });
+    assert_eq!((verdict.outcome, status), (Outcome::Inconclusive, Status::Inconclusive), "{reason}");
+}
+
+#[test]
+fn restarts_are_folded_into_instances_with_their_ends() {
+    let good = passing_with_scheduler();
+    let (enabled, end) = (good.sched_enabled.clone().unwrap(), good.sched_final.clone().unwrap());
+    let start = |enable_seq| Msg::SchedEnabled {
+        ops: enabled.ops.clone(),
+        enable_seq,
+        took_ns: enabled.took_ns,
+        pid: enabled.pid,
+        switch_all: enabled.switch_all,
+    };
+    let ended = |enable_seq, killed| SchedFinal { enable_seq: Some(enable_seq), killed, ..end.clone() };
+    let mut record = Record { sched_enabled: None, sched_final: None, ..good.clone() };
+    for message in [
+        start(1),
+        Msg::SchedDetached { last: ended(1, true) },
+        start(2),
+        Msg::SchedDetached { last: ended(2, false) },
+        start(3),
+        Msg::SchedStopped { last: ended(3, false) },
+    ] {
+        record.apply(message);
+    }
+    let killed: Vec<bool> = record.sched_ends().map(|last| last.unwrap().killed).collect();
+    assert_eq!(killed, [true, false, false]);
+    let verdict = judge(&record, &defaults());
+    assert_eq!(verdict.outcome, Outcome::Fail);
+    assert!(verdict.headline.contains("ignored SIGINT") && verdict.headline.contains("1 of 3"), "{}", verdict.headline);
 }
 
 #[test]
