@@ -3,7 +3,7 @@
 #   make               build the static release binary, linked as ./ktstr
 #   make demo          from nothing to a verdict: tools, binary, a Debian kernel, one run
 #   make test          all tests; kernels and the emulated host are fetched once into the cache
-#   make bench         how fast guests boot, against QEMU; PARTS="outside boot vcpus parallel", ROUNDS=3
+#   make bench         how fast guests boot, against QEMU; PARTS="outside boot vcpus parallel measures", ROUNDS=3
 #   make soak          200 VM runs in a row (SOAK_RUNS=N): no wrong verdict, nothing left, nothing that grows
 #   make selftest      play the matrix of faults (docs/faults.md) and the catalogue's (docs/scenarios.md); about half an hour
 #   make fuzz          coverage-guided fuzzing of all hostile input, FUZZ_SECONDS (60) a target
