@@ -24,7 +24,7 @@ const HEAD: &str = "# Faults\n\n\
     the workers at once, and gives the kernel up to 600 ms and the scheduler's process up to 300 ms meanwhile. The rest\n\
     is the kernel's, and its emulator's. The selftest prints the time that it measured and for how much of it the host\n\
     kept the vCPUs waiting, and judges that it is within the promise without the host's share; an emulated guest gets\n\
-    one second more, and is given 40 s of silence. Under emulation on two crowded cores verdicts came 75 to 852 ms\n\
+    one second more, and is given 40 s of silence. Under emulation on two crowded cores guests said goodbye 75 to 852 ms\n\
     after a scheduler was gone; the longest had waited 465 ms for the host.\n\n\
     What is found by a time, an emulator must leave without a verdict (INCONCLUSIVE, exit 125).\n";
 const TABLE_HEAD: &str = "| name | what is wrong | brought about by | outcome | exit | stage | reason | time to verdict |\n\
