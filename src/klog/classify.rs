@@ -76,7 +76,8 @@ pub fn classify_after(klog: &[KlogLine], console: &str, last_us: Option<u64>) ->
     for (index, raw) in console.lines().enumerate() {
         let (time_us, text) = console_line(raw);
         // A kernel that starts again counts from 0 again, so nothing of it is later than the log.
-        if time_us.is_some() && time_us < latest_us && body(text).starts_with(BANNER) {
+        let again = time_us.is_some() && time_us < latest_us && body(text).starts_with(BANNER);
+        if again && !is_replay(console.lines().skip(index + 1), klog) {
             grouper.restarted(Source::Console(index), time_us, body(text));
             continue;
         }
@@ -93,6 +94,22 @@ pub fn classify_after(klog: &[KlogLine], console: &str, last_us: Option<u64>) ->
         }
     }
     grouper.finish()
+}
+
+/// Whether the console begins anew with what the log has already: a console that is registered late is given all of it
+/// (register_console, kernel/printk/printk.c). The stamps of a second start differ, once they count.
+fn is_replay<'a>(lines: impl Iterator<Item = &'a str>, klog: &[KlogLine]) -> bool {
+    /// So many lines of two starts are never of the same microseconds.
+    const ENOUGH: usize = 20;
+    let counted = lines.filter_map(|raw| match console_line(raw) {
+        (Some(time_us), text) if time_us > 0 => Some((time_us, text)),
+        _ => None,
+    });
+    let known = |(time_us, text): (u64, &str)| {
+        klog.iter().any(|line| line.time_us == time_us && line.text.contains(text.trim_end()))
+    };
+    let mut counted = counted.take(ENOUGH).peekable();
+    counted.peek().is_some() && counted.all(known)
 }
 
 /// What a record says of a stall that fails a run, where it does.

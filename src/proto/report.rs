@@ -1,7 +1,7 @@
 //! What one worker measured about itself, and how it ended.
 //!
 //! Owns the report's fields and their units; leaves measuring to workload/ and judging to verdict/.
-//! Invariant: a number that could not be measured is `None`, never 0.
+//! Invariant: a number that could not be measured is `None`, never 0; the longest gap asks `known_gap_ns` for that.
 
 use super::cpuset::CpuSet;
 use super::hist::Hist;

@@ -2,7 +2,8 @@
 //!
 //! Owns when the guest kernel's own detectors fire and how long a run has to leave them; leaves their words on the command
 //! line to `cmdline`, what ends a silent guest to `silence`, and the VM's deadline to `job`.
-//! Invariant: silence and sched_ext's watchdog < RCU stall < soft lockup < hung task < the VM's deadline, whatever is asked for.
+//! Invariant: silence and sched_ext's watchdog < RCU stall < soft lockup < hung task < the VM's deadline, whatever is asked
+//! for; only a `--timeout` of the user's own may end a run before them.
 
 use super::accel::AccelKind;
 use super::silence;
@@ -14,8 +15,10 @@ const DEFAULT_WATCHDOG_MS: u64 = 30_000;
 /// What a report needs to get out before the next detector.
 const BETWEEN_S: u64 = 15;
 /// The soft lockup's threshold is twice `watchdog_thresh`, looked for five times in it (set_sample_period,
-/// kernel/watchdog.c): it fires after 0.8 to 1.2 times the threshold.
+/// kernel/watchdog.c), so that it fires up to a fifth earlier or later.
 const SOFT_LOOKS: u64 = 5;
+/// Its seconds are of 2^30 ns (get_timestamp, kernel/watchdog.c): in thousandths, rounded up.
+const SOFT_SECOND: u64 = 1074;
 /// The hung task's timeout counts from the first look at a task that waits, and is over at a look: it fires after 1 timeout
 /// to 1 timeout and two of these (check_hung_task, kernel/hung_task.c).
 const HUNG_TASK_LOOK_S: u64 = 10;
@@ -39,7 +42,8 @@ impl Detectors {
         let rcu_s = latest_watchdog_ms(plan).div_ceil(1000).max(silent_s) + BETWEEN_S;
         // Half as much again, so that 0.8 times the threshold is after RCU's report; watchdog_thresh is whole seconds.
         let soft_s = 2 * (3 * rcu_s).div_ceil(4);
-        Self { rcu_s, soft_s, workqueue_s: latest_soft_s(soft_s) + 1, hung_task_s: 2 * rcu_s }
+        let workqueue_s = latest_soft_s(soft_s) + 1;
+        Self { rcu_s, soft_s, workqueue_s, hung_task_s: (2 * rcu_s).max(workqueue_s + 1) }
     }
 
     /// The words of the guest's command line.
@@ -60,7 +64,7 @@ impl Detectors {
 }
 
 fn latest_soft_s(soft_s: u64) -> u64 {
-    soft_s + soft_s.div_ceil(SOFT_LOOKS)
+    (soft_s * SOFT_SECOND).div_ceil(1000) + soft_s.div_ceil(SOFT_LOOKS)
 }
 
 /// When sched_ext's watchdog has fired: after 1.0 to 1.5 times its timeout. Without a scheduler there is none.
@@ -178,7 +182,7 @@ mod tests {
             [
                 "rcupdate.rcu_cpu_stall_timeout=60",
                 "watchdog_thresh=45",
-                "workqueue.watchdog_thresh=109",
+                "workqueue.watchdog_thresh=116",
                 "sysctl.kernel.hung_task_timeout_secs=120",
                 "sysctl.kernel.hung_task_check_interval_secs=10"
             ]

@@ -116,7 +116,8 @@ fn signal_while_a_run_is_shutting_down_leaves_nothing() {
         }
         signal(name, &child);
         let code = wait(&mut child).code();
-        assert!(matches!(code, Some(0 | 130)), "SIG{name}: {code:?}");
+        // The signal is too late for the scenario's own outcome, which so short a run may leave open or, starved, fail.
+        assert!(matches!(code, Some(0 | 1 | 125 | 130)), "SIG{name}: {code:?}");
         place.assert_clean(name);
         let (record, _) = rundir::load(&run).expect("the record can be read");
         assert!(!record.reports.is_empty() && record.vm_end.is_some(), "SIG{name}: {:?}", record.vm_end);

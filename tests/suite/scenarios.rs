@@ -120,13 +120,19 @@ fn checks_on_times_are_applied_on_kvm_and_pass() {
     let Some(result) = crate::boot::cell(ON_KVM) else { return };
     let json = result.json();
     let played = json["scenarios"].as_array().expect("scenarios are an array");
-    assert_eq!(played.len(), OF_TWO_CPUS.len(), "{}", result.text);
-    for one in played {
+    let mut passed = 0;
+    for wanted in OF_TWO_CPUS {
+        let named = |one: &&Value| one["name"] == *wanted;
+        let one = played.iter().find(named).unwrap_or_else(|| panic!("{wanted}:\n{}", result.text));
         let name = one["name"].as_str().expect("a name");
         let headline = one["headline"].as_str().unwrap_or_default();
-        if one["outcome"] == "inconclusive" {
-            // What a busy host took of a limit is nobody's failure, and no success.
-            assert!(headline.contains("host") || headline.contains("vCPUs waited"), "{name}:\n{}", result.text);
+        // What a busy host took of a limit is nobody's failure, and no success. What the emulated host's own host took of it
+        // nobody in there can see.
+        let of_host =
+            one["outcome"] == "inconclusive" && (headline.contains("host") || headline.contains("vCPUs waited"));
+        let of_time =
+            ["max_gap", "max_run_delay", "wake_", "throughput_cv"].iter().any(|time| headline.starts_with(time));
+        if of_host || (of_time && !crate::util::kvm_works()) {
             not_run(&format!("scenarios: {name} on KVM"), headline);
             continue;
         }
@@ -141,7 +147,9 @@ fn checks_on_times_are_applied_on_kvm_and_pass() {
             let applied = |check: &&Value| check["name"] == *wanted && check["status"] == "pass";
             assert!(checks.iter().any(|check| applied(&check)), "{name}: {wanted}:\n{}", result.text);
         }
+        passed += 1;
     }
+    assert!(passed > 0, "none of {}:\n{}", OF_TWO_CPUS.len(), result.text);
 }
 
 #[test]
