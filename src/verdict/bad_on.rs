@@ -7,6 +7,7 @@
 use super::check::Status;
 use super::judge::Verdict;
 use super::outcome::Outcome;
+use super::several::{OUTSIDE, OfScenario};
 use super::stage::pid1_ran;
 use crate::klog::{Class, Severity};
 use crate::proto::message::VmEnd;
@@ -53,14 +54,20 @@ impl BadOn {
 
     /// The verdict where only these kinds count.
     pub fn apply(&self, record: &Record, verdict: Verdict) -> Verdict {
-        if verdict.outcome != Outcome::Fail || kinds(record, &verdict).iter().any(|kind| self.contains(*kind)) {
+        if verdict.outcome != Outcome::Fail {
             return verdict;
         }
-        let whole =
-            verdict.stopped.is_none() && verdict.checks.iter().all(|check| check.status != Status::Inconclusive);
-        let (outcome, what) = match whole {
-            true => (Outcome::Pass, "the run came to its end all the same"),
-            false => (Outcome::Inconclusive, "it ended the run before the one that is looked for could show"),
+        let outcome = match verdict.scenarios.is_empty() {
+            true => self.of_one(record, &verdict),
+            // Another scenario than the one that failed first may have what is looked for, or not have got to it.
+            false => verdict.scenarios.iter().fold(Outcome::Pass, |worst, one| worst.merge(self.of_part(record, one))),
+        };
+        let what = match outcome {
+            Outcome::Fail => return verdict,
+            Outcome::Pass => "the run came to its end all the same",
+            _ => {
+                "it ended the run before the one that is looked for could show, or something else kept that from showing"
+            }
         };
         let headline = format!(
             "the failure is not of a kind that --bad-on {} names, and {what}: {}",
@@ -68,6 +75,30 @@ impl BadOn {
             verdict.headline
         );
         Verdict { outcome, headline, exit_code: outcome.exit_code(), ..verdict }
+    }
+
+    fn of_part(&self, whole: &Record, one: &OfScenario) -> Outcome {
+        match record_of(whole, one) {
+            Some(record) => self.of_one(record, &one.verdict),
+            None => one.verdict.outcome,
+        }
+    }
+
+    fn of_one(&self, record: &Record, verdict: &Verdict) -> Outcome {
+        if verdict.outcome != Outcome::Fail || kinds(record, verdict).iter().any(|kind| self.contains(*kind)) {
+            return verdict.outcome;
+        }
+        let judged = verdict.checks.iter().all(|check| check.status != Status::Inconclusive);
+        if verdict.stopped.is_none() && judged { Outcome::Pass } else { Outcome::Inconclusive }
+    }
+}
+
+/// What a verdict among several is about; none: it was not begun.
+fn record_of<'a>(whole: &'a Record, one: &OfScenario) -> Option<&'a Record> {
+    match one.part {
+        Some(place) => whole.parts.get(place).map(|part| &part.record),
+        None if one.name == OUTSIDE => whole.outside.as_deref(),
+        None => None,
     }
 }
 
@@ -85,8 +116,8 @@ fn of_class(class: Class) -> Option<BadKind> {
     })
 }
 
-/// All kinds that a failed run shows.
-pub fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
+/// All kinds that a failed run of one scenario shows.
+fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
     if !pid1_ran(record) {
         return vec![BadKind::Boot];
     }
@@ -120,6 +151,7 @@ mod tests {
     use super::super::fixture::{LOCKUP, STALL, add_log, passing, passing_with_scheduler};
     use super::*;
     use crate::proto::message::Stage;
+    use crate::proto::part::Part;
     use crate::verdict::judge_stored;
 
     fn only(kind: BadKind) -> BadOn {
@@ -205,5 +237,50 @@ mod tests {
             assert_eq!(outcome(BadKind::Stall, &record), Outcome::Fail);
             assert_ne!(outcome(BadKind::Check, &record), Outcome::Fail);
         }
+    }
+
+    /// Two scenarios, of which the first failed a check.
+    fn first_failed() -> Record {
+        let one = passing();
+        let mut whole = one.clone();
+        let scenarios = &mut whole.plan.as_mut().unwrap().scenarios;
+        scenarios.push(scenarios[0].clone());
+        whole.parts = (0..2).map(|index| Part { index, over: true, record: one.clone() }).collect();
+        whole.outside = Some(Box::new(one));
+        let starved = &mut whole.parts[0].record.reports[0].1;
+        (starved.work_units, starved.iterations) = (0, 0);
+        whole
+    }
+
+    /// The guest is gone before it had finished, in that record.
+    fn cut_short(record: &mut Record, end: VmEnd) {
+        (record.bye, record.vm_end) = (false, Some(end));
+        record.marks.retain(|(stage, _)| *stage < Stage::ScenarioEnd);
+    }
+
+    #[test]
+    fn every_scenario_of_several_is_asked_and_not_the_first_that_failed() {
+        let whole = first_failed();
+        assert_eq!(judge_stored(&whole).outcome, Outcome::Fail);
+        assert_eq!(outcome(BadKind::Check, &whole), Outcome::Fail);
+        assert_eq!(outcome(BadKind::Panic, &whole), Outcome::Pass);
+
+        let mut never_begun = whole.clone();
+        never_begun.parts.pop();
+        assert_eq!(outcome(BadKind::Check, &never_begun), Outcome::Fail);
+        assert_eq!(outcome(BadKind::Panic, &never_begun), Outcome::Inconclusive);
+
+        let mut hung = whole.clone();
+        hung.parts[1].over = false;
+        cut_short(&mut hung.parts[1].record, VmEnd::TimedOut);
+        assert_eq!(judge_stored(&hung).stopped, None, "the first scenario's");
+        assert_eq!(outcome(BadKind::Stall, &hung), Outcome::Fail);
+        assert_eq!(outcome(BadKind::Panic, &hung), Outcome::Inconclusive);
+
+        let mut reset = whole;
+        cut_short(reset.outside.as_mut().unwrap(), VmEnd::Reset);
+        assert_eq!(judge_stored(&reset).scenarios[2].verdict.outcome, Outcome::Fail);
+        assert_eq!(outcome(BadKind::Panic, &reset), Outcome::Fail);
+        assert_eq!(outcome(BadKind::Stall, &reset), Outcome::Inconclusive);
     }
 }

@@ -61,7 +61,7 @@ pub fn judge_by(record: &Record, layers: &Layers) -> Verdict {
 }
 
 /// Stands among the scenarios where something is wrong that belongs to none.
-const OUTSIDE: &str = "(outside the scenarios)";
+pub(super) const OUTSIDE: &str = "(outside the scenarios)";
 
 /// The verdict on a scenario that was planned, and that the guest did not come to.
 fn never_begun(record: &Record) -> Verdict {
