@@ -61,12 +61,25 @@ impl HostNoise {
         self.vcpus.iter().max_by_key(|vcpu| vcpu.worst_delay_ns)
     }
 
+    /// The same without the waits of slots that lie wholly before or behind these times.
+    pub fn only_between(&self, from_ns: u64, to_ns: u64) -> Self {
+        let mut part = self.clone();
+        for series in [&mut part.worst_us, &mut part.sum_us] {
+            for (slot, us) in series.iter_mut().enumerate() {
+                *us = if self.touches(slot, from_ns, to_ns) { *us } else { 0 };
+            }
+        }
+        part
+    }
+
+    fn touches(&self, slot: usize, from_ns: u64, to_ns: u64) -> bool {
+        let start = self.from_ns.saturating_add((slot as u64).saturating_mul(self.slot_ns));
+        start < to_ns && start.saturating_add(self.slot_ns) > from_ns
+    }
+
     /// How long all vCPUs waited between two times; the slots at both ends count as wholes.
     pub fn waited_between(&self, from_ns: u64, to_ns: u64) -> u64 {
-        let slots = self.sum_us.iter().enumerate().filter(|(slot, _)| {
-            let start = self.from_ns.saturating_add((*slot as u64).saturating_mul(self.slot_ns));
-            start < to_ns && start.saturating_add(self.slot_ns) > from_ns
-        });
+        let slots = self.sum_us.iter().enumerate().filter(|(slot, _)| self.touches(*slot, from_ns, to_ns));
         slots.fold(0u64, |sum, (_, us)| sum.saturating_add(u64::from(*us) * NS_PER_US))
     }
 
@@ -141,6 +154,9 @@ mod tests {
         assert_eq!(noise().most_within(u64::MAX), 170_000_000);
         assert_eq!(noise().most_within_since(3 * SLOT, u64::MAX), 70_000_000, "what was before does not count");
         assert_eq!(noise().most_within_since(u64::MAX, u64::MAX), 0);
+        let part = noise().only_between(3 * SLOT, 5 * SLOT);
+        assert_eq!((part.worst_us, part.sum_us), (vec![0, 0, 60_000, 0, 0], vec![0, 0, 60_000, 0, 0]));
+        assert_eq!(noise().only_between(0, u64::MAX), noise());
         assert_eq!((HostNoise::default().most_within(SLOT), HostNoise::default().waited_percent()), (0, None));
     }
 }

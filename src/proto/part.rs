@@ -3,7 +3,7 @@
 //! Owns which messages belong to which; leaves folding them to `record`.
 //! Invariant: a part that ended in order is not touched by what happened after it, and no message is in no record.
 
-use super::message::{Msg, VmEnd};
+use super::message::{Msg, Stage, VmEnd};
 use super::record::Record;
 
 /// The picture of one scenario of a run.
@@ -16,10 +16,30 @@ pub struct Part {
     pub record: Record,
 }
 
+impl Part {
+    /// For this scenario the guest went on in order, whatever becomes of the next one.
+    fn close(&mut self) {
+        self.over = true;
+        self.record.bye = true;
+        self.record.vm_end = Some(VmEnd::Reset);
+    }
+}
+
+/// The stages that each scenario has of its own.
+fn is_of_scenario(stage: Stage) -> bool {
+    (Stage::SchedulerEnabled..=Stage::ScenarioEnd).contains(&stage)
+}
+
 impl Record {
     /// No scenario is open.
     pub fn is_outside(&self) -> bool {
         self.parts.last().is_none_or(|part| part.over)
+    }
+
+    /// The stage has no time yet: in the scenario that is open, or in the run where none is.
+    pub fn lacks_mark(&self, stage: Stage) -> bool {
+        let open = self.parts.last().filter(|part| !part.over);
+        open.map_or(self, |part| &part.record).mark(stage).is_none()
     }
 
     pub(super) fn apply_to_parts(&mut self, message: &Msg) {
@@ -29,17 +49,17 @@ impl Record {
             Msg::ScenarioOver { index, klog_records, klog_lost } => {
                 let open = self.parts.iter_mut().find(|part| part.index == *index && !part.over);
                 if let Some(part) = open {
-                    part.over = true;
                     part.record.klog_end = Some((*klog_records, *klog_lost));
-                    // For this scenario the guest went on in order, whatever becomes of the next one.
-                    part.record.bye = true;
-                    part.record.vm_end = Some(VmEnd::Reset);
+                    part.close();
                 }
             }
-            // Told at the end, and true of all scenarios.
-            Msg::Noise { .. } | Msg::ChannelDamage { .. } => {
-                self.parts.iter_mut().for_each(|part| part.record.fold(message.clone()))
+            // Told at the end, and true of all scenarios: of the noise, each has what was about its time.
+            Msg::Noise { noise } => {
+                for (place, (from_ns, to_ns)) in self.times().into_iter().enumerate() {
+                    self.parts[place].record.noise = Some(noise.only_between(from_ns, to_ns));
+                }
             }
+            Msg::ChannelDamage { .. } => self.parts.iter_mut().for_each(|part| part.record.fold(message.clone())),
             _ => {
                 if let Some(part) = self.parts.last_mut().filter(|part| !part.over) {
                     part.record.fold(message.clone());
@@ -68,7 +88,23 @@ impl Record {
         }
     }
 
+    /// From when to when each part may have been the subject: from the last mark of the one before to the first of the next.
+    fn times(&self) -> Vec<(u64, u64)> {
+        let own = |part: &Part| {
+            let of_scenario = |(stage, at_ns): &(Stage, u64)| is_of_scenario(*stage).then_some(*at_ns);
+            part.record.marks.iter().filter_map(of_scenario).collect::<Vec<_>>()
+        };
+        let own: Vec<Vec<u64>> = self.parts.iter().map(own).collect();
+        let from = |place: usize| own[..place].iter().flatten().max().copied().unwrap_or(0);
+        let to = |place: usize| own[place + 1..].iter().flatten().min().copied().unwrap_or(u64::MAX);
+        (0..own.len()).map(|place| (from(place), to(place))).collect()
+    }
+
     fn begin_part(&mut self, index: u32) {
+        // The guest went on, but has not seen the end of the log of the scenario before: that is what it lacks.
+        if let Some(open) = self.parts.last_mut().filter(|part| !part.over) {
+            open.close();
+        }
         // What is known of the machine holds for the part; what was said before it does not.
         let mut plan = self.plan.clone();
         if let Some(plan) = &mut plan {
@@ -77,7 +113,7 @@ impl Record {
         let record = Self {
             host: self.host.clone(),
             plan,
-            marks: self.marks.clone(),
+            marks: self.marks.iter().filter(|(stage, _)| *stage < Stage::SchedulerEnabled).copied().collect(),
             hello: self.hello.clone(),
             ..Self::default()
         };
@@ -134,6 +170,48 @@ mod tests {
         assert!(outside.reports.is_empty() && outside.vm_end == Some(VmEnd::TripleFault));
         assert_eq!(outside.channel_damage, ["lost"]);
         assert_eq!(record.reports.len(), 2);
+    }
+
+    fn mark(stage: Stage, at_ns: u64) -> Msg {
+        Msg::Mark { stage, at_ns }
+    }
+
+    #[test]
+    fn each_scenario_has_its_own_times_and_the_whole_keeps_the_first() {
+        let mut record = Record::default();
+        [mark(Stage::Hello, 1), Msg::ScenarioBegin { index: 0 }].into_iter().for_each(|message| record.apply(message));
+        record.apply(mark(Stage::ScenarioStart, 10));
+        assert!(!record.lacks_mark(Stage::ScenarioStart) && record.lacks_mark(Stage::ScenarioEnd));
+        record.apply(mark(Stage::ScenarioEnd, 20));
+        record.apply(Msg::ScenarioOver { index: 0, klog_records: 0, klog_lost: 0 });
+        assert!(!record.lacks_mark(Stage::ScenarioStart), "between two, the run's count");
+        record.apply(Msg::ScenarioBegin { index: 1 });
+        assert!(record.lacks_mark(Stage::ScenarioStart) && !record.lacks_mark(Stage::Hello));
+        record.apply(mark(Stage::ScenarioStart, 30));
+        record.apply(mark(Stage::VmEnd, 40));
+        let whole =
+            [Stage::Hello, Stage::ScenarioStart, Stage::ScenarioEnd, Stage::VmEnd].into_iter().zip([1, 10, 20, 40]);
+        assert_eq!(record.marks, whole.collect::<Vec<_>>());
+        let parts: Vec<_> = record.parts.iter().map(|part| part.record.marks.clone()).collect();
+        assert_eq!(parts[0], [(Stage::Hello, 1), (Stage::ScenarioStart, 10), (Stage::ScenarioEnd, 20)]);
+        assert_eq!(parts[1], [(Stage::Hello, 1), (Stage::ScenarioStart, 30), (Stage::VmEnd, 40)]);
+        assert_eq!(record.times(), [(0, 30), (20, u64::MAX)]);
+    }
+
+    #[test]
+    fn scenario_whose_log_has_no_end_is_closed_by_the_next_and_lacks_only_that() {
+        let mut record = Record::default();
+        for message in [Msg::ScenarioBegin { index: 0 }, note("a"), Msg::ScenarioBegin { index: 1 }, note("b")] {
+            record.apply(message);
+        }
+        record.apply(Msg::VmEnded { end: VmEnd::TimedOut });
+        let (first, second) = (&record.parts[0], &record.parts[1]);
+        assert!(first.over && first.record.bye && !second.over);
+        assert_eq!((&first.record.vm_end, first.record.klog_end), (&Some(VmEnd::Reset), None));
+        assert_eq!(
+            (first.record.notes.as_slice(), &second.record.vm_end),
+            (&["a".to_owned()][..], &Some(VmEnd::TimedOut))
+        );
     }
 
     #[test]

@@ -204,7 +204,9 @@ impl Record {
             Msg::Bye { .. } => self.bye = true,
             Msg::Host { info } => self.host = Some(info),
             Msg::Planned { plan } => self.plan = Some(plan),
-            Msg::Mark { stage, at_ns } => self.marks.push((stage, at_ns)),
+            // Of several scenarios each has marks of its own; in the run the first stands.
+            Msg::Mark { stage, at_ns } if self.mark(stage).is_none() => self.marks.push((stage, at_ns)),
+            Msg::Mark { .. } => {}
             Msg::Console { text } => push_capped(&mut self.console, &text),
             Msg::VmEnded { end } => self.vm_end = Some(end),
             Msg::Stats { stats } => self.stats = Some(stats),

@@ -307,9 +307,9 @@ impl Watch<'_, '_> {
         self.mark_at(stage, time::monotonic_ns());
     }
 
-    /// The first mark of a stage stands.
+    /// The first mark of a stage stands, in each scenario.
     fn mark_at(&mut self, stage: Stage, monotonic_ns: u64) {
-        if self.run.record().mark(stage).is_none() {
+        if self.run.record().lacks_mark(stage) {
             self.run.add(Msg::Mark { stage, at_ns: monotonic_ns.saturating_sub(self.exec_ns) });
             (self.listener)(Event::Stage(stage.name()));
         }

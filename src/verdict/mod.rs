@@ -41,6 +41,8 @@ mod tests_limits;
 #[cfg(test)]
 mod tests_noise;
 #[cfg(test)]
+mod tests_parts;
+#[cfg(test)]
 mod tests_properties;
 #[cfg(test)]
 mod tests_scheduler;
