@@ -1,7 +1,7 @@
 //! `ktstr judge`: a stored run is judged again, without a VM.
 //!
 //! Owns reading the run, laying the given limits over the stored ones, and telling the verdict; leaves judging to verdict/.
-//! Invariant: without limits the verdict is the one that the run had; nothing stored is changed.
+//! Invariant: without limits the verdict on a whole record is the one that the run had; nothing stored is changed.
 
 use super::args::{JsonTarget, JudgeArgs};
 use super::cmd_run::{counted, wants_color};
@@ -12,7 +12,7 @@ use crate::proto::plan::BUILD;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::rundir;
-use crate::verdict::{Verdict, judge_by, stored_layers};
+use crate::verdict::{Verdict, judge_by, judge_cut, stored_layers};
 use std::fs;
 
 /// Judges, tells, and gives the verdict's exit code.
@@ -28,7 +28,8 @@ pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
         let (theirs, version) = (&host.build, &host.version);
         out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
     }
-    let verdict = judge_by(&record, &layers(&record, args));
+    let by = if complete { judge_by } else { judge_cut };
+    let verdict = by(&record, &layers(&record, args));
     let verdict = counted(args.bad_on.as_ref(), &record, verdict);
     tell(args, &record, &verdict)?;
     Ok(verdict.exit_code)

@@ -4,6 +4,7 @@
 //! Invariant: what the command line would refuse is refused by `build`, before anything is started.
 
 use crate::cli::args::Command as Parsed;
+use crate::cli::cmd_run::counted;
 use crate::cli::out::ERROR_HEAD;
 use crate::cli::parse;
 use crate::error::{Context, Error, Kind, Result};
@@ -11,11 +12,12 @@ use crate::proto::message::{Stage, VmEnd};
 use crate::proto::record::Record;
 use crate::run::rundir::{CONSOLE, RECORD};
 use crate::sys::process::random_number;
+use crate::verdict::bad_on::BadOn;
 use crate::verdict::{Verdict, judge_stored};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 /// A run that is described, and can be carried out any number of times.
@@ -40,6 +42,7 @@ use std::time::Duration;
 pub struct Vm {
     program: PathBuf,
     words: Vec<OsString>,
+    bad_on: Option<BadOn>,
 }
 
 /// What a VM is made of.
@@ -52,8 +55,9 @@ pub struct VmBuilder {
 /// What came of a run.
 #[derive(Clone, Debug)]
 pub struct VmResult {
-    /// As the command line's: the verdict's.
+    /// The command line's and the verdict's: both are one.
     pub exit_code: u8,
+    /// As it counts: under `--bad-on` only failures of those kinds do.
     pub verdict: Verdict,
     /// From the start of the program until the VM was gone.
     pub duration: Duration,
@@ -65,7 +69,7 @@ pub struct VmResult {
     pub exits: Vec<(String, u64)>,
     /// What PID 1 said when it crashed.
     pub crash: Option<String>,
-    /// Everything that the guest and the host observed.
+    /// Everything that the guest and the host observed; that the run's directory could not be removed is in `host_notes`.
     pub record: Record,
 }
 
@@ -81,15 +85,21 @@ impl Vm {
         fs::create_dir(&dir).context(|| format!("make {} for the run", dir.display()))?;
         let result = self.run_in(&dir);
         let removed = fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()));
-        result.and_then(|result| removed.map(|()| result))
+        result.map(|result| noting(result, removed))
     }
 
     fn run_in(&self, dir: &Path) -> Result<VmResult> {
-        let program = self.program.display();
         let mut command = Command::new(&self.program);
         command.arg("run").args(&self.words).arg("--run-dir").arg(dir);
-        let done = command.stdin(Stdio::null()).output().context(|| format!("start {program}"))?;
-        let Ok(bytes) = fs::read(dir.join(RECORD)) else {
+        let start = || format!("start {}", self.program.display());
+        let done = command.stdin(Stdio::null()).output().context(start)?;
+        self.read_back(&done, dir)
+    }
+
+    /// What the program left, where it is what the program said.
+    fn read_back(&self, done: &Output, dir: &Path) -> Result<VmResult> {
+        let program = self.program.display();
+        let unsaid = |what: &str| {
             let kind = match done.status.code() {
                 Some(130) => Kind::Interrupted,
                 Some(125) => Kind::CannotJudge,
@@ -99,15 +109,23 @@ impl Vm {
             // What stands before its error are notes.
             let said = text.rsplit(ERROR_HEAD).next().unwrap_or(&text);
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-            return Err(Error::new(kind, format!("{program} left no record ({}): {said}", done.status)));
+            Error::new(kind, format!("{program} {what} ({}): {said}", done.status))
         };
-        let (record, _) = Record::from_file_bytes(&bytes)
+        let Ok(bytes) = fs::read(dir.join(RECORD)) else { return Err(unsaid("left no record")) };
+        let (record, complete) = Record::from_file_bytes(&bytes)
             .map_err(|cause| Error::host(format!("the record of {program} cannot be read: {cause}")))?;
-        let exit_code = done.status.code().and_then(|code| u8::try_from(code).ok());
+        if !complete {
+            return Err(unsaid("left a record that is cut short or damaged"));
+        }
+        let verdict = counted(self.bad_on.as_ref(), &record, judge_stored(&record));
+        let exit_code = verdict.exit_code;
+        if done.status.code() != Some(exit_code.into()) {
+            return Err(unsaid(&format!("left a record of another exit code, {exit_code}")));
+        }
         let console = fs::read(dir.join(CONSOLE)).context(|| "read the console of the run")?;
         Ok(VmResult {
-            exit_code: exit_code.ok_or_else(|| Error::host(format!("{program} was killed: {}", done.status)))?,
-            verdict: judge_stored(&record),
+            exit_code,
+            verdict,
             duration: Duration::from_nanos(record.mark(Stage::TornDown).unwrap_or_default()),
             timed_out: record.vm_end == Some(VmEnd::TimedOut),
             console: String::from_utf8_lossy(&console).into_owned(),
@@ -116,6 +134,14 @@ impl Vm {
             record,
         })
     }
+}
+
+/// The result, which stands where its directory does, too.
+fn noting(mut result: VmResult, removed: Result<()>) -> VmResult {
+    if let Err(error) = removed {
+        result.record.host_notes.push(error.to_string());
+    }
+    result
 }
 
 impl VmBuilder {
@@ -157,7 +183,7 @@ impl VmBuilder {
             Parsed::Run(args) if args.run_dir.is_some() => {
                 Err(Error::usage("--run-dir: the result has what the run directory would hold"))
             }
-            Parsed::Run(_) => Ok(Vm { program, words: self.words }),
+            Parsed::Run(args) => Ok(Vm { program, words: self.words, bad_on: args.bad_on }),
             _ => Err(Error::usage("the arguments describe no single run of one VM")),
         }
     }
@@ -166,6 +192,11 @@ impl VmBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Outcome;
+    use crate::verdict::fixture::passing;
+    use crate::verdict::tests_properties::file;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
 
     fn builder() -> VmBuilder {
         Vm::builder().kernel("/k").init_binary("/bin/sh")
@@ -203,5 +234,63 @@ mod tests {
         assert!(error.to_string().starts_with("/bin/sh left no record"), "{error}");
         let error = Vm::builder().kernel("/k").init_binary("/nowhere/ktstr").build().unwrap().run().unwrap_err();
         assert!(error.to_string().contains("start /nowhere/ktstr"), "{error}");
+    }
+
+    /// What is made of a run of these words whose program left a worker without work, and this exit code.
+    fn left(words: &[&str], code: i32, change: fn(&Path)) -> Result<VmResult> {
+        let number = random_number().unwrap();
+        let dir = std::env::temp_dir().join(format!("ktstr-left-{number:016x}"));
+        let mut starved = passing();
+        (starved.reports[0].1.work_units, starved.reports[0].1.iterations) = (0, 0);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(RECORD), file(&starved)).unwrap();
+        fs::write(dir.join(CONSOLE), "").unwrap();
+        change(&dir.join(RECORD));
+        let stderr = format!("a note\n{ERROR_HEAD}no room").into_bytes();
+        // The exit code is the second byte (wait(2)).
+        let done = Output { status: ExitStatus::from_raw(code << 8), stdout: Vec::new(), stderr };
+        let result = builder().run_args(words).build().unwrap().read_back(&done, &dir);
+        fs::remove_dir_all(dir).unwrap();
+        result
+    }
+
+    #[test]
+    fn exit_code_and_verdict_are_one() {
+        for (words, code, outcome) in [
+            (&[][..], 1, Outcome::Fail),
+            (&["--bad-on", "check"], 1, Outcome::Fail),
+            (&["--bad-on", "panic"], 0, Outcome::Pass),
+        ] {
+            let result = left(words, code, |_| ()).unwrap();
+            assert_eq!((result.exit_code, result.verdict.outcome), (code as u8, outcome), "{words:?}");
+            assert_eq!(result.verdict.exit_code, result.exit_code);
+        }
+        let error = left(&[], 0, |_| ()).unwrap_err().to_string();
+        assert!(error.contains("another exit code, 1 (exit status: 0): no room"), "{error}");
+    }
+
+    #[test]
+    fn record_that_is_not_whole_is_no_result() {
+        for change in [
+            (|record: &Path| {
+                let bytes = fs::read(record).unwrap();
+                fs::write(record, &bytes[..bytes.len() - 3]).unwrap();
+            }) as fn(&Path),
+            |record| {
+                let mut bytes = fs::read(record).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                fs::write(record, bytes).unwrap();
+            },
+        ] {
+            let error = left(&[], 1, change).unwrap_err().to_string();
+            assert!(error.contains("cut short or damaged (exit status: 1): no room"), "{error}");
+        }
+    }
+
+    #[test]
+    fn directory_that_stays_costs_no_result() {
+        let result = noting(left(&[], 1, |_| ()).unwrap(), Err(Error::host("remove /tmp/x: it is busy")));
+        assert_eq!(result.exit_code, 1);
+        assert!(result.record.host_notes.iter().any(|note| note.contains("remove /tmp/x")));
     }
 }

@@ -9,6 +9,7 @@ mod cause;
 mod cgroup;
 mod check;
 mod counters;
+mod cut;
 mod decide;
 mod fairness;
 #[cfg(any(test, fuzzing))]
@@ -43,7 +44,7 @@ mod tests_noise;
 #[cfg(test)]
 mod tests_parts;
 #[cfg(test)]
-mod tests_properties;
+pub(crate) mod tests_properties;
 #[cfg(test)]
 mod tests_scheduler;
 mod told;
@@ -53,6 +54,7 @@ pub use advice::advice;
 pub use cause::NOTHING_WRONG;
 pub use cgroup::assert_cgroup;
 pub use check::{Check, Measure, Status};
+pub use cut::judge_cut;
 pub use judge::{Verdict, judge, judge_stored, stored_layers};
 pub use log_checks::stall_settles;
 pub use monitor::watches_queues;

@@ -404,7 +404,10 @@ pub fn base(base: Base) -> Assert {
         let limit = match base {
             Base::Default => row.default,
             Base::Strict => row.strict,
-            Base::None => Limit::Off,
+            Base::None => match Assert::none().limit(row.id) {
+                Limit::Unset => row.default,
+                limit => limit,
+            },
         };
         assert.with(row.id, limit)
     })
@@ -414,7 +417,11 @@ pub fn base(base: Base) -> Assert {
 pub fn in_force(layers: &Layers) -> Assert {
     if layers.base == Base::None {
         // Whoever wants no checks wants none of a scenario's either, but those that are asked for beside it.
-        return Assert::none().merge(&layers.command_line);
+        let none = base(Base::None);
+        let own = layers.scheduler.merge(&layers.scenario);
+        let refusals_expected = own.limit(CheckId::SettingsApplied) == Limit::Off;
+        let none = if refusals_expected { none.without(CheckId::SettingsApplied) } else { none };
+        return none.merge(&layers.command_line);
     }
     base(layers.base).merge(&layers.scheduler).merge(&layers.scenario).merge(&layers.command_line)
 }
@@ -521,7 +528,15 @@ mod tests {
         assert_eq!((value(CheckId::MaxGap), value(CheckId::MaxRunDelay), value(CheckId::Spread)), (3, 2, MILLI));
         assert_eq!(force.limit(CheckId::NotStarved), usual(0));
         layers.base = Base::None;
-        assert_eq!(in_force(&layers), Assert::none().max_gap_ns(3));
+        assert_eq!(in_force(&layers), base(Base::None).max_gap_ns(3));
+        // Only by its own name.
+        assert_eq!(in_force(&layers).limit(CheckId::SettingsApplied), usual(0));
+        layers.scenario = Assert::new().without(CheckId::SettingsApplied);
+        assert_eq!(in_force(&layers).limit(CheckId::SettingsApplied), Limit::Off);
+        layers = Layers { scenario: Assert::none().max_gap_ns(2), ..Layers::default() };
+        let force = in_force(&layers);
+        assert_eq!(force.set().filter(|(_, limit)| *limit != Limit::Off).count(), 2, "max_gap and settings_applied");
+        assert_eq!(force.limit(CheckId::SettingsApplied), usual(0));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::fixture::{STALL, add_log, passing, passing_with_scheduler, worker};
 use super::table::defaults;
 use super::{Check, Measure, Outcome, Status, Verdict, judge, judge_stored};
-use crate::proto::limits::Assert;
+use crate::proto::limits::{Assert, Base, Layers};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 use crate::proto::report::{ExitInfo, WorkerReport};
@@ -399,6 +399,14 @@ fn refused_setting_fails_with_its_text() {
         let verdict = judge_stored(&record);
         assert_eq!(check(&verdict, "settings_applied").status, Status::NotApplied);
         assert_eq!(verdict.outcome, Outcome::Pass, "{}", verdict.headline);
+        // Whoever wants no other check does not.
+        record.plan.as_mut().unwrap().scenarios[0].asserts.clear();
+        record.plan.as_mut().unwrap().limits.scenario = Assert::none().max_gap_ns(u64::MAX);
+        assert_eq!(check(&judge_stored(&record), "settings_applied").status, Status::Fail);
+        record.plan.as_mut().unwrap().limits = Layers { base: Base::None, ..Layers::default() };
+        let verdict = judge_stored(&record);
+        assert_eq!(check(&verdict, "settings_applied").status, Status::Fail);
+        assert_eq!(verdict.outcome, Outcome::Fail, "{}", verdict.headline);
     }
 }
 

@@ -204,7 +204,8 @@ fn messages(record: &Record) -> Vec<Msg> {
     list
 }
 
-fn file(record: &Record) -> Vec<u8> {
+/// The record as it is stored.
+pub(crate) fn file(record: &Record) -> Vec<u8> {
     let mut bytes = FILE_MAGIC.to_vec();
     for (sequence, message) in messages(record).iter().enumerate() {
         bytes.extend(frame::encode(sequence as u32, &message.to_bytes()));
