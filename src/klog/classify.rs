@@ -3,7 +3,7 @@
 //! Owns grouping and the choice between kernel log and console; leaves patterns to `table`.
 //! Invariant: lines printed by user programs are never judged.
 
-use super::line::{body, console_line, has_time, is_blank, one_line};
+use super::line::{body, console_line, has_time, is_blank, one_line, strip_caller};
 use super::sched_ext::{Exits, Fed, SchedExit};
 use super::table::{Pattern, contains, lookup};
 use super::{Class, Finding, Severity, Source};
@@ -105,8 +105,9 @@ fn is_replay<'a>(lines: impl Iterator<Item = &'a str>, klog: &[KlogLine]) -> boo
         (Some(time_us), text) if time_us > 0 => Some((time_us, text)),
         _ => None,
     });
+    // Who printed a line stands before its text on the console, and elsewhere in the log.
     let known = |(time_us, text): (u64, &str)| {
-        klog.iter().any(|line| line.time_us == time_us && line.text.contains(text.trim_end()))
+        klog.iter().any(|line| line.time_us == time_us && line.text.contains(strip_caller(text).trim()))
     };
     let mut counted = counted.take(ENOUGH).peekable();
     counted.peek().is_some() && counted.all(known)

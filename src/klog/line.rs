@@ -77,7 +77,7 @@ fn split_time(line: &str) -> Option<(u64, &str)> {
 }
 
 /// `[   T12] ` or `[    C1] ` (CONFIG_PRINTK_CALLER).
-fn strip_caller(text: &str) -> &str {
+pub fn strip_caller(text: &str) -> &str {
     let Some((id, rest)) = text.strip_prefix('[').and_then(|inner| inner.split_once(']')) else { return text };
     let id = id.trim_start();
     let number = id.strip_prefix('T').or_else(|| id.strip_prefix('C'));

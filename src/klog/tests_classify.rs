@@ -193,6 +193,7 @@ fn kernel_that_starts_again_is_seen_on_the_console_beside_its_log() {
     // A console that came late is given the whole log again.
     let replayed = format!("{once}[    0.000000] Linux version 7.0.1 (gcc)\n[    1.000100] x\n");
     assert_eq!(classify(&lines, &replayed).findings, []);
+    assert_eq!(classify(&lines, &replayed.replace("] x", "][    T1] x")).findings, []);
     assert_eq!(titles(&classify(&lines, &format!("{replayed}[    0.000000] Linux version 7.0.1 (gcc)\n"))).len(), 1);
     // What a program prints has no time of the kernel's, and what it writes to the log has the present one.
     let said = format!("{once}Linux version 7.0.1 (gcc)\n[    0.950000] Linux version 7.0.1 (gcc)\n");

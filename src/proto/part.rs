@@ -101,6 +101,11 @@ impl Record {
     }
 
     fn begin_part(&mut self, index: u32) {
+        // One more than was planned shows that the guest is not to be believed; more would only fill the host.
+        let planned = self.plan.as_ref().map_or(1, |plan| plan.scenarios.len());
+        if self.parts.len() > planned {
+            return;
+        }
         // The guest went on, but has not seen the end of the log of the scenario before: that is what it lacks.
         if let Some(open) = self.parts.last_mut().filter(|part| !part.over) {
             open.close();

@@ -4,12 +4,15 @@
 //! Invariant: a failure that is asked for stays one; another never becomes a pass unless the run came to its end in spite
 //! of it.
 
-use super::check::Status;
+use super::check::{Check, Status};
 use super::judge::Verdict;
+use super::log_checks::excuse;
+use super::noise;
 use super::outcome::Outcome;
 use super::several::{OUTSIDE, OfScenario};
 use super::stage::pid1_ran;
-use crate::klog::{Class, Severity};
+use super::workers::disturbed;
+use crate::klog::{Class, KernelLog, Severity};
 use crate::proto::message::VmEnd;
 use crate::proto::record::Record;
 
@@ -63,7 +66,7 @@ impl BadOn {
             false => verdict.scenarios.iter().fold(Outcome::Pass, |worst, one| worst.merge(self.of_part(record, one))),
         };
         let what = match outcome {
-            Outcome::Fail => return verdict,
+            Outcome::Fail => return self.by_its_scenario(record, verdict),
             Outcome::Pass => "the run came to its end all the same",
             _ => {
                 "it ended the run before the one that is looked for could show, or something else kept that from showing"
@@ -77,28 +80,41 @@ impl BadOn {
         Verdict { outcome, headline, exit_code: outcome.exit_code(), ..verdict }
     }
 
+    /// A failure is told by the scenario that shows what is looked for.
+    fn by_its_scenario(&self, record: &Record, verdict: Verdict) -> Verdict {
+        let shows = |one: &&OfScenario| self.of_part(record, one) == Outcome::Fail;
+        let Some(one) = verdict.scenarios.iter().find(shows) else { return verdict };
+        if verdict.headline.ends_with(&one.verdict.headline) {
+            return verdict;
+        }
+        let headline = format!("{}: {}", one.name, one.verdict.headline);
+        let (checks, reached, stopped) = (one.verdict.checks.clone(), one.verdict.reached, one.verdict.stopped);
+        Verdict { headline, checks, reached, stopped, ..verdict }
+    }
+
     fn of_part(&self, whole: &Record, one: &OfScenario) -> Outcome {
-        match record_of(whole, one) {
-            Some(record) => self.of_one(record, &one.verdict),
+        match one.part.and_then(|place| whole.parts.get(place)) {
+            Some(part) => self.of_one(&part.record, &one.verdict),
+            None if one.name == OUTSIDE => whole.outside.as_deref().map_or(one.verdict.outcome, |outside| {
+                let mut outside = outside.clone();
+                if !whole.is_outside() {
+                    // The scenario that was open is asked how the machine ended.
+                    outside.vm_end = None;
+                }
+                self.of_one(&outside, &one.verdict)
+            }),
+            // It was not begun.
             None => one.verdict.outcome,
         }
     }
 
     fn of_one(&self, record: &Record, verdict: &Verdict) -> Outcome {
-        if verdict.outcome != Outcome::Fail || kinds(record, verdict).iter().any(|kind| self.contains(*kind)) {
+        let shown = shown(record, verdict);
+        if verdict.outcome != Outcome::Fail || shown.kinds.iter().any(|kind| self.contains(*kind)) {
             return verdict.outcome;
         }
         let judged = verdict.checks.iter().all(|check| check.status != Status::Inconclusive);
-        if verdict.stopped.is_none() && judged { Outcome::Pass } else { Outcome::Inconclusive }
-    }
-}
-
-/// What a verdict among several is about; none: it was not begun.
-fn record_of<'a>(whole: &'a Record, one: &OfScenario) -> Option<&'a Record> {
-    match one.part {
-        Some(place) => whole.parts.get(place).map(|part| &part.record),
-        None if one.name == OUTSIDE => whole.outside.as_deref(),
-        None => None,
+        if verdict.stopped.is_none() && judged && !shown.excused { Outcome::Pass } else { Outcome::Inconclusive }
     }
 }
 
@@ -116,34 +132,60 @@ fn of_class(class: Class) -> Option<BadKind> {
     })
 }
 
-/// All kinds that a failed run of one scenario shows.
-fn kinds(record: &Record, verdict: &Verdict) -> Vec<BadKind> {
-    if !pid1_ran(record) {
-        return vec![BadKind::Boot];
+/// What a failed run of one scenario shows.
+#[derive(Default)]
+struct Shown {
+    kinds: Vec<BadKind>,
+    /// Something that would be of a kind, and that the host or the emulator may have done.
+    excused: bool,
+}
+
+impl Shown {
+    fn add(&mut self, kind: BadKind, excuse: Option<String>) {
+        match excuse {
+            None => self.kinds.push(kind),
+            Some(_) => self.excused = true,
+        }
     }
-    let failing = verdict.findings.iter().filter(|finding| finding.severity == Severity::Fail);
-    let mut kinds: Vec<BadKind> = failing.filter_map(|finding| of_class(finding.class)).collect();
-    if verdict.sched_exits.iter().any(|exit| exit.is_stall()) {
-        kinds.push(BadKind::Stall);
+}
+
+fn shown(record: &Record, verdict: &Verdict) -> Shown {
+    let mut shown = Shown::default();
+    if !pid1_ran(record) {
+        shown.kinds.push(BadKind::Boot);
+        return shown;
+    }
+    let log = KernelLog { exits: verdict.sched_exits.clone(), ..KernelLog::default() };
+    let switched_off = |check: &Check| check.name == "kernel_log_clean" && check.status == Status::NotApplied;
+    let only_crashes = verdict.checks.iter().any(switched_off);
+    for finding in verdict.findings.iter().filter(|finding| finding.severity == Severity::Fail) {
+        if let Some(kind) = of_class(finding.class).filter(|_| !only_crashes || finding.class.is_crash()) {
+            shown.add(kind, excuse(record, &log, finding));
+        }
+    }
+    for exit in verdict.sched_exits.iter().filter(|exit| exit.is_stall()) {
+        shown.add(BadKind::Stall, noise::explains_exit(record, exit));
     }
     // A call that the kernel does not return from.
     if !record.hangs.is_empty() {
-        kinds.push(BadKind::Stall);
+        shown.add(BadKind::Stall, disturbed(record));
     }
     match &record.vm_end {
-        Some(VmEnd::TripleFault) => kinds.push(BadKind::Panic),
-        Some(VmEnd::Silent { .. }) => kinds.push(BadKind::Stall),
-        Some(VmEnd::TimedOut) if verdict.stopped.is_some() => kinds.push(BadKind::Stall),
-        Some(VmEnd::Reset | VmEnd::Poweroff) if verdict.stopped.is_some() => kinds.push(BadKind::Panic),
+        Some(VmEnd::TripleFault) => shown.add(BadKind::Panic, None),
+        Some(VmEnd::Silent { .. }) => shown.add(BadKind::Stall, noise::explains_silence(record)),
+        Some(VmEnd::TimedOut) if verdict.stopped.is_some() => {
+            shown.add(BadKind::Stall, noise::explains_silence(record));
+        }
+        Some(VmEnd::Reset | VmEnd::Poweroff) if verdict.stopped.is_some() => shown.add(BadKind::Panic, None),
         _ => {}
     }
     let own = |name: &str| name != "kernel_log_clean" && name != "scheduler_alive";
     let check_failed = verdict.checks.iter().any(|check| check.status == Status::Fail && own(check.name));
     // A scheduler that left without stalling anybody, or never started, is what no other kind has a word for.
-    if check_failed || kinds.is_empty() {
-        kinds.push(BadKind::Check);
+    if check_failed || shown.kinds.is_empty() {
+        shown.kinds.push(BadKind::Check);
     }
-    kinds
+    shown
 }
 
 #[cfg(test)]
@@ -200,7 +242,7 @@ mod tests {
         record.marks.retain(|(stage, _)| *stage < Stage::Pid1);
         (record.hello, record.scenario_started, record.scenario_end, record.bye) = (None, None, None, false);
         let verdict = Verdict { outcome: Outcome::Fail, exit_code: 1, ..judge_stored(&record) };
-        assert_eq!(kinds(&record, &verdict), [BadKind::Boot]);
+        assert_eq!(shown(&record, &verdict).kinds, [BadKind::Boot]);
         assert_eq!(only(BadKind::Boot).apply(&record, verdict.clone()).outcome, Outcome::Fail);
         assert_eq!(only(BadKind::Stall).apply(&record, verdict).outcome, Outcome::Inconclusive);
     }
@@ -209,18 +251,36 @@ mod tests {
     fn stalls_and_checks_are_told_apart() {
         let mut stalled = passing_with_scheduler();
         add_log(&mut stalled, &STALL);
-        assert!(kinds(&stalled, &judge_stored(&stalled)).contains(&BadKind::Stall));
+        assert!(shown(&stalled, &judge_stored(&stalled)).kinds.contains(&BadKind::Stall));
         let mut locked_up = passing_with_scheduler();
         add_log(&mut locked_up, &LOCKUP);
-        assert_eq!(kinds(&locked_up, &judge_stored(&locked_up)), [BadKind::Stall], "a lockup, told by sched_ext alone");
+        assert_eq!(
+            shown(&locked_up, &judge_stored(&locked_up)).kinds,
+            [BadKind::Stall],
+            "a lockup, told by sched_ext alone"
+        );
         assert_eq!(outcome(BadKind::Stall, &locked_up), Outcome::Fail);
         let mut starved = passing();
         starved.reports[0].1.work_units = 0;
         starved.reports[0].1.iterations = 0;
         let verdict = judge_stored(&starved);
-        assert_eq!((verdict.outcome, kinds(&starved, &verdict)), (Outcome::Fail, vec![BadKind::Check]));
+        assert_eq!((verdict.outcome, shown(&starved, &verdict).kinds), (Outcome::Fail, vec![BadKind::Check]));
         assert_eq!(outcome(BadKind::Stall, &starved), Outcome::Pass);
         assert_eq!(BadOn(vec![BadKind::Stall, BadKind::Boot]).text(), "boot,stall");
+    }
+
+    #[test]
+    fn stall_that_is_void_is_none_beside_another_failure() {
+        let mut record = with_log(&[
+            "WARNING: CPU: 0 PID: 5 at kernel/sched/core.c:1234 foo+0x1/0x2",
+            "---[ end trace 0 ]---",
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        ]);
+        let of = |record: &Record| [BadKind::Stall, BadKind::Warn, BadKind::Panic].map(|kind| outcome(kind, record));
+        assert_eq!(of(&record), [Outcome::Fail, Outcome::Fail, Outcome::Pass]);
+        record.host.as_mut().unwrap().accel = "qemu".into();
+        // An emulator's stall decides nothing, and does not show that there is none.
+        assert_eq!(of(&record), [Outcome::Inconclusive, Outcome::Fail, Outcome::Inconclusive]);
     }
 
     #[test]
@@ -233,7 +293,7 @@ mod tests {
         hung.hangs = vec!["cgroup.procs was written to for 10 s".into()];
         for record in [silent, hung] {
             let verdict = judge_stored(&record);
-            assert_eq!(kinds(&record, &verdict), [BadKind::Stall], "{}", verdict.headline);
+            assert_eq!(shown(&record, &verdict).kinds, [BadKind::Stall], "{}", verdict.headline);
             assert_eq!(outcome(BadKind::Stall, &record), Outcome::Fail);
             assert_ne!(outcome(BadKind::Check, &record), Outcome::Fail);
         }
@@ -275,6 +335,8 @@ mod tests {
         cut_short(&mut hung.parts[1].record, VmEnd::TimedOut);
         assert_eq!(judge_stored(&hung).stopped, None, "the first scenario's");
         assert_eq!(outcome(BadKind::Stall, &hung), Outcome::Fail);
+        let told = only(BadKind::Stall).apply(&hung, judge_stored(&hung));
+        assert!(told.headline.contains("stopped answering") && told.stopped.is_some(), "{}", told.headline);
         assert_eq!(outcome(BadKind::Panic, &hung), Outcome::Inconclusive);
 
         let mut reset = whole;

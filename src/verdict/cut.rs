@@ -8,12 +8,18 @@ use super::outcome::Outcome;
 use super::several::judge_by;
 use super::workers::on_metal;
 use crate::proto::limits::Layers;
-use crate::proto::message::Msg;
+use crate::proto::message::{Msg, Stage};
 use crate::proto::noise::{HostNoise, VcpuNoise};
 use crate::proto::record::Record;
 
 /// Slots of the host that is thought of: enough that some lie in any part of the run that matters.
 const SLOTS: u64 = 64;
+
+/// Whether a stored record has all that was to come, where it could be read to its end: a writer that is killed most often
+/// leaves whole messages.
+pub fn is_whole(record: &Record) -> bool {
+    on_metal(record) || record.mark(Stage::TornDown).is_some()
+}
 
 /// Judges a record that was cut. What the host did stands near its end: a failure that it could excuse is Inconclusive.
 pub fn judge_cut(record: &Record, layers: &Layers) -> Verdict {
@@ -52,7 +58,7 @@ mod tests {
     use super::super::fixture::{STALL, add_log, passing, passing_with_scheduler, starve};
     use super::super::{judge_stored, stored_layers};
     use super::*;
-    use crate::proto::message::{Stage, VmEnd};
+    use crate::proto::message::VmEnd;
     use crate::proto::part::Part;
     use crate::units::NS_PER_SEC;
 
@@ -95,6 +101,17 @@ mod tests {
         metal.host.as_mut().unwrap().accel = super::super::METAL.into();
         assert_eq!(both(&metal), (Outcome::Fail, Outcome::Fail));
         assert_eq!(both(&passing()), (Outcome::Pass, Outcome::Pass));
+    }
+
+    #[test]
+    fn record_without_the_last_mark_is_not_whole() {
+        let mut record = passing();
+        record.marks.push((Stage::TornDown, u64::MAX));
+        assert!(is_whole(&record));
+        record.marks.retain(|(stage, _)| *stage != Stage::TornDown);
+        assert!(!is_whole(&record));
+        record.host.as_mut().unwrap().accel = super::super::METAL.into();
+        assert!(is_whole(&record), "a run without a VM has none to tear down");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use advice::advice;
 pub use cause::NOTHING_WRONG;
 pub use cgroup::assert_cgroup;
 pub use check::{Check, Measure, Status};
-pub use cut::judge_cut;
+pub use cut::{is_whole, judge_cut};
 pub use judge::{Verdict, judge, judge_stored, stored_layers};
 pub use log_checks::stall_settles;
 pub use monitor::watches_queues;

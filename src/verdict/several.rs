@@ -44,6 +44,17 @@ pub fn judge_by(record: &Record, layers: &Layers) -> Verdict {
         };
         scenarios.push(OfScenario { name: name.clone(), verdict, part });
     }
+    for (place, part) in record.parts.iter().enumerate() {
+        if scenarios.iter().all(|one| one.part != Some(place)) {
+            let number = u64::from(part.index) + 1;
+            let text =
+                format!("the guest began a scenario that was not to begin: number {number} of {}", planned.len());
+            let verdict = plain(Outcome::Inconclusive, text);
+            scenarios.push(OfScenario { name: "(not planned)".into(), verdict, part: Some(place) });
+            // One shows that the guest is not to be believed.
+            break;
+        }
+    }
     let mut verdict = together(record, scenarios);
     let outside = judge_outside(record, layers);
     if outside.outcome > verdict.outcome {
@@ -135,6 +146,21 @@ mod tests {
         whole.parts = (0..2).map(|index| Part { index, over: true, record: one.clone() }).collect();
         whole.outside = Some(Box::new(one));
         whole
+    }
+
+    #[test]
+    fn scenario_that_was_not_planned_is_no_pass() {
+        let mut record = three();
+        record.plan.as_mut().unwrap().scenarios.truncate(2);
+        let planned = judge_by(&record, &Layers::default());
+        assert_eq!(planned.outcome, Outcome::Pass, "{}", planned.headline);
+        for index in [0, 7] {
+            let mut record = record.clone();
+            record.parts.push(Part { index, over: false, record: passing() });
+            let verdict = judge_by(&record, &Layers::default());
+            assert_eq!(verdict.outcome, Outcome::Inconclusive, "{}", verdict.headline);
+            assert_eq!(verdict.scenarios.len(), 3);
+        }
     }
 
     #[test]
