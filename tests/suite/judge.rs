@@ -3,6 +3,9 @@
 use crate::util::{Scratch, emulation, ktstr, run_in};
 use std::fs;
 
+/// A byte of a stored record's first message, which is behind 8 bytes of magic and tells the host.
+const IN_FIRST_MESSAGE: usize = 40;
+
 /// The statuses of all checks, as JSON says them.
 fn statuses(result: &serde_json::Value) -> Vec<String> {
     let checks = result["checks"].as_array().expect("checks are an array");
@@ -38,11 +41,18 @@ fn stored_run_is_judged_again_by_its_own_limits_and_by_others() {
     ktstr(&["judge", &cut]).exits(0).says("was cut");
     let half = scratch.file("half", &bytes[..bytes.len() / 2]).display().to_string();
     assert_ne!(ktstr(&["judge", &half]).says("was cut").code, Some(0), "half a record passed");
-    let mut damaged = bytes;
-    let at = damaged.len() / 2;
-    damaged[at] ^= 0x55;
-    let damaged = scratch.file("damaged", damaged).display().to_string();
-    ktstr(&["judge", &damaged]).exits(128).says("usable");
+    let damaged = |at: usize| {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x55;
+        scratch.file("damaged", damaged).display().to_string()
+    };
+    // What stands before a damage is kept, and is as little a pass as half a record.
+    let ran = ktstr(&["judge", &damaged(bytes.len() / 2)]).says("was cut").says("damaged at byte");
+    assert_ne!(ran.code, Some(0), "a damaged record passed:{ran}");
+    // The magic, and the first message.
+    for at in [0, IN_FIRST_MESSAGE] {
+        ktstr(&["judge", &damaged(at)]).exits(128).says("usable");
+    }
 }
 
 #[test]
