@@ -18,12 +18,18 @@ pub struct Line {
     pub tail: Option<(usize, String)>,
 }
 
-/// What stands before a comment: `#` at the beginning or after a blank, outside of quotes.
+/// What stands before a comment: `#` at the beginning or after a blank, outside of quotes. What a backslash escapes is
+/// neither blank nor quote, as for `command`.
 fn without_comment(line: &str) -> &str {
     let mut quote = None;
-    let mut blank = true;
+    let (mut blank, mut escaped) = (true, false);
     for (at, c) in line.char_indices() {
+        if std::mem::take(&mut escaped) {
+            blank = false;
+            continue;
+        }
         match (quote, c) {
+            (None | Some('"'), '\\') => escaped = true,
             (None, '#') if blank => return &line[..at],
             (None, '\'' | '"') => quote = Some(c),
             (Some(open), c) if c == open => quote = None,
@@ -115,6 +121,9 @@ mod tests {
         assert_eq!(line("# all"), Line::default());
         assert_eq!(line("run p: sh -c 'a # b' # c").tail.unwrap().1, "sh -c 'a # b'");
         assert_eq!(line("x#y").head[0].text, "x#y");
+        assert_eq!(line(r"run p: x \'\ # y").tail.unwrap().1, r"x \'\ # y");
+        assert_eq!(line(r#"run p: "a \" # b" # c"#).tail.unwrap().1, r#""a \" # b""#);
+        assert_eq!(line(r"run p: '\' # c").tail.unwrap().1, r"'\'");
     }
 
     #[test]
