@@ -268,8 +268,12 @@ A failure that the host can have caused is not held against the scheduler:
                     only excuse, on an emulated guest too
   a vCPU waited for half of the 5 s in which a worker has to report
                     a missing report is inconclusive
-  the guest hung, and its vCPUs waited for half of the time they wanted to run
+  the guest hung, and a vCPU waited for half of that time: of the silence, or
+  at the deadline of the time since the scenario should have been over (since
+  the boot where none had begun)
                     the run is inconclusive
+
+Of several scenarios in one VM each is excused by the noise of its own time.
 
 A crash is a crash on any host.
 ",

@@ -61,20 +61,58 @@ impl HostNoise {
         self.vcpus.iter().max_by_key(|vcpu| vcpu.worst_delay_ns)
     }
 
-    /// The same without the waits of slots that lie wholly before or behind these times.
+    /// The same of the slots that lie between these times, if only in part. What is known of the whole run alone is left
+    /// out.
     pub fn only_between(&self, from_ns: u64, to_ns: u64) -> Self {
-        let mut part = self.clone();
-        for series in [&mut part.worst_us, &mut part.sum_us] {
-            for (slot, us) in series.iter_mut().enumerate() {
-                *us = if self.touches(slot, from_ns, to_ns) { *us } else { 0 };
+        let first = (0..self.worst_us.len()).find(|slot| self.touches(*slot, from_ns, to_ns));
+        let of = |series: &[u32]| -> Vec<u32> {
+            let slots = series.iter().enumerate().filter(|(slot, _)| self.touches(*slot, from_ns, to_ns));
+            slots.map(|(_, us)| *us).collect()
+        };
+        Self {
+            from_ns: first.map_or(from_ns.max(self.from_ns), |slot| self.start_ns(slot)),
+            to_ns: to_ns.min(self.to_ns),
+            samples: self.samples,
+            slot_ns: self.slot_ns,
+            worst_us: of(&self.worst_us),
+            sum_us: of(&self.sum_us),
+            ..Self::default()
+        }
+    }
+
+    /// The same without the waits of slots that lie wholly within one of these times.
+    pub fn without(&self, times: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let mut rest = self.only_between(0, u64::MAX);
+        let slot_at =
+            |at_ns: u64, up: u64| (at_ns.saturating_sub(self.from_ns).saturating_add(up) / self.slot_ns) as usize;
+        for (from_ns, to_ns) in times.into_iter().filter(|_| self.slot_ns > 0) {
+            let (first, end) = (slot_at(from_ns, self.slot_ns - 1), slot_at(to_ns, 0));
+            for series in [&mut rest.worst_us, &mut rest.sum_us] {
+                series.iter_mut().take(end).skip(first).for_each(|us| *us = 0);
             }
         }
-        part
+        rest
+    }
+
+    fn start_ns(&self, slot: usize) -> u64 {
+        self.from_ns.saturating_add((slot as u64).saturating_mul(self.slot_ns))
+    }
+
+    /// For how much of a slot it is between two times.
+    fn overlap_ns(&self, slot: usize, from_ns: u64, to_ns: u64) -> u64 {
+        let start_ns = self.start_ns(slot);
+        start_ns.saturating_add(self.slot_ns).min(to_ns).saturating_sub(start_ns.max(from_ns))
     }
 
     fn touches(&self, slot: usize, from_ns: u64, to_ns: u64) -> bool {
-        let start = self.from_ns.saturating_add((slot as u64).saturating_mul(self.slot_ns));
-        start < to_ns && start.saturating_add(self.slot_ns) > from_ns
+        self.overlap_ns(slot, from_ns, to_ns) > 0
+    }
+
+    /// How long vCPUs waited at most between two times: of each slot, the longest wait of one.
+    pub fn most_between(&self, from_ns: u64, to_ns: u64) -> u64 {
+        let slots = self.worst_us.iter().enumerate();
+        let within = slots.map(|(slot, us)| (u64::from(*us) * NS_PER_US).min(self.overlap_ns(slot, from_ns, to_ns)));
+        within.fold(0, u64::saturating_add)
     }
 
     /// How long all vCPUs waited between two times; the slots at both ends count as wholes.
@@ -155,8 +193,22 @@ mod tests {
         assert_eq!(noise().most_within_since(3 * SLOT, u64::MAX), 70_000_000, "what was before does not count");
         assert_eq!(noise().most_within_since(u64::MAX, u64::MAX), 0);
         let part = noise().only_between(3 * SLOT, 5 * SLOT);
-        assert_eq!((part.worst_us, part.sum_us), (vec![0, 0, 60_000, 0, 0], vec![0, 0, 60_000, 0, 0]));
-        assert_eq!(noise().only_between(0, u64::MAX), noise());
+        assert_eq!((part.from_ns, part.to_ns), (3 * SLOT, 5 * SLOT));
+        assert_eq!((&part.worst_us[..], &part.sum_us[..]), (&[60_000, 0][..], &[60_000, 0][..]));
+        assert_eq!((part.waited_percent(), part.worst()), (None, None), "the threads' sums are the whole run's");
+        assert_eq!(noise().only_between(0, u64::MAX), HostNoise { vcpus: vec![], pressure_ns: None, ..noise() });
+        let none = noise().only_between(9 * SLOT, u64::MAX);
+        assert_eq!((none.most_within(SLOT), none.waited_between(0, u64::MAX)), (0, 0));
+        let rest = noise().without([(SLOT, 3 * SLOT), (4 * SLOT + 1, u64::MAX)]);
+        assert_eq!((rest.worst_us, rest.from_ns), (vec![0, 0, 60_000, 0, 0], SLOT));
+        assert_eq!(
+            noise().without([(SLOT + 1, 3 * SLOT - 1)]).worst_us,
+            noise().worst_us,
+            "neither slot lies wholly in it"
+        );
+        assert_eq!(noise().most_between(0, u64::MAX), 170_000_000);
+        assert_eq!(noise().most_between(3 * SLOT - SLOT / 10, 4 * SLOT), 70_000_000, "no more than there is of a slot");
+        assert_eq!(noise().most_between(4 * SLOT, 3 * SLOT), 0);
         assert_eq!((HostNoise::default().most_within(SLOT), HostNoise::default().waited_percent()), (0, None));
     }
 }

@@ -17,6 +17,13 @@ pub struct Part {
 }
 
 impl Part {
+    /// The first and the last time that it was the subject; without an end while it is open.
+    fn lasted(&self) -> Option<(u64, u64)> {
+        let own = || self.record.marks.iter().filter(|(stage, _)| is_of_scenario(*stage)).map(|(_, at_ns)| *at_ns);
+        let last_ns = if self.over { own().max() } else { Some(u64::MAX) };
+        Some((own().min()?, last_ns?))
+    }
+
     /// For this scenario the guest went on in order, whatever becomes of the next one.
     fn close(&mut self) {
         self.over = true;
@@ -55,6 +62,10 @@ impl Record {
             }
             // Told at the end, and true of all scenarios: of the noise, each has what was about its time.
             Msg::Noise { noise } => {
+                let times: Vec<(u64, u64)> = self.parts.iter().filter_map(Part::lasted).collect();
+                if let Some(outside) = &mut self.outside {
+                    outside.noise = Some(noise.without(times));
+                }
                 for (place, (from_ns, to_ns)) in self.times().into_iter().enumerate() {
                     self.parts[place].record.noise = Some(noise.only_between(from_ns, to_ns));
                 }
@@ -75,29 +86,33 @@ impl Record {
         // How the machine ended is known to the outside even where a scenario was still open.
         let of_all = matches!(
             message,
-            Msg::Mark { .. }
-                | Msg::Noise { .. }
-                | Msg::ChannelDamage { .. }
-                | Msg::KlogEnd { .. }
-                | Msg::Bye { .. }
-                | Msg::VmEnded { .. }
+            Msg::Mark { .. } | Msg::ChannelDamage { .. } | Msg::KlogEnd { .. } | Msg::Bye { .. } | Msg::VmEnded { .. }
         );
         let is_outside = self.is_outside();
         if let Some(outside) = self.outside.as_mut().filter(|_| of_all || is_outside) {
+            // What comes behind a scenario comes behind the last one.
+            if let Msg::Mark { stage, .. } = message {
+                outside.marks.retain(|(known, _)| known != stage || !is_of_scenario(*stage));
+            }
             outside.fold(message.clone());
         }
     }
 
     /// From when to when each part may have been the subject: from the last mark of the one before to the first of the next.
     fn times(&self) -> Vec<(u64, u64)> {
-        let own = |part: &Part| {
-            let of_scenario = |(stage, at_ns): &(Stage, u64)| is_of_scenario(*stage).then_some(*at_ns);
-            part.record.marks.iter().filter_map(of_scenario).collect::<Vec<_>>()
-        };
-        let own: Vec<Vec<u64>> = self.parts.iter().map(own).collect();
-        let from = |place: usize| own[..place].iter().flatten().max().copied().unwrap_or(0);
-        let to = |place: usize| own[place + 1..].iter().flatten().min().copied().unwrap_or(u64::MAX);
-        (0..own.len()).map(|place| (from(place), to(place))).collect()
+        let own: Vec<Option<(u64, u64)>> = self.parts.iter().map(Part::lasted).collect();
+        let mut times = vec![(0, u64::MAX); own.len()];
+        let mut from_ns = 0;
+        for (time, own) in times.iter_mut().zip(&own) {
+            time.0 = from_ns;
+            from_ns = own.map_or(from_ns, |(_, last)| from_ns.max(last));
+        }
+        let mut to_ns = u64::MAX;
+        for (time, own) in times.iter_mut().zip(&own).rev() {
+            time.1 = to_ns;
+            to_ns = own.map_or(to_ns, |(first, _)| to_ns.min(first));
+        }
+        times
     }
 
     fn begin_part(&mut self, index: u32) {

@@ -67,7 +67,7 @@ fn of_missing(record: &Record, verdict: &Verdict) -> &'static str {
         return "times need a host with KVM: 'ktstr doctor' says what this one lacks";
     }
     // What is void without an emulator is so because of the host, and so is a call that may only have been slow.
-    if said(VOID) || !record.hangs.is_empty() || noise::explains_silence(record).is_some() {
+    if said(VOID) || !record.hangs.is_empty() || said(noise::KEPT_WAITING) {
         return "run it while the host has less to do, or with --perf, which gives vCPUs CPUs of their own where it can";
     }
     if record.scenario_end.as_ref().is_some_and(|end| end.early.is_some()) {

@@ -6,7 +6,9 @@
 use super::workers::{disturbed, emulated};
 use crate::klog::sched_ext::SchedExit;
 use crate::klog::{Class, Finding, KernelLog};
-use crate::proto::message::Stage;
+use crate::proto::message::{Stage, VmEnd};
+use crate::proto::noise::HostNoise;
+use crate::proto::plan::Plan;
 use crate::proto::record::Record;
 use crate::proto::report::{COLLECT_NS, ExitInfo, WorkerReport};
 use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
@@ -20,8 +22,8 @@ const STALL_PARTS: u64 = 2;
 /// The time that a stall is about where the line does not say: the kernel's own shortest, RCU's 21 s
 /// (CONFIG_RCU_CPU_STALL_TIMEOUT), rounded down.
 const STALL_NS: u64 = 20 * NS_PER_SEC;
-/// A guest that stopped answering is the host's where its vCPUs waited for half of the time that they wanted to run.
-const HANG_PERCENT: f64 = 50.0;
+/// How an excuse begins that names the wait of one vCPU.
+pub const KEPT_WAITING: &str = "the host kept a vCPU waiting";
 
 /// Why times of the whole scenario say nothing: vCPUs waited too long for CPUs of the host. None where they did not, or
 /// where nothing was witnessed.
@@ -50,7 +52,7 @@ pub fn explains(record: &Record, measured_ns: u64, limit_ns: u64) -> Option<Stri
     let waited_ns = record.noise.as_ref()?.most_within(measured_ns);
     (measured_ns.saturating_sub(waited_ns) <= limit_ns).then(|| {
         let (waited, measured) = (approx(waited_ns), approx(measured_ns));
-        format!("the host kept a vCPU waiting for {waited} of {measured}")
+        format!("{KEPT_WAITING} for {waited} of {measured}")
     })
 }
 
@@ -116,15 +118,38 @@ fn explains_stall(record: &Record, about_ns: u64) -> Option<String> {
 
 /// In words, where it is half of the time that something is about.
 fn taken(waited_ns: u64, about_ns: u64) -> Option<String> {
-    (waited_ns.saturating_mul(STALL_PARTS) >= about_ns).then(|| {
+    (about_ns > 0 && waited_ns.saturating_mul(STALL_PARTS) >= about_ns).then(|| {
         let (waited, about) = (approx(waited_ns), approx(about_ns));
-        format!("the host kept a vCPU waiting for {waited} of {about}")
+        format!("{KEPT_WAITING} for {waited} of {about}")
     })
 }
 
-/// Why a guest that stopped answering may only have been kept from it.
+/// Why a guest that hangs may only have been kept from going on: for half of the hang vCPUs waited, as with any stall. A guest
+/// stands still where one vCPU does, with PID 1 on it or a lock, so of each moment the one that waited longest counts. The
+/// share of the time that vCPUs wanted to run would be another thing: a guest that hangs idly wants next to none, and on
+/// a busy host waits for most of that.
 pub fn explains_silence(record: &Record) -> Option<String> {
-    let percent = record.noise.as_ref()?.waited_percent()?;
-    (!emulated(record) && percent >= HANG_PERCENT)
-        .then(|| format!("its vCPUs waited for the host's CPUs {percent:.0} % of the time that they wanted to run"))
+    let noise = record.noise.as_ref().filter(|_| !emulated(record))?;
+    let from_ns = hang_began_ns(record, noise)?.max(noise.from_ns);
+    taken(noise.most_between(from_ns, noise.to_ns), noise.to_ns.saturating_sub(from_ns))
+}
+
+/// From when on the guest hung; none where it did not.
+fn hang_began_ns(record: &Record, noise: &HostNoise) -> Option<u64> {
+    match record.vm_end {
+        // The witness looks for the last time when the VM is killed.
+        Some(VmEnd::Silent { for_ns, .. }) => Some(noise.to_ns.saturating_sub(for_ns)),
+        Some(VmEnd::TimedOut) => {
+            if let Some(end_ns) = record.mark(Stage::ScenarioEnd) {
+                return Some(end_ns);
+            }
+            // A boot, or the start of a scheduler, has no length of its own: all of the time until then was for it.
+            let Some(start_ns) = record.mark(Stage::ScenarioStart) else { return Some(noise.from_ns) };
+            // A scenario takes its time on any host. What it owes behind that, the host may have kept it from.
+            let planned = |plan: &Plan| plan.scenarios.first().map_or(0, |one| one.planned_ns(plan.duration_ns));
+            let over_ns = start_ns.saturating_add(record.plan.as_ref().map_or(0, planned));
+            Some(if over_ns < noise.to_ns { over_ns } else { start_ns })
+        }
+        _ => None,
+    }
 }

@@ -228,17 +228,85 @@ fn crash_is_no_stall_and_is_never_excused() {
     assert_eq!(judged(&record).outcome, Outcome::Inconclusive);
 }
 
-#[test]
-fn silence_is_void_where_the_vcpus_waited_more_than_they_ran() {
+/// A run that hung in its scenario and was ended like this 60 s after its start.
+fn hung(end: VmEnd) -> Record {
     let mut record = passing();
-    record.marks.retain(|(stage, _)| !matches!(stage, Stage::ScenarioEnd | Stage::Bye));
-    (record.bye, record.klog_end, record.scenario_end, record.vm_end) = (false, None, None, Some(VmEnd::TimedOut));
+    record.marks.retain(|(stage, _)| *stage < Stage::ScenarioEnd);
+    record.marks.push((Stage::VmEnd, 60 * NS_PER_SEC));
+    (record.bye, record.klog_end, record.scenario_end, record.vm_end) = (false, None, None, Some(end));
     record.reports.clear();
+    record
+}
+
+fn silent() -> Record {
+    hung(VmEnd::Silent { for_ns: 20 * NS_PER_SEC, busy_percent: None })
+}
+
+#[test]
+fn silence_is_void_where_the_host_took_half_of_it_and_not_of_what_was_before() {
+    let mut record = silent();
     assert_eq!(judged(&record).outcome, Outcome::Fail);
-    starve(&mut record, 0, 600 * NS_PER_MS);
+    // Two thirds of the run, before the silence.
+    starve(&mut record, 0, 40 * NS_PER_SEC);
     assert_eq!(judged(&record).outcome, Outcome::Fail);
-    if let Some(noise) = &mut record.noise {
-        noise.vcpus[0].delay_ns = noise.vcpus[0].run_ns + noise.vcpus[1].run_ns;
-    }
-    assert_excused(&judged(&record), "waited for the host's CPUs 50 % of the time");
+    starve(&mut record, 50 * NS_PER_SEC, 9900 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    // A sixth of the run, and half of the silence.
+    starve(&mut record, 45 * NS_PER_SEC, 10 * NS_PER_SEC);
+    assert_excused(
+        &judged(&record),
+        "20.0 s (scenario started but no result), and the host kept a vCPU waiting for 10.0 s of 20.0 s",
+    );
+    // An emulator is given its own time.
+    record.host.as_mut().unwrap().accel = "qemu".into();
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+}
+
+#[test]
+fn idle_hang_is_not_excused_by_waits_that_are_most_of_the_little_that_it_wanted() {
+    let mut record = silent();
+    starve(&mut record, 45 * NS_PER_SEC, NS_PER_SEC);
+    record.noise.as_mut().unwrap().vcpus.iter_mut().for_each(|vcpu| vcpu.run_ns = NS_PER_MS);
+    assert!(record.noise.as_ref().unwrap().waited_percent() > Some(90.0));
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+}
+
+#[test]
+fn deadline_in_a_scenario_is_about_the_time_behind_its_planned_end() {
+    let mut record = hung(VmEnd::TimedOut);
+    let over_ns = record.mark(Stage::ScenarioStart).unwrap() + 2 * NS_PER_SEC;
+    starve(&mut record, 0, over_ns);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    let half_ns = (60 * NS_PER_SEC - over_ns) / 2;
+    starve(&mut record, over_ns, half_ns - 1000 * 1000);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, over_ns + NS_PER_SEC, half_ns);
+    assert_excused(
+        &judged(&record),
+        "killed at the deadline (scenario started but no result), and the host kept a vCPU waiting",
+    );
+    // One that was not to be over yet owes all of its time.
+    record.plan.as_mut().unwrap().duration_ns = 100 * NS_PER_SEC;
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+    starve(&mut record, over_ns + NS_PER_SEC, 30 * NS_PER_SEC);
+    assert_eq!(judged(&record).outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn deadline_outside_of_a_scenario_is_about_the_boot_or_the_time_behind_the_scenario() {
+    let mut booting = hung(VmEnd::TimedOut);
+    booting.marks.retain(|(stage, _)| *stage < Stage::ScenarioStart || *stage > Stage::Bye);
+    booting.scenario_started = None;
+    assert_eq!(judged(&booting).outcome, Outcome::Fail);
+    starve(&mut booting, 0, 29_900 * NS_PER_MS);
+    assert_eq!(judged(&booting).outcome, Outcome::Fail);
+    starve(&mut booting, 0, 30 * NS_PER_SEC);
+    assert_excused(&judged(&booting), "waiting for 30.0 s of 60.0 s");
+
+    let mut ended = hung(VmEnd::TimedOut);
+    ended.marks.push((Stage::ScenarioEnd, 40 * NS_PER_SEC));
+    starve(&mut ended, 0, 40 * NS_PER_SEC);
+    assert_eq!(judged(&ended).outcome, Outcome::Fail);
+    starve(&mut ended, 45 * NS_PER_SEC, 10 * NS_PER_SEC);
+    assert_excused(&judged(&ended), "waiting for 10.0 s of 20.0 s");
 }

@@ -61,6 +61,10 @@ fn finish(record: &mut Record, from_ns: u64, waited_ns: u64) {
     record.apply(Msg::Mark { stage: Stage::Bye, at_ns: begun_ns(2) });
     record.apply(Msg::Mark { stage: Stage::VmEnd, at_ns: begun_ns(2) });
     record.apply(Msg::VmEnded { end: VmEnd::Reset });
+    witnessed(record, from_ns, waited_ns);
+}
+
+fn witnessed(record: &mut Record, from_ns: u64, waited_ns: u64) {
     let mut noisy = record.clone();
     starve(&mut noisy, from_ns, waited_ns);
     record.apply(Msg::Noise { noise: noisy.noise.unwrap() });
@@ -99,6 +103,58 @@ fn hang_in_the_second_scenario_names_it_as_running() {
     assert_eq!(outcomes(&verdict), [Outcome::Pass, Outcome::Fail], "{}", verdict.headline);
     let headline = &verdict.scenarios[1].verdict.headline;
     assert!(headline.contains("scenario started but no result"), "{headline}");
+}
+
+/// The second of two scenarios hangs for 20 s, and the host kept a vCPU waiting for this long from then on.
+fn hang_in_the_second(end: VmEnd, from_ns: u64, waited_ns: u64) -> Verdict {
+    let mut record = booted();
+    play(&mut record, 0, NS_PER_MS);
+    over(&mut record, 0);
+    begin(&mut record, 1);
+    record.apply(Msg::Mark { stage: Stage::VmEnd, at_ns: begun_ns(1) + 22 * NS_PER_SEC });
+    record.apply(Msg::VmEnded { end });
+    witnessed(&mut record, from_ns, waited_ns);
+    judge_stored(&record)
+}
+
+#[test]
+fn hang_is_excused_by_the_noise_of_its_own_time_and_of_no_other() {
+    let pass = Outcome::Pass;
+    for end in [VmEnd::Silent { for_ns: 20 * NS_PER_SEC, busy_percent: None }, VmEnd::TimedOut] {
+        // All of the first scenario.
+        let before = hang_in_the_second(end.clone(), FIRST_NS, APART_NS);
+        assert_eq!(outcomes(&before), [pass, Outcome::Fail], "{}", before.headline);
+        let meanwhile = hang_in_the_second(end.clone(), begun_ns(1) + 5 * NS_PER_SEC, 11 * NS_PER_SEC);
+        assert_eq!(outcomes(&meanwhile), [pass, Outcome::Inconclusive], "{}", meanwhile.headline);
+        let hung = &meanwhile.scenarios[1].verdict.headline;
+        assert!(hung.ends_with("the host kept a vCPU waiting for 11.0 s of 20.0 s"), "{hung}");
+        let little = hang_in_the_second(end, begun_ns(1) + 5 * NS_PER_SEC, 9 * NS_PER_SEC);
+        assert_eq!(outcomes(&little), [pass, Outcome::Fail], "{}", little.headline);
+    }
+}
+
+#[test]
+fn hang_and_stall_between_two_scenarios_are_excused_by_the_noise_between_them() {
+    const STALL: &str = "rcu: INFO: rcu_preempt self-detected stall on CPU";
+    let hung_ns = begun_ns(1) + LENGTH_NS;
+    let last = |end: VmEnd, from_ns: u64, waited_ns: u64| {
+        let mut record = booted();
+        for index in 0..2 {
+            play(&mut record, index, NS_PER_MS);
+            over(&mut record, index);
+        }
+        record.apply(Msg::Klog { priority: 4, sequence: 1, time_us: 1, text: STALL.into() });
+        record.apply(Msg::Mark { stage: Stage::VmEnd, at_ns: hung_ns + LENGTH_NS });
+        record.apply(Msg::VmEnded { end });
+        witnessed(&mut record, from_ns, waited_ns);
+        judge_stored(&record).scenarios.last().unwrap().verdict.outcome
+    };
+    for end in [VmEnd::Silent { for_ns: LENGTH_NS, busy_percent: None }, VmEnd::TimedOut] {
+        for index in 0..2 {
+            assert_eq!(last(end.clone(), begun_ns(index), LENGTH_NS), Outcome::Fail);
+        }
+        assert_eq!(last(end.clone(), hung_ns + 5 * NS_PER_SEC, 10 * NS_PER_SEC), Outcome::Inconclusive);
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ const DISTURBED: [&str; 4] = [
     "void, as the host",
     "void, as the vCPUs waited",
     "the emulated guest did not get there",
-    "its vCPUs waited for the host's CPUs",
+    "and the host kept a vCPU waiting",
 ];
 
 /// Whether these words withhold a verdict because of the host.
