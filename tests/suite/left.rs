@@ -1,6 +1,7 @@
 //! Nothing left, nothing lost: signals, dead parents, closed outputs and full disks.
 //!
-//! Owns the ways in which a run can be cut off from outside; leaves faults inside of the guest to `faults`.
+//! Owns the ways in which a run can be cut off from outside; leaves each signal at each stage to `stages`,
+//! and faults inside of the guest to `faults`.
 //! Invariant: whatever cut it off, no process and no temporary file is left, and what was recorded can be read.
 
 use crate::util::{
@@ -14,30 +15,30 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// A run that was cut off is gone by then, on any machine.
-const GONE_LIMIT: Duration = Duration::from_secs(30);
+pub const GONE_LIMIT: Duration = Duration::from_secs(30);
 /// Until a guest has got where a test wants it.
-const STAGE_LIMIT: Duration = Duration::from_secs(120);
+pub const STAGE_LIMIT: Duration = Duration::from_secs(120);
 
 /// A place of a test's own for run directories and temporary files, and a word that marks its processes.
-struct Place {
-    scratch: Scratch,
-    marker: String,
+pub struct Place {
+    pub scratch: Scratch,
+    pub marker: String,
 }
 
 impl Place {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let place = Self { scratch: Scratch::new(), marker: format!("ktstr.test={name}{}", std::process::id()) };
         fs::create_dir(place.tmp()).unwrap();
         place
     }
-    fn tmp(&self) -> PathBuf {
+    pub fn tmp(&self) -> PathBuf {
         self.scratch.0.join("tmp")
     }
-    fn runs(&self) -> Vec<PathBuf> {
+    pub fn runs(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.scratch.0.join("ktstr/runs"));
         entries.map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
     }
-    fn command(&self, program: &Path, kernel: &Path, more: &[&str]) -> Command {
+    pub fn command(&self, program: &Path, kernel: &Path, more: &[&str]) -> Command {
         let mut command = Command::new(program);
         command
             .args(["--kernel", &kernel.display().to_string(), "--accel", "qemu", "--cmdline", &self.marker])
@@ -68,7 +69,7 @@ impl Place {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    fn assert_clean(&self, what: &str) {
+    pub fn assert_clean(&self, what: &str) {
         let limit = Instant::now() + GONE_LIMIT;
         while !processes_with(&self.marker).is_empty() {
             assert!(Instant::now() < limit, "{what}: left {:?}", processes_with(&self.marker));
@@ -143,7 +144,7 @@ fn second_interrupt_ends_a_guest_that_does_not_listen() {
 }
 
 /// Process ids of those whose command line has both texts.
-fn processes_pids(one: &str, other: &str) -> Vec<String> {
+pub fn processes_pids(one: &str, other: &str) -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("read /proc").flatten();
     let matching = entries.filter(|entry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();

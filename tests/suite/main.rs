@@ -24,5 +24,6 @@ mod meter;
 mod placement;
 mod queues;
 mod scenarios;
+mod stages;
 mod topology;
 mod util;
