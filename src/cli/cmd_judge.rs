@@ -12,7 +12,7 @@ use crate::proto::plan::BUILD;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::rundir;
-use crate::verdict::{Verdict, is_whole, judge_by, judge_cut, stored_layers};
+use crate::verdict::{Verdict, is_whole, judge_by, judge_cut, on_busy_host, stored_layers};
 use std::fs;
 
 /// Judges, tells, and gives the verdict's exit code.
@@ -28,9 +28,13 @@ pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
         let (theirs, version) = (&host.build, &host.version);
         out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
     }
-    let by = if complete && is_whole(&record) { judge_by } else { judge_cut };
-    let verdict = by(&record, &layers(&record, args));
-    let verdict = counted(args.bad_on.as_ref(), &record, verdict);
+    let layers = layers(&record, args);
+    let verdict = if complete && is_whole(&record) {
+        counted(args.bad_on.as_ref(), &record, judge_by(&record, &layers))
+    } else {
+        let busy = on_busy_host(&record);
+        counted(args.bad_on.as_ref(), busy.as_ref().unwrap_or(&record), judge_cut(&record, &layers))
+    };
     tell(args, &record, &verdict)?;
     Ok(verdict.exit_code)
 }

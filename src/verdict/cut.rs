@@ -1,19 +1,21 @@
 //! The verdict on a record that was cut before its end.
 //!
 //! Owns what a failure is worth where the host's part in it is not told any more; leaves judging to `judge`.
-//! Invariant: a cut record fails only for what its whole would fail for, however busy the host was.
+//! Invariant: a cut record fails only for what its whole would fail for, however busy the host was, and whoever ended the
+//! run.
 
+use super::check::{Check, Status};
 use super::judge::Verdict;
 use super::outcome::Outcome;
-use super::several::judge_by;
+use super::several::{OfScenario, judge_by};
 use super::workers::on_metal;
 use crate::proto::limits::Layers;
 use crate::proto::message::{Msg, Stage};
-use crate::proto::noise::{HostNoise, VcpuNoise};
+use crate::proto::noise::HostNoise;
 use crate::proto::record::Record;
 
-/// Slots of the host that is thought of: enough that some lie in any part of the run that matters.
-const SLOTS: u64 = 64;
+/// Slots of the host that is thought of: as many as a witness keeps, whose waits by slot are cut at the same number.
+const SLOTS: u64 = 2048;
 
 /// Whether a stored record has all that was to come, where it could be read to its end: a writer that is killed most often
 /// leaves whole messages.
@@ -21,31 +23,79 @@ pub fn is_whole(record: &Record) -> bool {
     on_metal(record) || record.mark(Stage::TornDown).is_some()
 }
 
-/// Judges a record that was cut. What the host did stands near its end: a failure that it could excuse is Inconclusive.
+/// Judges a record that was cut. How the run ended, and then what the host did, stands near its end: a failure that either
+/// could explain is Inconclusive.
 pub fn judge_cut(record: &Record, layers: &Layers) -> Verdict {
     let verdict = judge_by(record, layers);
-    if verdict.outcome != Outcome::Fail || record.noise.is_some() || on_metal(record) {
+    if verdict.outcome != Outcome::Fail {
         return verdict;
     }
-    let mut on_busy_host = record.clone();
-    on_busy_host.apply(Msg::Noise { noise: busiest(record) });
-    if judge_by(&on_busy_host, layers).outcome == Outcome::Fail {
-        return verdict;
+    // A user who ended it does not want its result, and what the harness could not do outranks many a failure.
+    if record.vm_end.is_none() && !(on_metal(record) && record.bye) {
+        return in_doubt(verdict, "the record was cut before it tells how the run ended");
     }
+    match on_busy_host(record) {
+        Some(busy) => doubt(verdict, judge_by(&busy, layers)),
+        None => verdict,
+    }
+}
+
+/// The record with a host that excuses all that any could, where it was cut before it tells what the host did.
+pub fn on_busy_host(record: &Record) -> Option<Record> {
+    if record.noise.is_some() || on_metal(record) {
+        return None;
+    }
+    let mut busy = record.clone();
+    busy.apply(Msg::Noise { noise: busiest(record) });
+    Some(busy)
+}
+
+const UNTOLD: &str = "the record was cut before it tells whether the host is to blame";
+
+fn in_doubt(verdict: Verdict, why: &str) -> Verdict {
     let outcome = Outcome::Inconclusive;
-    let headline = format!("the record was cut before it tells whether the host is to blame: {}", verdict.headline);
+    let headline = format!("{why}: {}", verdict.headline);
     Verdict { outcome, headline, exit_code: outcome.exit_code(), ..verdict }
+}
+
+/// Of a verdict what a busy host would leave of it; the rest is in doubt.
+fn doubt(verdict: Verdict, on_busy_host: Verdict) -> Verdict {
+    let Verdict { outcome, headline, reached, stopped, checks: left, scenarios: others, .. } = on_busy_host;
+    // Of several scenarios the checks are those of one.
+    let told_by = others.iter().position(|one| one.verdict.checks == left);
+    let of_scenario =
+        |(one, other): (OfScenario, OfScenario)| OfScenario { verdict: doubt(one.verdict, other.verdict), ..one };
+    let scenarios: Vec<OfScenario> = verdict.scenarios.into_iter().zip(others).map(of_scenario).collect();
+    let checks = match told_by.and_then(|place| scenarios.get(place)) {
+        Some(one) => one.verdict.checks.clone(),
+        None => verdict.checks.into_iter().zip(&left).map(|(check, left)| doubted(check, left)).collect(),
+    };
+    let verdict = Verdict { checks, scenarios, ..verdict };
+    match (verdict.outcome, outcome) {
+        (Outcome::Fail, Outcome::Fail) => Verdict { headline, reached, stopped, ..verdict },
+        (Outcome::Fail, _) => in_doubt(verdict, UNTOLD),
+        _ => verdict,
+    }
+}
+
+fn doubted(check: Check, left: &Check) -> Check {
+    if check.status != Status::Fail || left.status == Status::Fail {
+        return check;
+    }
+    let reason = format!("{UNTOLD}: {}", check.reason);
+    Check { status: Status::Inconclusive, reason, ..check }
 }
 
 /// A host that gave the vCPUs nothing during the whole run.
 fn busiest(record: &Record) -> HostNoise {
     let of_parts = record.parts.iter().flat_map(|part| &part.record.marks);
-    let to_ns = record.marks.iter().chain(of_parts).map(|(_, at_ns)| *at_ns).max().unwrap_or(0);
+    let last_ns = record.marks.iter().chain(of_parts).map(|(_, at_ns)| *at_ns).max().unwrap_or(0);
+    // The run went on behind its last mark.
+    let to_ns = last_ns.saturating_add(1);
     let all = vec![u32::MAX; SLOTS as usize + 1];
     HostNoise {
         to_ns,
         samples: SLOTS,
-        vcpus: vec![VcpuNoise { delay_ns: to_ns.max(1), ..VcpuNoise::default() }],
         slot_ns: to_ns / SLOTS + 1,
         worst_us: all.clone(),
         sum_us: all,

@@ -38,6 +38,8 @@ mod tests_cause;
 #[cfg(test)]
 mod tests_checks;
 #[cfg(test)]
+mod tests_cut;
+#[cfg(test)]
 mod tests_limits;
 #[cfg(test)]
 mod tests_noise;
@@ -54,7 +56,7 @@ pub use advice::advice;
 pub use cause::NOTHING_WRONG;
 pub use cgroup::assert_cgroup;
 pub use check::{Check, Measure, Status};
-pub use cut::{is_whole, judge_cut};
+pub use cut::{is_whole, judge_cut, on_busy_host};
 pub use judge::{Verdict, judge, judge_stored, stored_layers};
 pub use log_checks::stall_settles;
 pub use monitor::watches_queues;

@@ -156,7 +156,7 @@ fn limits(dice: &mut Dice) -> Assert {
 }
 
 /// The messages whose fold is this record.
-fn messages(record: &Record) -> Vec<Msg> {
+pub(super) fn messages(record: &Record) -> Vec<Msg> {
     let mut list: Vec<Msg> = Vec::new();
     list.extend(record.host.clone().map(|info| Msg::Host { info }));
     list.extend(record.plan.clone().map(|plan| Msg::Planned { plan }));
