@@ -81,6 +81,12 @@ impl GuestSession {
         Ok(Self { transport: Transport::Serial { line, input: LineDecoder::default() }, door, notes })
     }
 
+    /// Over any line, without a doorbell.
+    #[cfg(test)]
+    pub fn over(line: File) -> Self {
+        Self { transport: Transport::Serial { line, input: LineDecoder::default() }, door: None, notes: Vec::new() }
+    }
+
     /// `ring` or `serial`.
     pub fn kind(&self) -> &'static str {
         match self.transport {

@@ -126,6 +126,8 @@ impl Agent {
             let index = index as u32;
             let before = self.outside.kmsg.as_ref().map(Kmsg::totals);
             if several {
+                // What was told before is no fault of this one's.
+                self.outside.stall = None;
                 self.outside.say(Msg::ScenarioBegin { index });
             }
             let went_on = self.one(plan, scenario, index);
@@ -142,7 +144,6 @@ impl Agent {
     /// One scenario with a scheduler of its own. False: no other can follow.
     fn one(&mut self, plan: &Plan, scenario: &ScenarioSpec, index: u32) -> bool {
         (self.lost, self.loss, self.spec) = (None, None, plan.sched.clone());
-        self.outside.stall = None;
         self.spares = plan.spare_scheds.clone();
         if let Some(spec) = &plan.sched
             && !self.start_scheduler(spec)
@@ -150,7 +151,7 @@ impl Agent {
             self.stop_scheduler();
             return false;
         }
-        self.pass(plan.settle_ns);
+        self.settle(plan.settle_ns);
         self.queues.iter_mut().for_each(QueueWatch::begin);
         // Before it begins, so that it is told of a guest that does not see its end, too.
         let load = realtime::load(Path::new("/proc"));
@@ -255,13 +256,19 @@ impl Agent {
                     return false;
                 }
             }
-            if self.outside.stop_asked {
-                self.outside.say(Msg::SchedFailed {
-                    why: SchedFailure::OutOfTime,
-                    text: format!("the run's time was over before the scheduler '{}' was enabled", spec.name),
-                });
+            if let Some((why, text)) = self.outside.given_up(&spec.name) {
+                self.outside.say(Msg::SchedFailed { why, text });
                 return false;
             }
+        }
+    }
+
+    /// Gives an enabled scheduler its time, as long as it is there and nothing has settled the verdict: then the scenario ends
+    /// where it begins.
+    fn settle(&mut self, ns: u64) {
+        let until = time::monotonic_ns() + ns;
+        while time::monotonic_ns() < until && Around::over(self).is_none() {
+            self.turn(until);
         }
     }
 
@@ -304,10 +311,6 @@ impl Agent {
         let text = format!("the scheduler went away: {}", lost.text);
         self.loss = Some((lost, now));
         Some(text)
-    }
-
-    fn stalled(&self) -> Option<String> {
-        self.outside.stall.as_ref().map(|text| format!("the kernel reports a stall: {text}"))
     }
 
     fn tell_loss(&mut self, lost: &Lost) {
@@ -432,7 +435,7 @@ impl Around for Agent {
     }
     fn over(&mut self) -> Option<String> {
         let stop = || "the host asked to stop: the run's time is nearly over".to_owned();
-        self.lost.clone().or_else(|| self.outside.stop_asked.then(stop)).or_else(|| self.stalled())
+        self.lost.clone().or_else(|| self.outside.stop_asked.then(stop)).or_else(|| self.outside.stalled())
     }
     fn say(&mut self, message: Msg) {
         if matches!(message, Msg::ScenarioStart { .. }) {

@@ -37,6 +37,13 @@ impl Kmsg {
         Ok(Self { file, buffer: vec![0; BUFFER_BYTES], next_sequence: 0, records: 0, lost: 0, broken: false })
     }
 
+    /// Over a file in the place of the log.
+    #[cfg(test)]
+    pub fn of(path: &std::path::Path) -> Self {
+        let (file, buffer) = (File::open(path).unwrap(), vec![0; BUFFER_BYTES]);
+        Self { file, buffer, next_sequence: 0, records: 0, lost: 0, broken: false }
+    }
+
     /// Becomes readable when there is a new record.
     pub fn wait_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

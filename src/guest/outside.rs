@@ -8,7 +8,7 @@ use super::kmsg::Kmsg;
 use crate::channel::guest::GuestSession;
 use crate::error::Error;
 use crate::klog;
-use crate::proto::message::Msg;
+use crate::proto::message::{Msg, SchedFailure};
 use crate::sys::time;
 use crate::units::NS_PER_MS;
 
@@ -95,6 +95,20 @@ impl Outside {
         }
     }
 
+    /// Why what is under way ends before its time: the verdict is settled.
+    pub fn stalled(&self) -> Option<String> {
+        self.stall.as_ref().map(|text| format!("the kernel reports a stall: {text}"))
+    }
+
+    /// Why a scheduler that is not enabled yet is waited for no longer.
+    pub fn given_up(&self, name: &str) -> Option<(SchedFailure, String)> {
+        let of_time = || {
+            let text = format!("the run's time was over before the scheduler '{name}' was enabled");
+            self.stop_asked.then_some((SchedFailure::OutOfTime, text))
+        };
+        self.stalled().map(|text| (SchedFailure::KernelStalled, text)).or_else(of_time)
+    }
+
     fn obey(&mut self, command: Msg) {
         match command {
             Msg::Stop => self.stop_asked = true,
@@ -130,6 +144,35 @@ fn pieces(text: &str) -> impl Iterator<Item = String> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scheduler_is_not_waited_for_once_a_stall_settles_the_verdict() {
+        let stalled = "3,5,9,-;x\n2,6,10,-;watchdog: BUG: soft lockup - CPU#0 stuck for 4s! [scx_enable_help:103]\n";
+        let file = std::env::temp_dir().join(format!("ktstr-outside-{}", std::process::id()));
+        for (settles, asked, why) in [
+            (true, false, Some(SchedFailure::KernelStalled)),
+            (true, true, Some(SchedFailure::KernelStalled)),
+            (false, true, Some(SchedFailure::OutOfTime)),
+            (false, false, None),
+        ] {
+            let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let mut outside = Outside::new(GuestSession::over(std::os::fd::OwnedFd::from(near).into()));
+            (outside.stall_settles, outside.stop_asked) = (settles, asked);
+            // A record a read, as the kernel gives them.
+            for record in stalled.lines() {
+                std::fs::write(&file, record).unwrap();
+                outside.kmsg = Some(Kmsg::of(&file));
+                outside.look();
+            }
+            let given_up = outside.given_up("x");
+            assert_eq!(given_up.as_ref().map(|(why, _)| *why), why);
+            assert_eq!(given_up.is_some_and(|(_, text)| text.contains("soft lockup - CPU#0")), settles);
+            assert!(outside.unsent.is_none());
+            drop(far);
+        }
+        std::fs::remove_file(file).unwrap();
+    }
 
     #[test]
     fn long_text_is_cut_on_character_borders_and_none_is_lost() {

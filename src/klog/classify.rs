@@ -4,7 +4,7 @@
 //! Invariant: lines printed by user programs are never judged.
 
 use super::line::{body, console_line, has_time, is_blank, one_line, strip_caller};
-use super::sched_ext::{Exits, Fed, SchedExit};
+use super::sched_ext::{self, Exits, Fed, SchedExit};
 use super::table::{Pattern, contains, lookup};
 use super::{Class, Finding, Severity, Source};
 use crate::proto::record::KlogLine;
@@ -116,8 +116,22 @@ fn is_replay<'a>(lines: impl Iterator<Item = &'a str>, klog: &[KlogLine]) -> boo
 /// What a record says of a stall that fails a run, where it does.
 pub fn stall(priority: u32, text: &str) -> Option<String> {
     let title = body(text).lines().next().unwrap_or("");
-    let pattern = lookup(title).filter(|pattern| pattern.class.is_stall() && pattern.severity == Severity::Fail)?;
-    (priority >> FACILITY_SHIFT == 0).then(|| format!("{}: {}", pattern.meaning, one_line(title)))
+    let meaning = match lockup(title) {
+        Some((_, meaning)) => meaning,
+        None => lookup(title).filter(|row| row.class.is_stall() && row.severity == Severity::Fail)?.meaning,
+    };
+    (priority >> FACILITY_SHIFT == 0).then(|| format!("{meaning}: {}", one_line(title)))
+}
+
+/// What a detector of lockups found that hands the blame to a scheduler, instead of a report of its own.
+fn lockup(message: &str) -> Option<(Class, &'static str)> {
+    match sched_ext::parse_line(message)? {
+        sched_ext::Line::Lockup { text } if text.starts_with(['H', 'h']) => {
+            Some((Class::HardLockup, "a CPU took no interrupts"))
+        }
+        sched_ext::Line::Lockup { .. } => Some((Class::SoftLockup, "a CPU stayed in the kernel without scheduling")),
+        _ => None,
+    }
 }
 
 /// A record's text without the device dictionary that /dev/kmsg appends (` SUBSYSTEM=...`, ` DEVICE=...`).
@@ -146,6 +160,8 @@ struct Grouper {
     banners: u32,
     /// For each exit, its finding.
     exit_findings: Vec<Option<usize>>,
+    /// A lockup for which a scheduler is being disabled: where the log ends before it is, nothing else tells of it.
+    lockup: Option<Finding>,
 }
 
 impl Grouper {
@@ -180,8 +196,13 @@ impl Grouper {
     fn feed_sched_ext(&mut self, source: Source, time_us: Option<u64>, message: &str) -> bool {
         match self.exits.feed(time_us, message) {
             Fed::Foreign => return false,
-            Fed::State => {}
+            Fed::State => {
+                if let (Some((class, meaning)), None) = (lockup(message), &self.lockup) {
+                    self.lockup = Some(new_finding((class, Severity::Fail, meaning), source, time_us, message));
+                }
+            }
             Fed::New(index) => {
+                self.lockup = None;
                 let exit = &self.exits.list[index];
                 let (severity, meaning) = (exit.reason.severity(), exit.reason.meaning());
                 let finding = Finding {
@@ -331,6 +352,11 @@ impl Grouper {
     }
 
     fn finish(mut self) -> KernelLog {
+        if let Some(lockup) = self.lockup.take() {
+            let later = |known: &Finding| known.time_us > lockup.time_us;
+            let at = self.log.findings.iter().position(later).unwrap_or(self.log.findings.len());
+            self.log.findings.insert(at, lockup);
+        }
         self.log.exits = self.exits.list;
         self.log
     }

@@ -21,6 +21,26 @@ fn titles(log: &KernelLog) -> Vec<(Class, &str)> {
 }
 
 #[test]
+fn lockup_whose_scheduler_is_not_disabled_yet_is_a_finding_in_its_place() {
+    let taken_up = "sched_ext: Soft lockup - CPU 0 stuck for 1s, disabling BPF scheduler";
+    let warning = "WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2";
+    let open = classify(&log(&[taken_up, warning]), "");
+    assert_eq!(titles(&open)[0].1, taken_up);
+    assert_eq!((open.findings[0].class, open.findings[0].severity), (Class::SoftLockup, Severity::Fail));
+    assert!(titles(&open)[1].1.starts_with("WARNING: "));
+    let disabled = "sched_ext: BPF scheduler \"x\" disabled (runtime error)";
+    let closed = [taken_up, warning, disabled, "sched_ext: x: soft lockup - CPU 0 stuck for 1s"];
+    let closed = classify(&log(&closed), "");
+    assert!(closed.findings.iter().all(|finding| finding.class != Class::SoftLockup), "{:?}", titles(&closed));
+    assert!(
+        stall(2, taken_up).is_some_and(|told| told.starts_with("a CPU stayed in the kernel") && told.contains("1s"))
+    );
+    let hard = classify(&log(&["sched_ext: Hard lockup - CPU 1, disabling BPF scheduler"]), "");
+    assert_eq!(hard.findings[0].class, Class::HardLockup);
+    assert_eq!(stall(14, taken_up), None);
+}
+
+#[test]
 fn allowed_findings_are_notes_and_others_are_not_touched() {
     let lines = ["WARNING: CPU: 0 PID: 1 at kernel/sched/core.c:1 f+0x1/0x2", "BUG: scheduling while atomic: x/1/0x2"];
     let record: Vec<KlogLine> = lines

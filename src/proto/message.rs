@@ -90,6 +90,8 @@ wire_enum! {
         DisabledEarly = 5,
         /// The host asked to stop before the kernel said `enabled`: the run's time was over.
         OutOfTime = 6,
+        /// The kernel reported a stall, which settles the verdict, before it said `enabled`.
+        KernelStalled = 7,
     }
 }
 

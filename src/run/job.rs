@@ -11,6 +11,7 @@ use super::perf;
 use super::rundir::{Place, RunDir, VMM_LOG};
 use super::shared;
 use super::silence::Silence;
+use super::stall::Stall;
 use super::suite::Cost;
 use super::unpacked::{self, Unpacked};
 use super::watch::{Limits, Watch};
@@ -256,6 +257,7 @@ fn run_vm(
     let silence = Silence::new(machine.pid(), accel.kind == AccelKind::Qemu);
     let mut watch = Watch {
         silence,
+        stall: Stall::new(&job.plan, accel.kind == AccelKind::Qemu),
         machine: &mut machine,
         session: &mut session,
         run,

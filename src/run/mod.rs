@@ -25,6 +25,7 @@ mod qemu_shape;
 pub mod rundir;
 mod shared;
 mod silence;
+mod stall;
 pub mod suite;
 mod symbols;
 mod unpacked;

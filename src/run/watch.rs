@@ -8,6 +8,7 @@ use super::noise::Witness;
 use super::qemu;
 use super::rundir::{REGISTERS, RunDir};
 use super::silence::Silence;
+use super::stall::Stall;
 use super::symbols::Symbols;
 use crate::channel::host::HostSession;
 use crate::channel::{DOORBELL_ALIVE, DOORBELL_PID1};
@@ -63,6 +64,7 @@ pub struct Watch<'a, 'b> {
     pub triple_fault: bool,
     /// Signs of life.
     pub silence: Silence,
+    pub stall: Stall,
     /// Performance mode: what was refused before the start, and then what the VM tells; empty where it was not asked for.
     pub perf: Vec<PerfItem>,
 }
@@ -74,6 +76,7 @@ impl Watch<'_, '_> {
         let mut exits = Vec::new();
         let mut bye_ns = None;
         let mut stop_sent = false;
+        let mut stalled = false;
         let mut interrupted_ns = None;
         let mut memory_ns = 0;
         let mut witness = Witness::new(self.machine.pid(), self.exec_ns, time::monotonic_ns());
@@ -148,6 +151,10 @@ impl Watch<'_, '_> {
             if bye_ns.is_some_and(|since| now > since + AFTER_BYE_NS) {
                 break VmEnd::TimedOut;
             }
+            if let Some(end) = self.stall.end(now) {
+                stalled = true;
+                break end;
+            }
             if bye_ns.is_none()
                 && let Some(end) = self.silence.end(now)
             {
@@ -169,8 +176,9 @@ impl Watch<'_, '_> {
         }
         // A guest that stopped because it was told to has not done what it was to do.
         let end = if interrupted_ns.is_some() { VmEnd::Interrupted } else { end };
-        if matches!(end, VmEnd::TimedOut | VmEnd::Silent { .. }) || bye_ns.is_some() && matches!(end, VmEnd::Cut { .. })
-        {
+        let finished = bye_ns.is_some() && matches!(end, VmEnd::Cut { .. });
+        // The kernel has told of a stall where it is, and the time to ask is promised to its report.
+        if !stalled && (matches!(end, VmEnd::TimedOut | VmEnd::Silent { .. }) || finished) {
             self.take_registers()?;
         }
         self.machine.sample_memory();
@@ -250,6 +258,7 @@ impl Watch<'_, '_> {
         let mut console = Vec::new();
         read_all(&self.machine.lines.console, &mut console)?;
         if !console.is_empty() {
+            self.stall.console(&console, time::monotonic_ns());
             self.run.add_console(&console);
             (self.listener)(Event::Console(console));
         }
@@ -279,6 +288,7 @@ impl Watch<'_, '_> {
     }
 
     fn accept(&mut self, message: Msg) {
+        self.stall.heard(&message, time::monotonic_ns());
         let stage = match &message {
             Msg::Hello { pid1_uptime_ns, .. } => {
                 // Without a doorbell the first message is the first sign of PID 1.

@@ -91,6 +91,9 @@ fn of_start(record: &Record) -> Option<String> {
         SchedFailure::ExitedEarly | SchedFailure::DisabledEarly => {
             "all that it printed is in scheduler.log of the run directory; --sched-args passes it options".into()
         }
+        SchedFailure::KernelStalled => {
+            "the kernel's lines above name the CPU that was kept, and a backtrace there by what: ops.init, as a rule".into()
+        }
         SchedFailure::EnableTimeout | SchedFailure::OutOfTime => {
             "where the machine is slow, --enable-timeout and --timeout give it longer; scheduler.log has what it printed".into()
         }

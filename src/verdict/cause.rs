@@ -157,7 +157,8 @@ fn scheduler_failure(record: &Record, log: &KernelLog, checks: &[Check]) -> Opti
         let outcome = match why {
             SchedFailure::KernelLacksSchedExt => Outcome::Skip,
             SchedFailure::NotExecutable => Outcome::Error,
-            SchedFailure::OutOfTime => Outcome::Inconclusive,
+            // A stall that counts is a cause of its own, and comes before this.
+            SchedFailure::OutOfTime | SchedFailure::KernelStalled => Outcome::Inconclusive,
             // An emulator may be too slow for our own limit; whoever names one has thought of that.
             SchedFailure::EnableTimeout if emulated(record) && !names_enable_timeout(record) => Outcome::Inconclusive,
             SchedFailure::ExitedEarly
@@ -204,7 +205,9 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
             Some((Outcome::Fail, format!("the kernel crashed with a triple fault ({stage})")))
         }
         // A channel that broke is lost telemetry; what the guest did wrong, if anything, is in the log.
-        (Some(VmEnd::Cut { reason }), _) if !record.bye => Some((Outcome::Inconclusive, reason.clone())),
+        (Some(VmEnd::Cut { reason }), _) if !record.bye => {
+            Some((Outcome::Inconclusive, format!("{reason}{}", void(record, log))))
+        }
         (Some(VmEnd::TimedOut), Some(stage)) => {
             // An emulator can be too slow to get there; a guest that began its scenario has shown that it can.
             if emulated(record) && reached(record) < Some(Stage::ScenarioStart) {
@@ -234,6 +237,13 @@ fn silence(record: &Record, log: &KernelLog) -> Option<Cause> {
         }
         _ => None,
     }
+}
+
+/// Why the stall for which a run was cut decides nothing, where it was one.
+fn void(record: &Record, log: &KernelLog) -> String {
+    let stalls = log.findings.iter().filter(|finding| finding.class.is_stall());
+    let why = stalls.filter(|finding| finding.severity == Severity::Fail).find_map(|stall| excuse(record, log, stall));
+    why.map_or_else(String::new, |why| format!("; void, as {why}"))
 }
 
 /// Below this share of one CPU a guest waits, above it works: PID 1's own looks take a percent.

@@ -31,7 +31,7 @@ pub fn check(record: &Record, log: &KernelLog) -> Check {
     }
     if let Some((why, text)) = &record.sched_failed {
         let unknown = match why {
-            SchedFailure::KernelLacksSchedExt | SchedFailure::OutOfTime => true,
+            SchedFailure::KernelLacksSchedExt | SchedFailure::OutOfTime | SchedFailure::KernelStalled => true,
             SchedFailure::EnableTimeout => emulated(record),
             _ => false,
         };
@@ -177,6 +177,7 @@ pub fn start_failure(why: SchedFailure, text: &str) -> String {
         SchedFailure::VerifierRejected => "the kernel's BPF verifier refused the scheduler",
         SchedFailure::EnableTimeout => "the scheduler ran, but the kernel did not enable it in time",
         SchedFailure::OutOfTime => "the run's time was over before the scheduler was enabled",
+        SchedFailure::KernelStalled => "the kernel stalled before the scheduler was enabled",
         SchedFailure::DisabledEarly => "the kernel disabled the scheduler before the scenario began",
     };
     let told = match why {

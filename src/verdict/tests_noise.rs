@@ -141,6 +141,26 @@ fn lockup_that_sched_ext_reports_is_void_where_the_kernels_own_report_is() {
 }
 
 #[test]
+fn run_that_was_cut_for_a_stall_is_void_where_the_host_took_half_of_it() {
+    let stalled = |waited_s: u64| {
+        let mut record = passing_with_scheduler();
+        add_log(&mut record, &["watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [scx_enable_help:103]"]);
+        (record.sched_enabled, record.sched_final, record.scenario_started) = (None, None, None);
+        (record.scenario_end, record.bye) = (None, false);
+        record.marks.retain(|(stage, _)| *stage <= Stage::Hello);
+        record.reports.clear();
+        record.vm_end = Some(VmEnd::Cut { reason: "the kernel reported a stall".into() });
+        starve(&mut record, 1_000 * NS_PER_MS, waited_s * 1_000 * NS_PER_MS);
+        judge(&record, &defaults())
+    };
+    let (told, void) = (stalled(9), stalled(11));
+    assert_eq!((told.outcome, told.stopped), (Outcome::Fail, Some("scheduler not enabled")), "{}", told.headline);
+    assert!(told.headline.starts_with("BUG: soft lockup - CPU#0 stuck for 22s!"), "{}", told.headline);
+    assert_eq!(void.outcome, Outcome::Inconclusive, "{}", void.headline);
+    assert!(void.headline.starts_with("the kernel reported a stall; void, as "), "{}", void.headline);
+}
+
+#[test]
 fn start_that_a_stall_ended_is_void_where_the_host_took_half_of_it() {
     let mut record = long_run();
     (record.sched_enabled, record.sched_final) = (None, None);

@@ -245,6 +245,7 @@ fn each_failed_start_has_its_outcome() {
         (SchedFailure::VerifierRejected, Outcome::Fail, 1),
         (SchedFailure::EnableTimeout, Outcome::Fail, 1),
         (SchedFailure::DisabledEarly, Outcome::Fail, 1),
+        (SchedFailure::KernelStalled, Outcome::Inconclusive, 125),
     ];
     for (why, outcome, code) in table {
         let (verdict, status, _) = run(|record| {

@@ -115,6 +115,15 @@ pub fn cells() -> Vec<Cell> {
             "--kernel /k/7/vmlinuz --accel kvm --json - --topo 1 --sched builtin:{sched} --duration {planned}s --timeout 100s"
         )
     };
+    // A start that never ends, and keeps a CPU most of the time; the one CPU that there is keeps PID 1 waiting, too.
+    let start = |cpus: u32| {
+        format!(
+            "--version >/dev/null; printf '#!/bin/sh\\nwhile :; do /init __probe init-spin; done\\n' >/tmp/again; \
+             chmod 755 /tmp/again; ktstr --kernel /k/7/vmlinuz --accel kvm --json - --topo {cpus} --sched /tmp/again \
+             --enable-timeout {}s --timeout 100s --cmdline watchdog_thresh=1",
+            LOST_OF.as_secs()
+        )
+    };
     // PID 1 is the program that powers off, or restarts.
     let end = |name: &str| {
         format!(
@@ -127,6 +136,8 @@ pub fn cells() -> Vec<Cell> {
         ("freeze", freeze),
         ("crash told", lost("crash")),
         ("stall told", lost("drop")),
+        ("stall at start", start(2)),
+        ("stall of all CPUs", start(1)),
         ("poweroff", end("poweroff")),
         ("reboot", end("reboot")),
         ("starved", starved),
@@ -165,6 +176,30 @@ fn loss_of_a_scheduler_is_told_long_before_the_scenario_would_end() {
         };
         let told = at("torn-down").saturating_sub(at("scenario-start"));
         println!("{name}: over {told:?} after the scenario's start, of {LOST_OF:?} planned");
+        assert!(told < TOLD_BY, "{name}: {told:?}: {}", result.text);
+    }
+}
+
+#[test]
+fn lockup_while_the_scheduler_starts_is_told_long_before_its_start_is_given_up() {
+    for name in ["stall at start", "stall of all CPUs"] {
+        let Some(result) = crate::boot::cell(name) else { return };
+        let json = result.json();
+        let headline = json["headline"].as_str().unwrap_or_default();
+        assert!(headline.contains("oft lockup - CPU"), "{name}: {}", result.text);
+        assert_eq!(json["stopped_at"], "scheduler not enabled", "{name}: {}", result.text);
+        // The emulated host may have kept the vCPU from its turn for so long itself.
+        let starved = headline.contains("void, as");
+        assert_eq!(result.code, if starved { 125 } else { 1 }, "{name}: {}", result.text);
+        let timings = json["timings"].as_array().expect("timings are a list");
+        let at = |stage: &str| timings.iter().find(|mark| mark["stage"] == stage)?["at_ns"].as_u64();
+        let findings = json["kernel_log"]["findings"].as_array().expect("findings are a list");
+        let names =
+            |finding: &&Value| finding["title"].as_str().is_some_and(|title| title.contains("oft lockup - CPU"));
+        let line = findings.iter().find(names).expect("a soft lockup");
+        let line_ns = at("kernel-entry").expect("its PID 1 ran") + line["time_us"].as_u64().expect("a time") * 1000;
+        let told = Duration::from_nanos(at("torn-down").expect("it ended").saturating_sub(line_ns));
+        println!("{name}: over {told:?} after the kernel's line, of {LOST_OF:?} for the start");
         assert!(told < TOLD_BY, "{name}: {told:?}: {}", result.text);
     }
 }

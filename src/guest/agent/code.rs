@@ -108,7 +108,7 @@ impl Agent {
                 if self.lost.is_none() {
                     self.lost = self.scheduler_lost();
                 }
-                early = self.lost.clone().or_else(|| self.stalled());
+                early = self.lost.clone().or_else(|| self.outside.stalled());
                 if early.is_some() {
                     process.ask_to_end(GRACE_NS);
                 }

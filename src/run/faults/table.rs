@@ -53,6 +53,8 @@ pub enum Prompt {
     Dead,
     /// Counted from the kernel's line.
     Line,
+    /// The same, of a line that settles nothing where an emulator may be the cause.
+    Settled,
     /// Counted from PID 1's last sign of life.
     Silent,
     /// Counted from the signal that ktstr got, to the end of its process.
@@ -70,7 +72,8 @@ impl Prompt {
         let slower = if emulated { NS_PER_SEC } else { 0 };
         match self {
             Self::AtItsEnd | Self::Early => None,
-            Self::Dead | Self::Line => Some(TOLD_NS + slower),
+            Self::Settled if emulated => None,
+            Self::Dead | Self::Line | Self::Settled => Some(TOLD_NS + slower),
             Self::Signal => Some(watch::POLITE_NS + TOLD_NS + slower),
             Self::Silent => Some(silence::limit_ns(emulated) + TOLD_NS + slower),
         }
@@ -83,6 +86,7 @@ impl Prompt {
             Self::Early => "before its planned end",
             Self::Dead => "1 s after the scheduler is gone",
             Self::Line => "1 s after the kernel's line",
+            Self::Settled => "1 s after the kernel's line; under emulation at its end",
             Self::Silent => "20 s after the last sign of life",
             Self::Signal => "4 s after the signal, of which the guest has 3 s",
         }
@@ -145,6 +149,7 @@ fn parse(line: &'static str) -> Option<Fault> {
             "early" => fault.prompt = Prompt::Early,
             "dead" => fault.prompt = Prompt::Dead,
             "line" => fault.prompt = Prompt::Line,
+            "settled" => fault.prompt = Prompt::Settled,
             "silent" => fault.prompt = Prompt::Silent,
             "short" => fault.short = true,
             "by-time" => fault.by_time = true,
