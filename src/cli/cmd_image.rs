@@ -4,6 +4,7 @@
 //! Invariant: what is written is byte for byte what a run with the same flags would boot.
 
 use super::args::{ImageAction, ImageArgs};
+use super::result_file::ResultFile;
 use super::{out, plan};
 use crate::error::{Context, Result};
 use crate::image::{self, Entry, Image, ImageSpec};
@@ -11,8 +12,8 @@ use crate::proto::codec::Wire;
 use crate::sys::mmap::Mapping;
 use crate::units;
 use crate::vmm::kernel::KernelImage;
-use std::fs::{self, File};
-use std::io::{self, Seek};
+use std::fs;
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 
 pub fn cmd_image(args: &ImageArgs) -> Result<()> {
@@ -76,18 +77,7 @@ fn described(image: &Image) -> Result<Vec<Entry>> {
 
 fn write(image: &mut Image, output: &Path) -> Result<()> {
     image.file.rewind().context(|| "rewind the image")?;
-    let attempt = || format!("write the image to {}", output.display());
-    let mut file = File::create(output).context(attempt)?;
-    match io::copy(&mut image.file, &mut file) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // Half an image is worse than none; a device that could not take it is not ours to remove.
-            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                fs::remove_file(output).context(|| format!("remove the half-written {}", output.display()))?;
-            }
-            Err(error).context(attempt)
-        }
-    }
+    ResultFile::create(output)?.write(&mut image.file)
 }
 
 /// Mode, size, path and reason of each entry.

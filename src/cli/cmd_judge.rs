@@ -6,14 +6,14 @@
 use super::args::{JsonTarget, JudgeArgs};
 use super::cmd_run::{counted, wants_color};
 use super::out;
-use crate::error::{Context, Kind, Result};
+use super::result_file::ResultFile;
+use crate::error::{Kind, Result};
 use crate::proto::limits::Layers;
 use crate::proto::plan::BUILD;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
 use crate::run::rundir;
 use crate::verdict::{Verdict, is_whole, judge_by, judge_cut, on_busy_host, stored_layers};
-use std::fs;
 
 /// Judges, tells, and gives the verdict's exit code.
 pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
@@ -64,8 +64,8 @@ fn tell(args: &JudgeArgs, record: &Record, verdict: &Verdict) -> Result<()> {
         }
         Some(JsonTarget::File(path)) => {
             let json = report::result_json(record, verdict);
-            fs::write(path, json).context(|| format!("write the result's JSON to {}", path.display()))?;
-            out::print(&text)
+            let printed = out::print(&text);
+            ResultFile::create(path).and_then(|mut file| file.write(json.as_bytes())).and(printed)
         }
     }
 }

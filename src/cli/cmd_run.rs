@@ -4,9 +4,10 @@
 //! Invariant: the exit code is the verdict's, unless the verdict could not be told.
 
 use super::args::{ChannelChoice, ColorChoice, GuestArgs, JsonTarget, Memory, RunArgs};
+use super::result_file::ResultFile;
 use super::screen::Screen;
 use super::{machine, out, plan};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::log::Event;
 use crate::proto::record::Record;
 use crate::report::{self, Style};
@@ -17,8 +18,7 @@ use crate::run::suite::Told;
 use crate::sys::tty;
 use crate::verdict::bad_on::BadOn;
 use crate::verdict::{Outcome, Verdict, judge_stored};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Runs, tells, and gives the exit code. `exec_ns` is CLOCK_MONOTONIC at exec.
@@ -33,7 +33,7 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
 pub fn carry_out(args: &RunArgs, job: &Job) -> Result<Outcome> {
     // Found out before the run, not after it.
     let mut json_file = match &args.json {
-        Some(JsonTarget::File(path)) => Some(create(path)?),
+        Some(JsonTarget::File(path)) => Some(ResultFile::create(path)?),
         _ => None,
     };
     let mut screen = Screen::default();
@@ -61,7 +61,7 @@ fn on_this_machine(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8
     plan.limits = args.limits;
     let job = HostJob { plan, run_place: place(args.run_dir.as_deref()), argv, exec_ns };
     let mut json_file = match &args.json {
-        Some(JsonTarget::File(path)) => Some(create(path)?),
+        Some(JsonTarget::File(path)) => Some(ResultFile::create(path)?),
         _ => None,
     };
     let mut screen = Screen::default();
@@ -69,11 +69,6 @@ fn on_this_machine(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8
     screen.finish();
     let verdict = counted(args.bad_on.as_ref(), run.record(), judge_stored(run.record()));
     tell(args, run, &verdict, json_file.as_mut()).map(Outcome::exit_code)
-}
-
-/// Creates a file for a result, before anything is started for it.
-pub fn create(path: &Path) -> Result<File> {
-    File::create(path).context(|| format!("create {} for the result", path.display())).map_err(usage)
 }
 
 /// Where unpacked kernels are kept; none where there is no home to keep them in.
@@ -119,10 +114,6 @@ pub fn job(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<Job> {
     })
 }
 
-fn usage(error: Error) -> Error {
-    error.with_kind(Kind::Usage)
-}
-
 /// Where run directories go: the one that was named, or a fresh one among the kept.
 pub fn place(named: Option<&Path>) -> Place {
     if let Some(named) = named {
@@ -157,7 +148,7 @@ pub(super) fn wants_color(choice: ColorChoice, json_to_stdout: bool) -> bool {
 }
 
 /// Prints, stores, and keeps or removes the run directory; only then an error counts, and never one of the storing alone.
-fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut File>) -> Result<Outcome> {
+fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut ResultFile>) -> Result<Outcome> {
     let to_stdout = args.json == Some(JsonTarget::Stdout);
     let record = run.record();
     let style = Style { color: wants_color(args.color, to_stdout) };
@@ -176,7 +167,9 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut F
     }
     let told = match json_file {
         Some(file) => {
-            file.write_all(json.as_bytes()).context(|| "write the result's JSON").and_then(|()| out::print(&text))
+            // What cannot be stored is at least seen.
+            let printed = out::print(&text);
+            file.write(json.as_bytes()).and(printed)
         }
         None if to_stdout => {
             out::print_error(&text);

@@ -4,9 +4,10 @@
 //! Invariant: whatever can be refused is refused before the first run; the exit code is that of the rule in verdict/many.
 
 use super::args::{JsonTarget, SuiteArgs};
+use super::result_file::ResultFile;
 use super::screen::Meter;
 use super::{cmd_run, out};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::report::{self, Style, Suite, SuiteCell, SuiteRun};
 use crate::run::accel::{self, Accel, AccelChoice};
 use crate::run::job::{self, Job};
@@ -16,8 +17,6 @@ use crate::units::{approx, size};
 use crate::verdict::Outcome;
 use crate::vmm::kernel::KernelImage;
 use crate::vmm::kvm::self_check;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// This binary, whatever happened to its file meanwhile.
@@ -203,20 +202,20 @@ fn is_settled(suite: &Suite) -> bool {
 
 /// The files that were asked for, created before the first run.
 struct Outputs {
-    json: Option<File>,
-    junit: Option<File>,
-    ktap: Option<File>,
+    json: Option<ResultFile>,
+    junit: Option<ResultFile>,
+    ktap: Option<ResultFile>,
 }
 
 impl Outputs {
     fn open(args: &SuiteArgs) -> Result<Self> {
         let file = |target: &Option<JsonTarget>| match target {
-            Some(JsonTarget::File(path)) => cmd_run::create(path).map(Some),
+            Some(JsonTarget::File(path)) => ResultFile::create(path).map(Some),
             _ => Ok(None),
         };
         Ok(Self {
             json: file(&args.json)?,
-            junit: args.junit.as_deref().map(cmd_run::create).transpose()?,
+            junit: args.junit.as_deref().map(ResultFile::create).transpose()?,
             ktap: file(&args.ktap)?,
         })
     }
@@ -257,14 +256,14 @@ fn tell(args: &SuiteArgs, suite: &Suite, directory: SuiteDir, outputs: &mut Outp
     }
     let to_stdout = |target: &Option<JsonTarget>| *target == Some(JsonTarget::Stdout);
     type Form = fn(&Suite) -> String;
-    let forms: [(&mut Option<File>, bool, Form); 3] = [
+    let forms: [(&mut Option<ResultFile>, bool, Form); 3] = [
         (&mut outputs.json, to_stdout(&args.json), report::suite_json),
         (&mut outputs.junit, false, report::junit),
         (&mut outputs.ktap, to_stdout(&args.ktap), report::ktap),
     ];
     for (file, to_stdout, form) in forms {
         if let Some(file) = file {
-            told = told.and(file.write_all(form(suite).as_bytes()).context(|| "write a result file"));
+            told = told.and(file.write(form(suite).as_bytes()));
         } else if to_stdout {
             told = told.and(out::print(&form(suite)));
         }

@@ -31,6 +31,7 @@ pub mod out;
 mod own_cgroups;
 pub mod parse;
 mod plan;
+mod result_file;
 mod scenarios;
 mod screen;
 mod selftest_scenarios;

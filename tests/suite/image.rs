@@ -52,6 +52,6 @@ fn garbage_is_no_image() {
 fn device_that_takes_no_image_stays_in_its_place() {
     use std::os::unix::fs::FileTypeExt;
     let scratch = Scratch::new();
-    run_in(&scratch, &["image", "--output", "/dev/full"]).exits(128).says("write the image to /dev/full");
+    run_in(&scratch, &["image", "--output", "/dev/full"]).exits(128).says("write /dev/full");
     assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device(), "the device was removed");
 }

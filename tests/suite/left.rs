@@ -218,18 +218,78 @@ fn verdict_that_cannot_be_told_is_an_error() {
     place.assert_clean("a full output");
 }
 
+/// A file system of 64 KiB mounted there, of a test's own: the command, where that is allowed.
+fn small_disk(test: &str, at: &Path) -> Option<String> {
+    fs::create_dir_all(at).expect("make a mount point");
+    let mount = format!("mount -t tmpfs -o size=64k none {}", at.display());
+    let probe = Command::new("unshare").args(["-m", "sh", "-c", &mount]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        not_run(test, "a mount namespace needs root");
+        return None;
+    }
+    Some(mount)
+}
+
+#[test]
+fn full_disk_takes_no_half_of_a_result_and_no_verdict_with_it() {
+    let Some(kernel) = emulation("left: full disk of results", "7") else { return };
+    let place = Place::new("fullresults");
+    let disk = place.scratch.0.join("full");
+    let Some(mount) = small_disk("left: full disk of results", &disk) else { return };
+    let fill = "dd if=/dev/zero of=\"$0\"/fill bs=1k count=64 2>/dev/null";
+    // The image is larger than the disk; then there is no room at all; then no home but a full temporary directory.
+    let image = "\"$1\" image --kernel \"$3\" --output \"$0\"/image; echo image $?, left: $(ls -A \"$0\").";
+    let homeless =
+        "env -u HOME -u XDG_STATE_HOME TMPDIR=\"$0\" \"$@\"; echo homeless $?, left: $(ls -A \"$0\"/ktstr/runs).";
+    let json = "\"$@\" -q --json \"$0\"/result; code=$?; echo left: $(ls -A \"$0\").; exit $code";
+    let script = format!("{mount}; {image}; {fill}; {image}; {homeless}; rmdir \"$0\"/ktstr/runs \"$0\"/ktstr; {json}");
+    let line = format!("exec unshare -m sh -c '{script}' '{}' \"$@\" --duration 300ms", disk.display());
+    let ran = place.shell(&line, &kernel, &[]).exits(128);
+    let stderr = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (file, times) in [("image", 2), ("result", 1)] {
+        let words = format!("cannot write {}/{file}: no space left on device (errno 28)", disk.display());
+        assert_eq!(stderr.matches(&words).count(), times, "{ran}");
+    }
+    assert_eq!(stderr.matches("hint: make room there, or name another place").count(), 3, "{ran}");
+    assert!(stderr.contains("record: no space left on device (errno 28) hint: name a writable directory"), "{ran}");
+    let left = ["image 128, left: .", "image 128, left: fill.", "homeless 128, left: .", "left: fill."];
+    let lines: Vec<&str> = ran.stdout.lines().filter(|line| line.contains("left:")).collect();
+    assert_eq!(lines, left, "{ran}");
+    // What could not be stored is told all the same; so short a run may have no verdict on a busy machine.
+    assert!(ran.stdout.lines().any(|line| line.starts_with("PASS") || line.starts_with("INCONCLUSIVE")), "{ran}");
+    place.assert_clean("a full disk of results");
+}
+
+#[test]
+fn full_disk_of_the_cache_costs_the_unpacked_kernel_alone() {
+    let Some(kernel) = emulation("left: full cache", "7") else { return };
+    let place = Place::new("fullcache");
+    let cache = place.scratch.0.join("cache/ktstr");
+    let Some(mount) = small_disk("left: full cache", &cache) else { return };
+    // A kernel is unpacked for its second boot; the first is killed before it boots.
+    let run = "env XDG_CACHE_HOME=\"$0\"/.. \"$1\" \"$2\" \"$3\" \"$6\" \"$7\" --duration 300ms --quiet";
+    let list = "cd \"$0\"/unpacked; echo left: $(ls -A); cat *.seen";
+    let script = format!("{mount}; {run} --timeout 1500ms; {run}; code=$?; {list}; exit $code");
+    let line = format!("exec unshare -m sh -c '{script}' '{}' \"$@\"", cache.display());
+    let ran = place.shell(&line, &kernel, &[]);
+    // So short a run may have no verdict on a busy machine.
+    assert!(matches!(ran.code, Some(0 | 125)), "{ran}");
+    let left: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("left:")).collect();
+    assert!(left.len() == 1 && left[0].ends_with(".seen") && left[0].split_whitespace().count() == 2, "{ran}");
+    if ran.stdout.contains("cannot unpack the kernel") || ran.stdout.contains("(errno 2)") {
+        return not_run("left: full cache", "the program that unpacks the kernel is not installed");
+    }
+    assert!(ran.stdout.contains(".kernel: no space left on device (errno 28)"), "{ran}");
+    place.assert_clean("a full cache");
+}
+
 #[test]
 fn full_disk_costs_the_stored_run_and_not_the_verdict() {
     let Some(kernel) = emulation("left: full disk", "7") else { return };
     let place = Place::new("fulldisk");
     let disk = place.scratch.0.join("ktstr");
-    fs::create_dir(&disk).unwrap();
-    // A small file system of this test's own: 64 KiB in all, of which all is taken, or all but 16 KiB.
-    let mount = format!("mount -t tmpfs -o size=64k none {}", disk.display());
-    let probe = Command::new("unshare").args(["-m", "sh", "-c", &mount]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return not_run("left: full disk", "a mount namespace needs root");
-    }
+    let Some(mount) = small_disk("left: full disk", &disk) else { return };
+    // All of it is taken, or all but 16 KiB.
     let line = |taken: &str, then: &str| {
         format!(
             "exec unshare -m sh -c '{mount}; dd if=/dev/zero of=\"$0\"/fill bs=1k count={taken} 2>/dev/null; \"$@\"; code=$?; \
