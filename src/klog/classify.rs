@@ -20,6 +20,10 @@ const FACILITY_SHIFT: u32 = 3;
 /// Syslog level 3, KERN_ERR.
 const LEVEL_ERR: u32 = 3;
 
+/// Times that a console is believed to begin anew with the log: a kernel has few consoles, and each look goes through all
+/// of the log.
+const REPLAYS_MOST: u32 = 4;
+
 /// The kernel's first line.
 const BANNER: &str = "Linux version ";
 
@@ -73,13 +77,18 @@ pub fn classify_after(klog: &[KlogLine], console: &str, last_us: Option<u64>) ->
     let stamped = console.lines().any(has_time);
     grouper.open = None;
     let mut latest_us = None;
+    let (mut replays, mut restarted) = (0, false);
     for (index, raw) in console.lines().enumerate() {
         let (time_us, text) = console_line(raw);
         // A kernel that starts again counts from 0 again, so nothing of it is later than the log.
         let again = time_us.is_some() && time_us < latest_us && body(text).starts_with(BANNER);
-        if again && !is_replay(console.lines().skip(index + 1), klog) {
-            grouper.restarted(Source::Console(index), time_us, body(text));
-            continue;
+        if again {
+            restarted = restarted || replays == REPLAYS_MOST || !is_replay(console.lines().skip(index + 1), klog);
+            if restarted {
+                grouper.restarted(Source::Console(index), time_us, body(text));
+                continue;
+            }
+            replays += 1;
         }
         latest_us = latest_us.max(time_us);
         let later = match (time_us, last_us) {

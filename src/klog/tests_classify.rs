@@ -215,6 +215,10 @@ fn kernel_that_starts_again_is_seen_on_the_console_beside_its_log() {
     assert_eq!(classify(&lines, &replayed).findings, []);
     assert_eq!(classify(&lines, &replayed.replace("] x", "][    T1] x")).findings, []);
     assert_eq!(titles(&classify(&lines, &format!("{replayed}[    0.000000] Linux version 7.0.1 (gcc)\n"))).len(), 1);
+    // More replays than there are consoles are none.
+    let again = &replayed[once.len()..];
+    assert_eq!(classify(&lines, &format!("{once}{}", again.repeat(4))).findings, []);
+    assert_eq!(titles(&classify(&lines, &format!("{once}{}", again.repeat(5)))).len(), 1);
     // What a program prints has no time of the kernel's, and what it writes to the log has the present one.
     let said = format!("{once}Linux version 7.0.1 (gcc)\n[    0.950000] Linux version 7.0.1 (gcc)\n");
     assert_eq!(classify(&lines, &said).findings, []);

@@ -126,10 +126,14 @@ impl Record {
             open.close();
         }
         // What is known of the machine holds for the part; what was said before it does not.
-        let mut plan = self.plan.clone();
-        if let Some(plan) = &mut plan {
-            plan.scenarios = plan.scenarios.get(index as usize).cloned().into_iter().collect();
-        }
+        let plan = self.plan.as_mut().map(|plan| {
+            // Of all scenarios only this one is copied: there may be thousands.
+            let all = std::mem::take(&mut plan.scenarios);
+            let mut own = plan.clone();
+            own.scenarios.extend(all.get(index as usize).cloned());
+            plan.scenarios = all;
+            own
+        });
         let record = Self {
             host: self.host.clone(),
             plan,
