@@ -160,6 +160,21 @@ mod tests {
     }
 
     #[test]
+    fn machine_of_many_cpus_has_time_to_boot() {
+        let mut plan = plan(None, false);
+        let mut deadline_s = |cpus, accel| {
+            plan.topology = Topology::flat(cpus);
+            default_timeout(&plan, accel) / NS_PER_SEC
+        };
+        // What a busy machine took to PID 1; and twice as long.
+        for (cpus, took_s) in [(1, 12), (64, 40), (128, 105), (192, 280), (240, 630)] {
+            assert!(deadline_s(cpus, AccelKind::Qemu) > 2 * took_s, "{cpus}");
+        }
+        // Where few are no deadline is longer for it: a guest that never speaks is told by it.
+        assert!(deadline_s(4, AccelKind::Qemu) < 200 && deadline_s(252, AccelKind::Kvm) < 200);
+    }
+
+    #[test]
     fn what_we_see_ourselves_comes_before_the_kernels_word() {
         for id in [CheckId::MaxGap, CheckId::MaxRunDelay] {
             let Limit::Set { value, .. } = in_force(&Layers::default()).limit(id) else {

@@ -48,6 +48,9 @@ const BOOT_QEMU_NS: u64 = 120 * NS_PER_SEC;
 /// For each CPU: the emulator took 0.6 s on a busy machine, KVM 0.1 s where it was emulated itself; room again.
 const BOOT_PER_CPU_KVM_NS: u64 = NS_PER_SEC / 4;
 const BOOT_PER_CPU_QEMU_NS: u64 = 2 * NS_PER_SEC;
+/// The emulator gives its CPUs their turns one after another, so that each costs the more the more there are: on a busy
+/// machine 64 took 40 s to PID 1, 128 105 s, 192 280 s and 240 more than 600 s. So many double the cost of each.
+const TURNS_QEMU: u64 = 128;
 /// From the end of the scenario to the end of the VM: collecting (5 s), stopping the scheduler, the log, the restart.
 const WIND_DOWN_NS: u64 = 30 * NS_PER_SEC;
 /// The guest is asked to stop this long before the VM is killed.
@@ -346,11 +349,11 @@ pub fn cost(job: &Job, kind: AccelKind) -> Cost {
 
 /// Long enough for what is planned, and for each of the kernel's detectors to have its say.
 pub(super) fn default_timeout(plan: &Plan, accel: AccelKind) -> u64 {
-    let (boot, per_cpu) = match accel {
-        AccelKind::Kvm => (BOOT_KVM_NS, BOOT_PER_CPU_KVM_NS),
-        AccelKind::Qemu => (BOOT_QEMU_NS, BOOT_PER_CPU_QEMU_NS),
+    let cpus = u64::from(plan.topology.total_cpus());
+    let boot = match accel {
+        AccelKind::Kvm => BOOT_KVM_NS + cpus * BOOT_PER_CPU_KVM_NS,
+        AccelKind::Qemu => BOOT_QEMU_NS + cpus * (TURNS_QEMU + cpus) * (BOOT_PER_CPU_QEMU_NS / TURNS_QEMU),
     };
-    let boot = boot + per_cpu * u64::from(plan.topology.total_cpus());
     let sched = plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
     let planned = boot + sched + plan.planned_ns() + WIND_DOWN_NS;
     planned.max(Detectors::of(plan, accel).all_ns())
