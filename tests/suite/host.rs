@@ -4,8 +4,10 @@
 //! Invariant: after a run no cgroup of it is left.
 
 use crate::util::*;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// A cgroup2 mount that this process may make cgroups in.
@@ -87,7 +89,7 @@ fn members(dir: &Path) -> usize {
 fn ended_run_on_this_machine_leaves_no_cgroup_and_a_killed_one_only_until_the_next() {
     let Some(mount) = cgroup2() else { return not_run("host: signals", "no writable cgroup2 mount") };
     let namespace = std::fs::metadata("/proc/self/ns/pid").expect("look at our pid namespace").ino();
-    for name in ["INT", "TERM", "KILL"] {
+    for name in ["INT", "TERM", "HUP", "KILL"] {
         let scratch = Scratch::new();
         let mut command = std::process::Command::new(binary());
         command.args(["run", "--host", "--work", "bursty*1", "--duration", "60s"]);
@@ -118,4 +120,40 @@ fn ended_run_on_this_machine_leaves_no_cgroup_and_a_killed_one_only_until_the_ne
         let next = run_in(&scratch, &["run", "--host", "--work", "bursty*1", "--duration", "100ms"]);
         assert!(!subtree.exists(), "{next}");
     }
+}
+
+#[test]
+fn run_on_this_machine_goes_on_without_whoever_started_it() {
+    let Some(mount) = cgroup2() else { return not_run("host: a dead parent", "no writable cgroup2 mount") };
+    let namespace = std::fs::metadata("/proc/self/ns/pid").expect("look at our pid namespace").ino();
+    let scratch = Scratch::new();
+    let result = scratch.0.join("result.json");
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "\"$@\" & echo $!; wait", "sh"]).arg(binary());
+    command.args(["run", "--host", "--work", "bursty*1", "--duration", "4s", "--json"]).arg(&result);
+    command.env("XDG_STATE_HOME", &scratch.0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut shell = command.spawn().expect("start the shell");
+    let mut told = String::new();
+    BufReader::new(shell.stdout.take().expect("a pipe")).read_line(&mut told).expect("read the run's number");
+    let pid: u32 = told.trim().parse().expect("a number");
+    let subtree = mount.join(format!("ktstr-host-{namespace}-{pid}"));
+    let wait = |what: &str, until: &dyn Fn() -> bool| {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !until() {
+            assert!(Instant::now() < limit, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait("no workers", &|| members(&subtree) > 0);
+    shell.kill().expect("kill the shell");
+    shell.wait().expect("reap the shell");
+    drop(shell.stderr.take());
+    // A zombie has no command line; who reaps an orphan is not ours to say.
+    wait("the run does not end", &|| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().is_empty());
+    assert!(!subtree.exists(), "its cgroups outlive it");
+    let text = std::fs::read_to_string(&result).expect("read the result");
+    let result: serde_json::Value = serde_json::from_str(&text).expect("the result is JSON");
+    // Whatever so busy a machine makes of it, it was measured to its end.
+    let workers = result["workers"].as_array().unwrap_or_else(|| panic!("no workers: {text}"));
+    assert!(!workers.is_empty() && workers.iter().all(|worker| worker["completed"] == true), "{text}");
 }
