@@ -313,6 +313,12 @@ impl Agent {
         Some(text)
     }
 
+    fn see_loss(&mut self) {
+        if self.lost.is_none() {
+            self.lost = self.scheduler_lost();
+        }
+    }
+
     fn tell_loss(&mut self, lost: &Lost) {
         let Lost { after_ns, end, state, text, .. } = lost.clone();
         self.outside.say(Msg::SchedDied { after_ns, end, state, text });
@@ -426,9 +432,11 @@ impl Around for Agent {
     fn turn(&mut self, until_ns: u64) {
         self.turn_until(until_ns);
         self.provoke();
-        if self.lost.is_none() {
-            self.lost = self.scheduler_lost();
-        }
+        self.see_loss();
+    }
+    fn look(&mut self) {
+        self.turn_until(time::monotonic_ns());
+        self.see_loss();
     }
     fn ended(&mut self) -> Vec<(i32, End)> {
         std::mem::take(&mut self.ended)

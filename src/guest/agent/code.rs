@@ -105,9 +105,7 @@ impl Agent {
             }
             if early.is_none() {
                 // A look around steps may have found it already.
-                if self.lost.is_none() {
-                    self.lost = self.scheduler_lost();
-                }
+                self.see_loss();
                 early = self.lost.clone().or_else(|| self.outside.stalled());
                 if early.is_some() {
                     process.ask_to_end(GRACE_NS);
@@ -168,6 +166,9 @@ struct ForCode<'a> {
 impl Around for ForCode<'_> {
     fn turn(&mut self, until_ns: u64) {
         Around::turn(self.agent, until_ns);
+    }
+    fn look(&mut self) {
+        Around::look(self.agent);
     }
     fn ended(&mut self) -> Vec<(i32, End)> {
         let mut ended = Around::ended(self.agent);
