@@ -4,6 +4,7 @@
 //! Invariant: a wait is counted where it happened, not where its end was noticed, so no slot holds more than its own length.
 
 use crate::wire_struct;
+use std::ops::Range;
 
 wire_struct! {
     /// One vCPU thread, from its start to the end of the VM.
@@ -64,13 +65,10 @@ impl HostNoise {
     /// The same of the slots that lie between these times, if only in part. What is known of the whole run alone is left
     /// out.
     pub fn only_between(&self, from_ns: u64, to_ns: u64) -> Self {
-        let first = (0..self.worst_us.len()).find(|slot| self.touches(*slot, from_ns, to_ns));
-        let of = |series: &[u32]| -> Vec<u32> {
-            let slots = series.iter().enumerate().filter(|(slot, _)| self.touches(*slot, from_ns, to_ns));
-            slots.map(|(_, us)| *us).collect()
-        };
+        let slots = self.slots(from_ns, to_ns);
+        let of = |series: &[u32]| series[slots.start.min(series.len())..slots.end.min(series.len())].to_vec();
         Self {
-            from_ns: first.map_or(from_ns.max(self.from_ns), |slot| self.start_ns(slot)),
+            from_ns: if slots.is_empty() { from_ns.max(self.from_ns) } else { self.start_ns(slots.start) },
             to_ns: to_ns.min(self.to_ns),
             samples: self.samples,
             slot_ns: self.slot_ns,
@@ -104,21 +102,30 @@ impl HostNoise {
         start_ns.saturating_add(self.slot_ns).min(to_ns).saturating_sub(start_ns.max(from_ns))
     }
 
-    fn touches(&self, slot: usize, from_ns: u64, to_ns: u64) -> bool {
-        self.overlap_ns(slot, from_ns, to_ns) > 0
+    /// The slots that lie between two times, if only in part.
+    fn slots(&self, from_ns: u64, to_ns: u64) -> Range<usize> {
+        let known = self.worst_us.len().max(self.sum_us.len()) as u64;
+        if self.slot_ns == 0 || from_ns >= to_ns {
+            return 0..0;
+        }
+        let first = (from_ns.saturating_sub(self.from_ns) / self.slot_ns).min(known);
+        let end = to_ns.saturating_sub(self.from_ns).div_ceil(self.slot_ns).min(known);
+        first as usize..end.max(first) as usize
     }
 
     /// How long vCPUs waited at most between two times: of each slot, the longest wait of one.
     pub fn most_between(&self, from_ns: u64, to_ns: u64) -> u64 {
-        let slots = self.worst_us.iter().enumerate();
-        let within = slots.map(|(slot, us)| (u64::from(*us) * NS_PER_US).min(self.overlap_ns(slot, from_ns, to_ns)));
+        let slots = self.slots(from_ns, to_ns);
+        let waits = self.worst_us.iter().enumerate().take(slots.end).skip(slots.start);
+        let within = waits.map(|(slot, us)| (u64::from(*us) * NS_PER_US).min(self.overlap_ns(slot, from_ns, to_ns)));
         within.fold(0, u64::saturating_add)
     }
 
     /// How long all vCPUs waited between two times; the slots at both ends count as wholes.
     pub fn waited_between(&self, from_ns: u64, to_ns: u64) -> u64 {
-        let slots = self.sum_us.iter().enumerate().filter(|(slot, _)| self.touches(*slot, from_ns, to_ns));
-        slots.fold(0u64, |sum, (_, us)| sum.saturating_add(u64::from(*us) * NS_PER_US))
+        let slots = self.slots(from_ns, to_ns);
+        let waits = self.sum_us.iter().take(slots.end).skip(slots.start);
+        waits.fold(0u64, |sum, us| sum.saturating_add(u64::from(*us) * NS_PER_US))
     }
 
     /// The most that vCPUs were kept waiting within any interval of this length: of each slot, the longest wait of one.
