@@ -29,6 +29,9 @@ pub struct Stall {
     forwarded_us: Option<u64>,
     /// The console's last line, which is still to be completed.
     line: Vec<u8>,
+    /// What the console told, and when by the kernel's clock and by ours: it counts as long as PID 1 does not forward that line
+    /// or a later one, which shows who wrote it.
+    unforwarded: Option<(String, u64, u64)>,
     /// What was told first, and when it came here.
     seen: Option<(String, u64)>,
 }
@@ -43,6 +46,7 @@ impl Stall {
             pid1: false,
             forwarded_us: None,
             line: Vec::new(),
+            unforwarded: None,
             seen: None,
         }
     }
@@ -53,16 +57,19 @@ impl Stall {
             Msg::Hello { .. } => self.pid1 = true,
             Msg::Klog { priority, time_us, text, .. } => {
                 self.forwarded_us = self.forwarded_us.max(Some(*time_us));
+                self.unforwarded.take_if(|(_, line_us, _)| *line_us <= *time_us);
                 self.note(klog::stall(*priority, text), now_ns);
             }
             // What was told before is of the scenario before.
             Msg::ScenarioBegin { index } => {
-                (self.is_last, self.seen) = (*index as usize + 1 >= self.scenarios, None);
+                self.is_last = *index as usize + 1 >= self.scenarios;
+                (self.seen, self.unforwarded) = (None, None);
             }
             // Without its scheduler no scenario can follow.
             Msg::SchedFailed { .. } if !self.is_last => {
                 self.is_last = true;
                 self.seen.iter_mut().for_each(|(_, seen_ns)| *seen_ns = now_ns);
+                self.unforwarded.iter_mut().for_each(|(_, _, seen_ns)| *seen_ns = now_ns);
             }
             _ => {}
         }
@@ -80,9 +87,9 @@ impl Stall {
                 let text = String::from_utf8_lossy(&line);
                 let (time_us, text) = klog::console_line(&text);
                 // As the verdict reads it: a line without the kernel's stamp may be anybody's.
-                if self.pid1 && time_us > self.forwarded_us {
-                    self.note(klog::stall(0, text), now_ns);
-                }
+                let beyond = time_us.filter(|_| self.pid1 && time_us > self.forwarded_us && self.unforwarded.is_none());
+                let told = beyond.and_then(|time_us| Some((klog::stall(0, text)?, time_us, now_ns)));
+                self.unforwarded = self.unforwarded.take().or(told);
             }
             self.line.truncate(LINE_BYTES);
         }
@@ -96,7 +103,9 @@ impl Stall {
 
     /// The end of a guest that had its time.
     pub fn end(&self, now_ns: u64) -> Option<VmEnd> {
-        let (text, seen_ns) = self.seen.as_ref().filter(|_| self.is_last)?;
+        let unforwarded = || self.unforwarded.as_ref().map(|(text, _, seen_ns)| (text, seen_ns));
+        let seen = self.seen.as_ref().map(|(text, seen_ns)| (text, seen_ns)).or_else(unforwarded);
+        let (text, seen_ns) = seen.filter(|_| self.is_last)?;
         (now_ns.saturating_sub(*seen_ns) >= TO_REPORT_NS).then(|| {
             let after = units::duration(TO_REPORT_NS);
             VmEnd::Cut {
@@ -191,6 +200,15 @@ mod tests {
             other.console(text.as_bytes(), AT);
             assert!(!cuts(&other), "{text}");
         }
+        // A program may write into the kernel's log: the console does not show that it did.
+        let mut lie = single();
+        lie.console(format!("[    7.000000] {SOFT}\n").as_bytes(), AT);
+        lie.heard(&line(8, SOFT), AT + 1);
+        assert!(!cuts(&lie));
+        let mut true_word = single();
+        true_word.console(format!("[    7.000000] {SOFT}\n").as_bytes(), AT - 1);
+        true_word.heard(&line(0, SOFT), AT);
+        assert!(cuts(&true_word));
         let mut booting = Stall::new(&passing().plan.unwrap(), false);
         booting.console(whole.as_bytes(), AT);
         assert!(!cuts(&booting));
