@@ -18,7 +18,8 @@ use crate::verdict::{Verdict, is_whole, judge_by, judge_cut, on_busy_host, store
 /// Judges, tells, and gives the verdict's exit code.
 pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
     let (record, complete) = rundir::load(&args.run).map_err(|error| error.with_kind(Kind::Usage))?;
-    if !complete {
+    let whole = complete && is_whole(&record);
+    if !whole {
         let run = args.run.display();
         out::print_error(&format!(
             "ktstr: {run} was cut: the run or its writing was killed; judged is what it holds\n"
@@ -29,7 +30,7 @@ pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
         out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
     }
     let layers = layers(&record, args);
-    let verdict = if complete && is_whole(&record) {
+    let verdict = if whole {
         counted(args.bad_on.as_ref(), &record, judge_by(&record, &layers))
     } else {
         let busy = on_busy_host(&record);

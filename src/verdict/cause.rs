@@ -190,7 +190,8 @@ fn harness_failure(record: &Record) -> Option<Cause> {
     }
     match &record.vm_end {
         Some(VmEnd::MachineError { text }) => Some((Outcome::Error, text.clone())),
-        None if on_metal(record) => None,
+        None if on_metal(record) && record.bye => None,
+        None if on_metal(record) => Some((Outcome::Error, "the run ended without saying how".into())),
         None => Some((Outcome::Error, "the VM ended without saying how".into())),
         Some(_) => None,
     }

@@ -20,7 +20,8 @@ const SLOTS: u64 = 2048;
 /// Whether a stored record has all that was to come, where it could be read to its end: a writer that is killed most often
 /// leaves whole messages.
 pub fn is_whole(record: &Record) -> bool {
-    on_metal(record) || record.mark(Stage::TornDown).is_some()
+    let last_of_metal = record.bye || record.vm_end.is_some();
+    record.mark(Stage::TornDown).is_some() || on_metal(record) && last_of_metal
 }
 
 /// Judges a record that was cut. How the run ended, and then what the host did, stands near its end: a failure that either
@@ -162,6 +163,10 @@ mod tests {
         assert!(!is_whole(&record));
         record.host.as_mut().unwrap().accel = super::super::METAL.into();
         assert!(is_whole(&record), "a run without a VM has none to tear down");
+        (record.bye, record.vm_end) = (false, None);
+        assert!(!is_whole(&record), "it was killed");
+        let verdict = judge_stored(&record);
+        assert_eq!((verdict.outcome, &*verdict.headline), (Outcome::Error, "the run ended without saying how"));
     }
 
     #[test]

@@ -116,6 +116,11 @@ fn ended_run_on_this_machine_leaves_no_cgroup_and_a_killed_one_only_until_the_ne
             assert!(Instant::now() < limit, "its workers outlive it");
             std::thread::sleep(Duration::from_millis(10));
         }
+        let [run] = &std::fs::read_dir(scratch.0.join("ktstr/runs")).unwrap().collect::<Vec<_>>()[..] else {
+            panic!("not one run directory");
+        };
+        let run = run.as_ref().expect("read the runs").path();
+        run_in(&scratch, &["judge", &run.display().to_string()]).exits(128).says("was cut").says("without saying how");
         // Nobody can remove the cgroup of a killed run but the next one.
         let next = run_in(&scratch, &["run", "--host", "--work", "bursty*1", "--duration", "100ms"]);
         assert!(!subtree.exists(), "{next}");

@@ -314,7 +314,7 @@ impl<'a> Cell<'a> {
         }
         let [run] = self.place.runs().try_into().expect("one run directory");
         let judged = run_in(&self.place.scratch, &["judge", &run.display().to_string()]).exits(128);
-        let judged = judged.says("the VM ended without saying how");
+        let judged = judged.says("was cut").says("the VM ended without saying how");
         let (record, _) = rundir::load(&run).expect("the record can be read");
         assert!(record.vm_end.is_none() && !record.bye, "{judged}");
         assert_eq!(record.hello.is_some(), self.at != At::Started, "{judged}");
