@@ -166,7 +166,8 @@ fn scheduler_failure(record: &Record, log: &KernelLog, checks: &[Check]) -> Opti
             | SchedFailure::EnableTimeout
             | SchedFailure::DisabledEarly => Outcome::Fail,
         };
-        let failure = start_failure(*why, text);
+        let void_stall = if *why == SchedFailure::KernelStalled { void(record, log) } else { String::new() };
+        let failure = format!("{}{void_stall}", start_failure(*why, text));
         return match noise::explains_start(record, log).filter(|_| outcome == Outcome::Fail) {
             Some(void) => Some((Outcome::Inconclusive, format!("{failure}; {void}"))),
             None => Some((outcome, failure)),

@@ -142,8 +142,10 @@ fn lockup_that_sched_ext_reports_is_void_where_the_kernels_own_report_is() {
 
 #[test]
 fn run_that_was_cut_for_a_stall_is_void_where_the_host_took_half_of_it() {
-    let stalled = |waited_s: u64| {
+    let stalled = |waited_s: u64, is_told: bool| {
         let mut record = passing_with_scheduler();
+        let failed = (SchedFailure::KernelStalled, "the kernel reports a stall: x".to_owned());
+        record.sched_failed = is_told.then_some(failed);
         add_log(&mut record, &["watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [scx_enable_help:103]"]);
         (record.sched_enabled, record.sched_final, record.scenario_started) = (None, None, None);
         (record.scenario_end, record.bye) = (None, false);
@@ -153,11 +155,14 @@ fn run_that_was_cut_for_a_stall_is_void_where_the_host_took_half_of_it() {
         starve(&mut record, 1_000 * NS_PER_MS, waited_s * 1_000 * NS_PER_MS);
         judge(&record, &defaults())
     };
-    let (told, void) = (stalled(9), stalled(11));
+    let (told, void) = (stalled(9, false), stalled(11, false));
     assert_eq!((told.outcome, told.stopped), (Outcome::Fail, Some("scheduler not enabled")), "{}", told.headline);
     assert!(told.headline.starts_with("BUG: soft lockup - CPU#0 stuck for 22s!"), "{}", told.headline);
     assert_eq!(void.outcome, Outcome::Inconclusive, "{}", void.headline);
     assert!(void.headline.starts_with("the kernel reported a stall; void, as "), "{}", void.headline);
+    let told = stalled(11, true);
+    assert_eq!(told.outcome, Outcome::Inconclusive, "{}", told.headline);
+    assert!(told.headline.contains("a stall: x; void, as "), "{}", told.headline);
 }
 
 #[test]
