@@ -1,13 +1,14 @@
 //! A file that the user named for a result.
 //!
 //! Owns creating, writing and taking it back; leaves what is in it to the commands.
-//! Invariant: where it is there in the end, the whole result is in it; only a file is ever taken back, never a device,
-//! a pipe or a link.
+//! Invariant: unless it was killed at once, a file that is there in the end has the whole result in it; only a file of its
+//! own is ever taken back, never a device, a pipe or a link, nor what stands in its place meanwhile.
 
 use super::out;
 use crate::error::{Context, Kind, Result};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Created before anything is done for the result, so that what cannot be created is found out in time.
@@ -27,7 +28,9 @@ impl ResultFile {
 
     /// Writes all of it.
     pub fn write(&mut self, mut content: impl Read) -> Result<()> {
-        let written = io::copy(&mut content, &mut self.file);
+        // No file by its type, whose copying by the kernel a signal would end.
+        let content: &mut dyn Read = &mut content;
+        let written = io::copy(content, &mut self.file);
         self.whole = written.is_ok();
         written
             .map(drop)
@@ -39,7 +42,11 @@ impl ResultFile {
 impl Drop for ResultFile {
     /// Half a result is worse than none.
     fn drop(&mut self) {
-        if self.whole || !fs::symlink_metadata(&self.path).is_ok_and(|data| data.is_file()) {
+        // What another run has put in its place meanwhile is not ours.
+        let own = self.file.metadata().map(|data| (data.dev(), data.ino()));
+        let named = fs::symlink_metadata(&self.path).map(|data| (data.is_file(), data.dev(), data.ino()));
+        let (Ok((dev, ino)), Ok(named)) = (own, named) else { return };
+        if self.whole || named != (true, dev, ino) {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path).context(|| format!("remove {}", self.path.display())) {
@@ -62,6 +69,11 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"all");
         drop(ResultFile::create(&file).unwrap());
         assert!(!file.exists());
+        let first = ResultFile::create(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        ResultFile::create(&file).unwrap().write(&b"another"[..]).unwrap();
+        drop(first);
+        assert_eq!(fs::read(&file).unwrap(), b"another");
         // The link stays, as /dev/stdout does.
         symlink("/dev/full", &link).unwrap();
         let refused = ResultFile::create(&link).unwrap().write(&b"all"[..]).unwrap_err();

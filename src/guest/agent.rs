@@ -101,8 +101,9 @@ impl Agent {
     /// Does what the plan says, and tells whatever it cannot do.
     pub fn carry_out(&mut self, plan: &Plan) {
         self.provoke = plan.guards.provoke.clone();
-        self.outside.stall_settles = verdict::stall_settles(plan, is_emulated());
+        // The boot's log first: what stalled there is judged in the end, as is whether this kernel can be judged at all.
         self.outside.look();
+        self.outside.stall_settles = verdict::stall_settles(plan, is_emulated());
         // What PID 1 has compared with the plan by now, and the sizes of caches beyond it.
         match TestTopology::from_system(Path::new("/")) {
             Ok(topo) => self.topo = topo,

@@ -7,7 +7,7 @@
 //! Source for the layout: Documentation/driver-api/early-userspace/buffer-format.rst and init/initramfs.c.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 /// "070701": newc without checksums.
 const MAGIC: &[u8; 6] = b"070701";
@@ -23,6 +23,8 @@ const NAME_MAX_BYTES: usize = 4096;
 const ALIGN: u64 = 4;
 /// Archives are padded to this, as `cpio -o` does; the kernel skips zeros between archives.
 const ARCHIVE_ALIGN: u64 = 512;
+/// What is copied at once: few calls for a large file.
+const COPY_BYTES: usize = 128 * 1024;
 
 /// The file type bits of a mode (include/uapi/linux/stat.h).
 pub const TYPE_MASK: u32 = 0o170000;
@@ -55,7 +57,10 @@ impl<W: Write> Writer<W> {
     /// A file of exactly `bytes` bytes read from `source`; a source that ends early is an error.
     pub fn file_from<R: Read>(&mut self, path: &str, permissions: u32, bytes: u64, source: &mut R) -> io::Result<()> {
         self.header(path, TYPE_FILE | permissions, bytes, (0, 0))?;
-        let copied = io::copy(&mut source.take(bytes), &mut self.out)?;
+        // No file by its type: between two files std leaves copying to the kernel (copy_file_range(2), sendfile(2)), and
+        // takes a signal that arrives meanwhile for a failure (EINTR).
+        let source: &mut dyn Read = source;
+        let copied = io::copy(&mut BufReader::with_capacity(COPY_BYTES, source.take(bytes)), &mut self.out)?;
         self.offset += copied;
         if copied != bytes {
             let what = format!("{path} became shorter while it was read: {copied} of {bytes} bytes");

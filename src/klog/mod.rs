@@ -17,6 +17,7 @@ mod title;
 
 pub use classify::{KernelLog, classify, classify_after, stall};
 pub use line::{console_line, is_blank, one_line};
+pub use sched_ext::stuck_ms;
 pub use table::{PATTERNS, Pattern, lookup};
 pub use title::signature;
 

@@ -21,6 +21,12 @@ const BUSY: [&str; 2] = ["Device or resource busy", "another scheduler is loaded
 /// How that is told.
 pub const BUSY_TOLD: &str = "another scheduler is loaded already (EBUSY)";
 
+/// For how long a CPU was stuck, where a line on a lockup says so, be it sched_ext's or the kernel's own.
+pub fn stuck_ms(line: &str) -> Option<u64> {
+    let number = line.rsplit_once(STUCK_FOR)?.1.split_inclusive('s').next()?;
+    parse_seconds(number)
+}
+
 /// Whether a scheduler says that another one is loaded.
 pub fn says_busy(output: &str) -> bool {
     BUSY.iter().any(|words| output.contains(words))
@@ -324,11 +330,10 @@ impl SchedExit {
         let message = message.trim_end();
         self.victim = parse_victim(message);
         let unchecked = || parse_seconds(message.strip_prefix(NO_CHECK_IN)?);
-        let stuck = || parse_seconds(message.rsplit_once(STUCK_FOR)?.1);
         self.stalled_ms = self.victim.as_ref().map(|victim| victim.waited_ms).or_else(unchecked);
         self.message = Some(message.to_owned()).filter(|text| !text.is_empty());
         if self.is_lockup() {
-            self.stalled_ms = stuck();
+            self.stalled_ms = stuck_ms(message);
         }
     }
 }
@@ -389,6 +394,7 @@ mod tests {
             ("RCU CPU stall detected!", None),
             ("soft lockup - CPU 0 stuck for 2s", Some(2000)),
             ("soft lockup - CPU#1 stuck for 22s", Some(22_000)),
+            ("soft lockup - CPU#1 stuck for 9s! [ops:1]", Some(9_000)),
             ("hard lockup - CPU 3", None),
         ] {
             let exit = of("runtime error", message);

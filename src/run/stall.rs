@@ -7,12 +7,14 @@
 use crate::klog;
 use crate::proto::message::{Msg, VmEnd};
 use crate::proto::plan::Plan;
-use crate::units::{self, NS_PER_MS};
+use crate::units::{self, NS_PER_MS, NS_PER_US};
 use crate::verdict;
 
 /// From the report to the end of a guest that has not ended by then, whatever it waits for: a stall is told within a second
 /// of the kernel's line, and of that second this leaves a quarter for the line's way here and for the VM's end.
 const TO_REPORT_NS: u64 = 750 * NS_PER_MS;
+/// A sign of life that comes so soon after a line may have been given before it; the next is due within half a second.
+const SIGN_LATE_NS: u64 = 100 * NS_PER_MS;
 /// A longer line of the console is none of the kernel's (PRINTK_MESSAGE_MAX is 2048, kernel/printk/internal.h).
 const LINE_BYTES: usize = 4096;
 
@@ -23,14 +25,16 @@ pub struct Stall {
     scenarios: usize,
     /// No other scenario can follow the one that runs.
     is_last: bool,
-    /// PID 1 runs: until then, a run is about whether it ever will.
-    pid1: bool,
+    /// The guest's uptime when PID 1 began, where it has: until then, a run is about whether it ever will.
+    pid1_us: Option<u64>,
+    /// A scenario's workers have been started, so that the scheduler that it began with was there.
+    begun: bool,
     /// The kernel's time of the last line that PID 1 forwarded: what the console has beyond it, PID 1 could not.
     forwarded_us: Option<u64>,
     /// The console's last line, which is still to be completed.
     line: Vec<u8>,
     /// What the console told, and when by the kernel's clock and by ours: it counts as long as PID 1 does not forward that line
-    /// or a later one, which shows who wrote it.
+    /// or a later one, which shows who wrote it, and gives no other sign of life.
     unforwarded: Option<(String, u64, u64)>,
     /// What was told first, and when it came here.
     seen: Option<(String, u64)>,
@@ -43,7 +47,8 @@ impl Stall {
             settles: verdict::stall_settles(plan, emulated),
             scenarios,
             is_last: scenarios <= 1,
-            pid1: false,
+            pid1_us: None,
+            begun: false,
             forwarded_us: None,
             line: Vec::new(),
             unforwarded: None,
@@ -54,25 +59,34 @@ impl Stall {
     /// Takes a message of the guest's.
     pub fn heard(&mut self, message: &Msg, now_ns: u64) {
         match message {
-            Msg::Hello { .. } => self.pid1 = true,
+            Msg::Hello { pid1_uptime_ns, .. } => self.pid1_us = Some(*pid1_uptime_ns / NS_PER_US),
             Msg::Klog { priority, time_us, text, .. } => {
                 self.forwarded_us = self.forwarded_us.max(Some(*time_us));
                 self.unforwarded.take_if(|(_, line_us, _)| *line_us <= *time_us);
-                self.note(klog::stall(*priority, text), now_ns);
+                // What the kernel said while it booted is judged in the end, as is whether it can be judged at all.
+                if Some(*time_us) >= self.pid1_us && self.pid1_us.is_some() {
+                    self.note(klog::stall(*priority, text), now_ns);
+                }
             }
             // What was told before is of the scenario before.
             Msg::ScenarioBegin { index } => {
                 self.is_last = *index as usize + 1 >= self.scenarios;
-                (self.seen, self.unforwarded) = (None, None);
+                (self.seen, self.unforwarded, self.begun) = (None, None, false);
             }
-            // Without its scheduler no scenario can follow.
-            Msg::SchedFailed { .. } if !self.is_last => {
+            Msg::ScenarioStart { .. } => self.begun = true,
+            // Without the scheduler that it is to begin with no scenario can follow.
+            Msg::SchedFailed { .. } if !self.is_last && !self.begun => {
                 self.is_last = true;
                 self.seen.iter_mut().for_each(|(_, seen_ns)| *seen_ns = now_ns);
                 self.unforwarded.iter_mut().for_each(|(_, _, seen_ns)| *seen_ns = now_ns);
             }
             _ => {}
         }
+    }
+
+    /// PID 1 lives, so that it is for PID 1 to forward the line.
+    pub fn alive(&mut self, now_ns: u64) {
+        self.unforwarded.take_if(|(_, _, seen_ns)| now_ns.saturating_sub(*seen_ns) >= SIGN_LATE_NS);
     }
 
     /// Takes what came from the console: PID 1 may itself be what is kept from its CPU.
@@ -87,7 +101,8 @@ impl Stall {
                 let text = String::from_utf8_lossy(&line);
                 let (time_us, text) = klog::console_line(&text);
                 // As the verdict reads it: a line without the kernel's stamp may be anybody's.
-                let beyond = time_us.filter(|_| self.pid1 && time_us > self.forwarded_us && self.unforwarded.is_none());
+                let beyond = time_us.filter(|_| self.pid1_us.is_some() && self.unforwarded.is_none());
+                let beyond = beyond.filter(|_| time_us > self.forwarded_us && time_us >= self.pid1_us);
                 let told = beyond.and_then(|time_us| Some((klog::stall(0, text)?, time_us, now_ns)));
                 self.unforwarded = self.unforwarded.take().or(told);
             }
@@ -171,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn stall_of_the_boot_ends_nothing() {
+        let mut stall = Stall::new(&passing().plan.unwrap(), false);
+        let mut hello = hello();
+        if let Msg::Hello { pid1_uptime_ns, .. } = &mut hello {
+            *pid1_uptime_ns = 7_000_001 * NS_PER_US;
+        }
+        stall.heard(&hello, 0);
+        stall.heard(&line(0, SOFT), AT);
+        stall.console(format!("[    7.000000] {SOFT}\n").as_bytes(), AT);
+        assert!(!cuts(&stall));
+        stall.console(format!("[    7.000001] {SOFT}\n").as_bytes(), AT);
+        assert!(cuts(&stall));
+    }
+
+    #[test]
     fn stall_that_settles_nothing_ends_nothing() {
         let plan = passing().plan.unwrap();
         let mut allowing = plan.clone();
@@ -209,6 +239,13 @@ mod tests {
         true_word.console(format!("[    7.000000] {SOFT}\n").as_bytes(), AT - 1);
         true_word.heard(&line(0, SOFT), AT);
         assert!(cuts(&true_word));
+        // Where PID 1 goes on, the line is for it to forward; one sign may have been under way.
+        for (later_ns, is_cut) in [(SIGN_LATE_NS - 1, true), (SIGN_LATE_NS, false)] {
+            let mut living = single();
+            living.console(whole.as_bytes(), AT);
+            living.alive(AT + later_ns);
+            assert_eq!(cuts(&living), is_cut);
+        }
         let mut booting = Stall::new(&passing().plan.unwrap(), false);
         booting.console(whole.as_bytes(), AT);
         assert!(!cuts(&booting));
@@ -232,6 +269,13 @@ mod tests {
             AT,
         );
         assert!(cuts(&failed));
+        // One that a scenario exchanges is that scenario's own.
+        let mut exchanged = Stall { seen: stall.seen.clone(), begun: true, ..Stall::new(&plan, false) };
+        exchanged.heard(
+            &Msg::SchedFailed { why: crate::proto::message::SchedFailure::KernelStalled, text: String::new() },
+            AT,
+        );
+        assert!(!cuts(&exchanged));
         stall.heard(&Msg::ScenarioBegin { index: 1 }, AT);
         assert!(!cuts(&stall));
         stall.heard(&line(3, SOFT), AT);

@@ -151,7 +151,9 @@ impl Watch<'_, '_> {
             if bye_ns.is_some_and(|since| now > since + AFTER_BYE_NS) {
                 break VmEnd::TimedOut;
             }
-            if let Some(end) = self.stall.end(now) {
+            if bye_ns.is_none()
+                && let Some(end) = self.stall.end(now)
+            {
                 stalled = true;
                 break end;
             }
@@ -272,7 +274,9 @@ impl Watch<'_, '_> {
             self.mark(Stage::Pid1);
         }
         if door.contains(&DOORBELL_ALIVE) {
-            self.silence.heard(time::monotonic_ns());
+            let now = time::monotonic_ns();
+            self.silence.heard(now);
+            self.stall.alive(now);
         }
         let mut com2 = Vec::new();
         read_all(&self.machine.lines.com2, &mut com2)?;

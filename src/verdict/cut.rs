@@ -33,7 +33,7 @@ pub fn judge_cut(record: &Record, layers: &Layers) -> Verdict {
     }
     // A user who ended it does not want its result, and what the harness could not do outranks many a failure.
     if record.vm_end.is_none() && !(on_metal(record) && record.bye) {
-        return in_doubt(verdict, "the record was cut before it tells how the run ended");
+        return unended(verdict);
     }
     match on_busy_host(record) {
         Some(busy) => doubt(verdict, judge_by(&busy, layers)),
@@ -52,6 +52,18 @@ pub fn on_busy_host(record: &Record) -> Option<Record> {
 }
 
 const UNTOLD: &str = "the record was cut before it tells whether the host is to blame";
+
+/// Nothing of it is more than what was seen until then.
+fn unended(verdict: Verdict) -> Verdict {
+    const WHY: &str = "the record was cut before it tells how the run ended";
+    if verdict.outcome != Outcome::Fail {
+        return verdict;
+    }
+    let of_scenario = |one: OfScenario| OfScenario { verdict: unended(one.verdict), ..one };
+    let scenarios = verdict.scenarios.into_iter().map(of_scenario).collect();
+    let checks = verdict.checks.into_iter().map(|check| uncertain(check, WHY)).collect();
+    in_doubt(Verdict { checks, scenarios, ..verdict }, WHY)
+}
 
 fn in_doubt(verdict: Verdict, why: &str) -> Verdict {
     let outcome = Outcome::Inconclusive;
@@ -80,10 +92,14 @@ fn doubt(verdict: Verdict, on_busy_host: Verdict) -> Verdict {
 }
 
 fn doubted(check: Check, left: &Check) -> Check {
-    if check.status != Status::Fail || left.status == Status::Fail {
+    if left.status == Status::Fail { check } else { uncertain(check, UNTOLD) }
+}
+
+fn uncertain(check: Check, why: &str) -> Check {
+    if check.status != Status::Fail {
         return check;
     }
-    let reason = format!("{UNTOLD}: {}", check.reason);
+    let reason = format!("{why}: {}", check.reason);
     Check { status: Status::Inconclusive, reason, ..check }
 }
 

@@ -4,9 +4,10 @@
 //! Invariant: a log or a report that was cut can confirm a failure, never a pass.
 
 use super::check::{Check, Measure, Status};
+use super::judge::during_scenario;
 use super::noise;
 use super::table::{self, in_force, is_on};
-use super::workers::{disturbed, missing_reports, on_metal};
+use super::workers::{disturbed, emulated, missing_reports, on_metal};
 use crate::klog::{Finding, KernelLog, Severity};
 use crate::proto::limits::{Assert, CheckId, Layers};
 use crate::proto::message::VmEnd;
@@ -57,9 +58,11 @@ pub fn stall_settles(plan: &Plan, emulated: bool) -> bool {
     always && !emulated && plan.guards.allow_log.is_empty() && !plan.guards.stalls_may_be
 }
 
-/// Why a finding of the kernel may be the host's doing; none where it is not.
+/// Why a finding of the kernel may be the host's doing; none where it is not. What share of the scenario the host took says
+/// nothing of a stall before it.
 pub fn excuse(record: &Record, log: &KernelLog, finding: &Finding) -> Option<String> {
-    let of_times = || disturbed(record).filter(|_| finding.class.is_stall());
+    let within = emulated(record) || during_scenario(record, finding.time_us);
+    let of_times = || disturbed(record).filter(|_| within && finding.class.is_stall());
     of_times().or_else(|| noise::explains_finding(record, log, finding))
 }
 

@@ -3,9 +3,10 @@
 //! Owns the thresholds and their reasons; leaves the values to proto/noise and the use to the checks and the cause.
 //! Invariant: noise turns a failure into Inconclusive, never into a pass, and never without naming what was waited.
 
+use super::judge::during_scenario;
 use super::workers::{disturbed, emulated};
 use crate::klog::sched_ext::SchedExit;
-use crate::klog::{Class, Finding, KernelLog};
+use crate::klog::{self, Class, Finding, KernelLog};
 use crate::proto::message::{Stage, VmEnd};
 use crate::proto::noise::HostNoise;
 use crate::proto::plan::Plan;
@@ -29,7 +30,9 @@ pub const KEPT_WAITING: &str = "the host kept a vCPU waiting";
 /// where nothing was witnessed.
 pub fn whole_scenario(record: &Record) -> Option<String> {
     let noise = record.noise.as_ref()?;
-    let (from_ns, to_ns) = (record.mark(Stage::ScenarioStart)?, record.mark(Stage::ScenarioEnd)?);
+    // One that was cut lasted until then.
+    let (from_ns, end_ns) = (record.mark(Stage::ScenarioStart)?, record.mark(Stage::ScenarioEnd));
+    let to_ns = end_ns.unwrap_or(noise.to_ns);
     let cpus = u64::from(record.host.as_ref()?.topology.total_cpus());
     let given_ns = to_ns.saturating_sub(from_ns).saturating_mul(cpus);
     let waited_ns = noise.waited_between(from_ns, to_ns);
@@ -59,7 +62,10 @@ pub fn explains(record: &Record, measured_ns: u64, limit_ns: u64) -> Option<Stri
 /// Why a finding of the kernel is the host's doing: what it says did not run was kept from running.
 pub fn explains_finding(record: &Record, log: &KernelLog, finding: &Finding) -> Option<String> {
     match finding.class {
-        class if class.is_stall() => explains_stall(record, STALL_NS),
+        class if class.is_stall() => {
+            let stuck_ns = klog::stuck_ms(&finding.title).map(|stuck| stuck.saturating_mul(NS_PER_MS));
+            explains_stall(record, stuck_ns.unwrap_or(STALL_NS))
+        }
         Class::SchedExtExit => {
             log.exits.iter().filter(|exit| exit.time_us == finding.time_us).find_map(|exit| explains_exit(record, exit))
         }
@@ -73,7 +79,8 @@ pub fn explains_exit(record: &Record, exit: &SchedExit) -> Option<String> {
     if !exit.is_stall() {
         return None;
     }
-    let of_times = || disturbed(record).filter(|_| exit.is_lockup() && !emulated(record));
+    let within = exit.is_lockup() && during_scenario(record, exit.time_us);
+    let of_times = || disturbed(record).filter(|_| within && !emulated(record));
     let stalled_ns = exit.stalled_ms.map_or(STALL_NS, |stalled| stalled.saturating_mul(NS_PER_MS));
     of_times().or_else(|| explains_stall(record, stalled_ns))
 }

@@ -165,6 +165,56 @@ fn run_that_was_cut_for_a_stall_is_void_where_the_host_took_half_of_it() {
     assert!(told.headline.contains("a stall: x; void, as "), "{}", told.headline);
 }
 
+const SOFT: &str = "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [worker:103]";
+
+#[test]
+fn scenario_that_was_cut_for_a_stall_lasted_until_then() {
+    let stalled = |waited_s: u64| {
+        let mut record = long_run();
+        add_log(&mut record, &[SOFT]);
+        (record.scenario_end, record.sched_final, record.bye) = (None, None, false);
+        record.marks.retain(|(stage, _)| ![Stage::ScenarioEnd, Stage::Bye].contains(stage));
+        record.reports.clear();
+        record.vm_end = Some(VmEnd::Cut { reason: "the kernel reported a stall".into() });
+        starve(&mut record, 2 * NS_PER_SEC, waited_s * NS_PER_SEC);
+        judged(&record)
+    };
+    assert_eq!(stalled(4).outcome, Outcome::Fail, "{}", stalled(4).headline);
+    assert_excused(&stalled(5), "the vCPUs waited 5.00 s of 40.6 s for the host's CPUs");
+}
+
+#[test]
+fn share_of_a_scenario_says_nothing_of_a_stall_before_it() {
+    let stalled = |in_it: bool| {
+        let mut record = passing_with_scheduler();
+        add_log(&mut record, &[SOFT]);
+        let line_ns = record.klog.last().unwrap().time_us * 1000;
+        let start_ns = record.mark(Stage::ScenarioStart).unwrap();
+        for (_, at_ns) in record.marks.iter_mut().filter(|(stage, _)| *stage == Stage::ScenarioEnd) {
+            *at_ns = start_ns + NS_PER_MS;
+        }
+        let end = record.scenario_end.as_mut().unwrap();
+        end.elapsed_ns = NS_PER_MS;
+        end.uptime_ns = line_ns + if in_it { 0 } else { 2 * NS_PER_MS };
+        starve(&mut record, start_ns, NS_PER_MS);
+        judged(&record)
+    };
+    assert_eq!(stalled(false).outcome, Outcome::Fail, "{}", stalled(false).headline);
+    assert_excused(&stalled(true), "the vCPUs waited 1.00 ms of 2.00 ms");
+}
+
+#[test]
+fn lockup_is_about_the_time_that_its_line_says() {
+    let stalled = |waited_ms: u64| {
+        let mut record = long_run();
+        add_log(&mut record, &["sched_ext: Soft lockup - CPU 0 stuck for 3s, disabling BPF scheduler"]);
+        starve(&mut record, 2 * NS_PER_SEC, waited_ms * NS_PER_MS);
+        judged(&record)
+    };
+    assert_eq!(stalled(1499).outcome, Outcome::Fail, "{}", stalled(1499).headline);
+    assert_excused(&stalled(1500), "the host kept a vCPU waiting for 1.50 s of 3.00 s");
+}
+
 #[test]
 fn start_that_a_stall_ended_is_void_where_the_host_took_half_of_it() {
     let mut record = long_run();
