@@ -1,7 +1,7 @@
 //! A file that the user named for a result.
 //!
 //! Owns creating, writing and taking it back; leaves what is in it to the commands.
-//! Invariant: unless it was killed at once, a file that is there in the end has the whole result in it; only a file of its
+//! Invariant: what was there before stays until there is a result; unless it was killed at once, a file that is there in the end has the whole result in it; only a file of its
 //! own is ever taken back, never a device, a pipe or a link, nor what stands in its place meanwhile.
 
 use super::out;
@@ -16,22 +16,43 @@ use std::path::{Path, PathBuf};
 pub struct ResultFile {
     path: PathBuf,
     file: File,
-    whole: bool,
+    state: State,
+}
+
+/// What would be lost, were the file removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// What was there before, as it was.
+    Before,
+    /// Nothing, or a part of the result.
+    Unfinished,
+    Whole,
 }
 
 impl ResultFile {
     pub fn create(path: &Path) -> Result<Self> {
-        let created = File::create(path).context(|| format!("create {}", path.display()));
-        let file = created.map_err(|error| error.with_kind(Kind::Usage))?;
-        Ok(Self { path: path.to_owned(), file, whole: false })
+        let (opened, state) = match File::create_new(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (File::options().write(true).create(true).truncate(false).open(path), State::Before)
+            }
+            created => (created, State::Unfinished),
+        };
+        let file =
+            opened.context(|| format!("create {}", path.display())).map_err(|error| error.with_kind(Kind::Usage))?;
+        Ok(Self { path: path.to_owned(), file, state })
     }
 
-    /// Writes all of it.
+    /// Writes all of it, in the place of what was there.
     pub fn write(&mut self, mut content: impl Read) -> Result<()> {
+        self.state = State::Unfinished;
         // No file by its type, whose copying by the kernel a signal would end.
         let content: &mut dyn Read = &mut content;
-        let written = io::copy(content, &mut self.file);
-        self.whole = written.is_ok();
+        let is_file = self.file.metadata().is_ok_and(|data| data.is_file());
+        let cleared = if is_file { self.file.set_len(0) } else { Ok(()) };
+        let written = cleared.and_then(|()| io::copy(content, &mut self.file));
+        if written.is_ok() {
+            self.state = State::Whole;
+        }
         written
             .map(drop)
             .context(|| format!("write {}", self.path.display()))
@@ -46,7 +67,7 @@ impl Drop for ResultFile {
         let own = self.file.metadata().map(|data| (data.dev(), data.ino()));
         let named = fs::symlink_metadata(&self.path).map(|data| (data.is_file(), data.dev(), data.ino()));
         let (Ok((dev, ino)), Ok(named)) = (own, named) else { return };
-        if self.whole || named != (true, dev, ino) {
+        if self.state != State::Unfinished || named != (true, dev, ino) {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path).context(|| format!("remove {}", self.path.display())) {
@@ -67,6 +88,12 @@ mod tests {
         let (file, link) = (directory.join("file"), directory.join("link"));
         ResultFile::create(&file).unwrap().write(&b"all"[..]).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"all");
+        // What no result was written into is as it was.
+        drop(ResultFile::create(&file).unwrap());
+        assert_eq!(fs::read(&file).unwrap(), b"all");
+        ResultFile::create(&file).unwrap().write(&b"a"[..]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"a");
+        fs::remove_file(&file).unwrap();
         drop(ResultFile::create(&file).unwrap());
         assert!(!file.exists());
         let first = ResultFile::create(&file).unwrap();

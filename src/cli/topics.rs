@@ -258,8 +258,9 @@ A failure that the host can have caused is not held against the scheduler:
 
   the vCPUs waited for more than 10 % of the scenario's CPU time
                     failed timing checks are inconclusive, and so are the stalls
-                    that RCU and the lockup and hung-task detectors report, also
-                    where sched_ext disables the scheduler for one
+                    that RCU and the lockup and hung-task detectors report from
+                    the scenario's start on, also where sched_ext disables the
+                    scheduler for one; one that was cut off lasted until then
   a gap or run delay would be within its limit without what the host took in an
   interval of that length
                     that check is inconclusive

@@ -102,7 +102,7 @@ impl Agent {
     pub fn carry_out(&mut self, plan: &Plan) {
         self.provoke = plan.guards.provoke.clone();
         // The boot's log first: what stalled there is judged in the end, as is whether this kernel can be judged at all.
-        self.outside.look();
+        self.outside.look_at_all();
         self.outside.stall_settles = verdict::stall_settles(plan, is_emulated());
         // What PID 1 has compared with the plan by now, and the sizes of caches beyond it.
         match TestTopology::from_system(Path::new("/")) {

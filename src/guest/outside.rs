@@ -16,6 +16,8 @@ use crate::units::NS_PER_MS;
 const LOG_END_NS: u64 = 2_000 * NS_PER_MS;
 /// Between two signs of life: the host waits for many of them before it gives up.
 const SIGN_EVERY_NS: u64 = 500 * NS_PER_MS;
+/// A look takes 2000 records at most; no kernel's buffer holds more than so many times that when PID 1 begins.
+const LOOKS_MOST: u32 = 64;
 /// A log is at its end where so many looks in a row, this far apart, find nothing new: a kernel that prints for ever pauses
 /// between two lines, too.
 const QUIET_LOOKS: u32 = 4;
@@ -72,6 +74,17 @@ impl Outside {
             Ok(commands) => commands.into_iter().for_each(|command| self.obey(command)),
             Err(error) => {
                 self.unsent.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Looks until there is nothing new, as often as the longest log needs.
+    pub fn look_at_all(&mut self) {
+        for _ in 0..LOOKS_MOST {
+            let before = self.kmsg.as_ref().map(Kmsg::totals);
+            self.look();
+            if self.kmsg.as_ref().map(Kmsg::totals) == before {
+                return;
             }
         }
     }

@@ -21,9 +21,10 @@ const BUSY: [&str; 2] = ["Device or resource busy", "another scheduler is loaded
 /// How that is told.
 pub const BUSY_TOLD: &str = "another scheduler is loaded already (EBUSY)";
 
-/// For how long a CPU was stuck, where a line on a lockup says so, be it sched_ext's or the kernel's own.
+/// For how long a CPU or a pool was stuck, where a line on a lockup says so, be it sched_ext's or the kernel's own. The number
+/// comes before any name that a task could have given itself.
 pub fn stuck_ms(line: &str) -> Option<u64> {
-    let number = line.rsplit_once(STUCK_FOR)?.1.split_inclusive('s').next()?;
+    let number = line.split_once(STUCK_FOR)?.1.split_inclusive('s').next()?;
     parse_seconds(number)
 }
 
@@ -395,6 +396,7 @@ mod tests {
             ("soft lockup - CPU 0 stuck for 2s", Some(2000)),
             ("soft lockup - CPU#1 stuck for 22s", Some(22_000)),
             ("soft lockup - CPU#1 stuck for 9s! [ops:1]", Some(9_000)),
+            ("soft lockup - CPU#1 stuck for 22s! [a stuck for 1s:103]", Some(22_000)),
             ("hard lockup - CPU 3", None),
         ] {
             let exit = of("runtime error", message);

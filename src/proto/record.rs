@@ -113,6 +113,8 @@ pub struct Record {
     pub sched_died: Option<Died>,
     pub sched_final: Option<SchedFinal>,
     pub scenario_started: Option<String>,
+    /// The guest's uptime then.
+    pub scenario_uptime_ns: Option<u64>,
     /// (cgroup, workers that were forked into it), in order; a cgroup may stand here more than once.
     pub spawned: Vec<(String, u32)>,
     pub reports: Vec<(String, WorkerReport)>,
@@ -181,7 +183,9 @@ impl Record {
             }
             Msg::SchedDump { text } => push_tail(&mut self.sched_dump, &text),
             Msg::SchedStopped { last } | Msg::SchedDetached { last } => self.sched_final = Some(last),
-            Msg::ScenarioStart { name, .. } => self.scenario_started = Some(name),
+            Msg::ScenarioStart { name, uptime_ns } => {
+                (self.scenario_started, self.scenario_uptime_ns) = (Some(name), Some(uptime_ns));
+            }
             Msg::Queues { seen } => self.queues = Some(seen),
             Msg::Asserted { result } => self.asserted = Some(result),
             Msg::Spawned { group, workers } => self.spawned.push((group, workers)),

@@ -12,6 +12,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// No run is older, in seconds since 1970 (here 2017); a date is no such number.
+const FIRST_S: u64 = 1_500_000_000;
 /// The outcome and the headline stand among the first members of a result.
 const HEAD_BYTES: u64 = 8 * 1024;
 
@@ -43,8 +45,16 @@ pub fn list(parent: &Path) -> Result<Vec<Kept>> {
         let entry = entry.context(|| format!("read {}", parent.display()))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some((begun_s, pid)) = name_parts(&name) else { continue };
+        // What only has such a name is not ours.
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
         let path = entry.path();
-        let (bytes, runs) = measure(&path).context(|| format!("measure {}", path.display()))?;
+        let (bytes, runs) = match measure(&path) {
+            // A run that passes takes its directory with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            measured => measured.context(|| format!("measure {}", path.display()))?,
+        };
         let head = [VERDICT, SUITE_JSON].iter().find_map(|file| head_of(&path.join(file)).ok());
         let member = |name: &str| head.as_deref().and_then(|head| text_member(head, name));
         let busy = Path::new(&format!("/proc/{pid}")).exists();
@@ -80,7 +90,7 @@ fn name_parts(name: &str) -> Option<(u64, u32)> {
     let mut parts = name.split('-');
     let parsed = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next()?.parse::<u32>().ok()?;
-    parts.next().is_none().then_some(parsed)
+    (parts.next().is_none() && parsed.0 >= FIRST_S).then_some(parsed)
 }
 
 /// Bytes on disk, and records, of a directory and those in it.
@@ -128,7 +138,7 @@ mod tests {
     #[test]
     fn names_of_runs_and_nothing_else_are_understood() {
         assert_eq!(name_parts("1795227734-164-0"), Some((1_795_227_734, 164)));
-        for name in ["precious", "1-2", "1-2-3-4", "a-2-3", ""] {
+        for name in ["precious", "1-2", "1795227734-2-3-4", "a-2-3", "2026-11-22", ""] {
             assert_eq!(name_parts(name), None, "{name}");
         }
     }
@@ -146,12 +156,15 @@ mod tests {
     fn directories_are_listed_with_their_outcome() {
         let parent = std::env::temp_dir().join(format!("ktstr-kept-{}", std::process::id()));
         // A process id that no Linux gives out: above PID_MAX_LIMIT (include/linux/threads.h).
-        let run = parent.join("100-4194305-0");
+        let run = parent.join("1600000000-4194305-0");
         fs::create_dir_all(run.join("0001")).unwrap();
         fs::create_dir_all(parent.join("precious")).unwrap();
         fs::write(run.join("0001/record"), [1; 5000]).unwrap();
         fs::write(run.join(SUITE_JSON), "{\n  \"outcome\": \"fail\",\n  \"headline\": \"it \\\"broke\\\"\"\n}\n")
             .unwrap();
+        // Neither a file nor a link is a directory.
+        fs::write(parent.join("1600000001-4194305-0"), "").unwrap();
+        std::os::unix::fs::symlink(&run, parent.join("1600000002-4194305-0")).unwrap();
         let all = list(&parent).unwrap();
         assert_eq!(all.len(), 1, "{all:?}");
         assert_eq!((all[0].outcome.as_deref(), all[0].headline.as_str()), (Some("fail"), "it \"broke\""));

@@ -110,6 +110,7 @@ pub fn passing() -> Record {
         ],
         klog_end: Some((2, 0)),
         scenario_started: Some("steady".into()),
+        scenario_uptime_ns: Some(1),
         spawned: vec![("g0".into(), 2), ("g1".into(), 2)],
         reports: reports.collect(),
         scenario_end: Some(ScenarioEnd {

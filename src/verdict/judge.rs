@@ -49,9 +49,11 @@ fn scheduler_alive(record: &Record, log: &KernelLog, limits: &Assert) -> Check {
 
 /// Whether the kernel said it while workers worked; what it said at boot disturbed none of them.
 pub(super) fn during_scenario(record: &Record, time_us: Option<u64>) -> bool {
-    let (Some(time_us), Some(end)) = (time_us, &record.scenario_end) else { return true };
-    let start_ns = end.uptime_ns.saturating_sub(end.elapsed_ns);
-    time_us.saturating_mul(NS_PER_US) >= start_ns
+    let ended = record.scenario_end.as_ref().map(|end| end.uptime_ns.saturating_sub(end.elapsed_ns));
+    match (time_us, ended.or(record.scenario_uptime_ns)) {
+        (Some(time_us), Some(start_ns)) => time_us.saturating_mul(NS_PER_US) >= start_ns,
+        _ => true,
+    }
 }
 
 /// The limits that a record knows, in layers, its scenario's among them.

@@ -63,7 +63,9 @@ pub fn explains(record: &Record, measured_ns: u64, limit_ns: u64) -> Option<Stri
 pub fn explains_finding(record: &Record, log: &KernelLog, finding: &Finding) -> Option<String> {
     match finding.class {
         class if class.is_stall() => {
-            let stuck_ns = klog::stuck_ms(&finding.title).map(|stuck| stuck.saturating_mul(NS_PER_MS));
+            // What other lines say may be a task's name.
+            let says = matches!(class, Class::SoftLockup | Class::HardLockup | Class::WorkqueueLockup);
+            let stuck_ns = klog::stuck_ms(&finding.title).filter(|_| says).map(|stuck| stuck.saturating_mul(NS_PER_MS));
             explains_stall(record, stuck_ns.unwrap_or(STALL_NS))
         }
         Class::SchedExtExit => {

@@ -169,9 +169,11 @@ const SOFT: &str = "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [worker:10
 
 #[test]
 fn scenario_that_was_cut_for_a_stall_lasted_until_then() {
-    let stalled = |waited_s: u64| {
+    let stalled = |waited_s: u64, in_it: bool| {
         let mut record = long_run();
         add_log(&mut record, &[SOFT]);
+        let line_ns = record.klog.last().unwrap().time_us * 1000;
+        record.scenario_uptime_ns = Some(line_ns + u64::from(!in_it));
         (record.scenario_end, record.sched_final, record.bye) = (None, None, false);
         record.marks.retain(|(stage, _)| ![Stage::ScenarioEnd, Stage::Bye].contains(stage));
         record.reports.clear();
@@ -179,8 +181,11 @@ fn scenario_that_was_cut_for_a_stall_lasted_until_then() {
         starve(&mut record, 2 * NS_PER_SEC, waited_s * NS_PER_SEC);
         judged(&record)
     };
-    assert_eq!(stalled(4).outcome, Outcome::Fail, "{}", stalled(4).headline);
-    assert_excused(&stalled(5), "the vCPUs waited 5.00 s of 40.6 s for the host's CPUs");
+    for (waited_s, in_it) in [(4, true), (5, false)] {
+        let failed = stalled(waited_s, in_it);
+        assert_eq!(failed.outcome, Outcome::Fail, "{}", failed.headline);
+    }
+    assert_excused(&stalled(5, true), "the vCPUs waited 5.00 s of 40.6 s for the host's CPUs");
 }
 
 #[test]
@@ -213,6 +218,11 @@ fn lockup_is_about_the_time_that_its_line_says() {
     };
     assert_eq!(stalled(1499).outcome, Outcome::Fail, "{}", stalled(1499).headline);
     assert_excused(&stalled(1500), "the host kept a vCPU waiting for 1.50 s of 3.00 s");
+    // A task's name says nothing of a time.
+    let mut record = long_run();
+    add_log(&mut record, &["INFO: task a stuck for 1s:77 blocked for more than 120 seconds."]);
+    starve(&mut record, 2 * NS_PER_SEC, NS_PER_SEC);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
 }
 
 #[test]

@@ -29,7 +29,7 @@ const HEAD: &str = "# Faults\n\n\
     A stall that the kernel reports (a lockup, a line of RCU's, of a hung task or of a workqueue) ends a run in any phase\n\
     once PID 1 runs, where it settles the verdict of every scenario: so not under emulation, with `--allow-log`, with a\n\
     kernel log that is not judged, or with `--bad-on` without `stall`. The guest has 750 ms for what it still has to say;\n\
-    then the host ends it, whatever it waits for. Of several scenarios a stall ends its own, and the run with the last.\n\
+    then the host ends it, whatever it waits for before its goodbye. Of several scenarios a stall ends its own, and the run with the last.\n\
     The soft lockup below lasts for 9 s, because ops.init does not return for so long: that is what an emulated run takes.\n\n\
     What is found by a time, an emulator must leave without a verdict (INCONCLUSIVE, exit 125).\n";
 const TABLE_HEAD: &str = "| name | what is wrong | brought about by | outcome | exit | stage | reason | time to verdict |\n\
