@@ -228,11 +228,11 @@ fn doctor_gives_a_line_and_a_remedy_for_each_fact() {
 fn kept_runs_are_listed_and_only_they_are_pruned() {
     let scratch = Scratch::new();
     // A process id that no Linux gives out.
-    let run = scratch.0.join("ktstr/runs/100-4194305-0");
+    let run = scratch.0.join("ktstr/runs/1600000000-4194305-0");
     fs::create_dir_all(&run).unwrap();
     fs::create_dir_all(scratch.0.join("ktstr/runs/mine")).unwrap();
-    scratch.file("ktstr/runs/100-4194305-0/record", [0; 9000]);
-    run_in(&scratch, &["runs"]).exits(0).says("100-4194305-0").says("cut").says("1 kept in");
+    scratch.file("ktstr/runs/1600000000-4194305-0/record", [0; 9000]);
+    run_in(&scratch, &["runs"]).exits(0).says("1600000000-4194305-0").says("cut").says("1 kept in");
     run_in(&scratch, &["runs", "--prune"]).exits(0).says("0 removed");
     run_in(&scratch, &["runs", "--prune", "--max-size", "0M"]).exits(0).says("1 removed");
     assert!(!run.exists() && scratch.0.join("ktstr/runs/mine").exists());
