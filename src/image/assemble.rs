@@ -10,6 +10,7 @@ use super::search::{Search, musl_path_file};
 use super::{cpio, kconfig, ldcache, program, strip};
 use crate::error::{Context, Error, Kind, Result};
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -144,7 +145,16 @@ fn add_init(search: &Search, init: &Path, contents: &mut Contents, closure: &mut
         let real = fs::canonicalize(init).unwrap_or_else(|_| init.to_path_buf());
         closure.add(search, &real, &elf)?;
     }
-    let bytes = fs::read(init).context(|| format!("read {}", init.display()))?;
+    let read = || format!("read {}", init.display());
+    let mut file = File::open(init).context(read)?;
+    let length = file.metadata().context(read)?.len();
+    // Of a program that is packed whole, only so much is looked at.
+    let mut bytes = Vec::new();
+    file.by_ref().take(strip::HEAD_BYTES as u64).read_to_end(&mut bytes).context(read)?;
+    if strip::loaded_end(&bytes).is_some_and(|end| end.saturating_add(DEBUG_BYTES) as u64 >= length) {
+        return contents.add_file(INIT, init, 0o755, WHY);
+    }
+    file.read_to_end(&mut bytes).context(read)?;
     match strip::loaded_part(&bytes).filter(|kept| kept.len() + DEBUG_BYTES < bytes.len()) {
         Some(kept) => contents.add(INIT, 0o755, Source::Bytes(kept), WHY),
         None => contents.add_file(INIT, init, 0o755, WHY),

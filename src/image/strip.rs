@@ -10,12 +10,14 @@ const PHENTSIZE: usize = 0x36;
 const PHNUM: usize = 0x38;
 const SHNUM: usize = 0x3c;
 const SHSTRNDX: usize = 0x3e;
+/// The program headers of all but odd programs lie in this much of its beginning.
+pub const HEAD_BYTES: usize = 4096;
 /// Offsets in a program header.
 const P_OFFSET: usize = 0x08;
 const P_FILESZ: usize = 0x20;
 
-/// The program cut behind its last segment, with no section named any more; none where that is not possible.
-pub fn loaded_part(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Where the last segment of a program ends, by its first bytes; none where they do not tell.
+pub fn loaded_end(bytes: &[u8]) -> Option<usize> {
     let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?));
     let u16_at = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?));
     let (table, size, count) = (usize::try_from(u64_at(PHOFF)?).ok()?, u16_at(PHENTSIZE)?, u16_at(PHNUM)?);
@@ -25,7 +27,12 @@ pub fn loaded_part(bytes: &[u8]) -> Option<Vec<u8>> {
         let (offset, length) = (u64_at(header.checked_add(P_OFFSET)?)?, u64_at(header.checked_add(P_FILESZ)?)?);
         end = end.max(usize::try_from(offset.checked_add(length)?).ok()?);
     }
-    let mut kept = bytes.get(..end)?.to_vec();
+    Some(end)
+}
+
+/// The program cut behind its last segment, with no section named any more; none where that is not possible.
+pub fn loaded_part(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut kept = bytes.get(..loaded_end(bytes)?)?.to_vec();
     kept.get_mut(SHOFF..SHOFF + 8)?.fill(0);
     kept.get_mut(SHNUM..SHNUM + 2)?.fill(0);
     kept.get_mut(SHSTRNDX..SHSTRNDX + 2)?.fill(0);
@@ -48,6 +55,7 @@ mod tests {
         let kept = loaded_part(&long).unwrap();
         assert!(kept.len() <= program.len());
         assert_eq!(kept[HEADER_BYTES..], program[HEADER_BYTES..kept.len()]);
+        assert_eq!(loaded_end(&long[..long.len().min(HEAD_BYTES)]), Some(kept.len()));
     }
 
     #[test]

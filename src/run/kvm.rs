@@ -32,6 +32,8 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
             start_gpa: kernel.start_gpa,
             bytes: kernel.bytes,
             entry_gpa: kernel.entry_gpa,
+            read_only_gpa: kernel.read_only.0,
+            read_only_end: kernel.read_only.1,
         }),
         cmdline: spec.cmdline.to_owned(),
         reserved: Some(spec.ring),

@@ -11,13 +11,11 @@ use crate::proto::perf::{HLT_EXITS, HUGE_PAGES, NAMES, PAUSE_EXITS, PINNING, Per
 use crate::proto::topology::Topology;
 use crate::sys::mmap::Mapping;
 use crate::sys::{fd, sched};
-use crate::units::{MIB, size};
+use crate::units::size;
 use crate::vmm::config::PerfConfig;
+use crate::vmm::x86::layout::HUGE_PAGE_BYTES;
 use std::fs::{self, File};
 use std::path::Path;
-
-/// Pages of the guest's memory in performance mode.
-const HUGE_PAGE_BYTES: u64 = 2 * MIB;
 
 /// What the VM is to do, and what is known already to be out of the question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,7 +211,7 @@ mod tests {
 
     #[test]
     fn odd_memory_and_a_missing_pool_are_told() {
-        assert!(huge_memory(3 * MIB).unwrap_err().contains("no whole number"));
+        assert!(huge_memory(HUGE_PAGE_BYTES + (1 << 20)).unwrap_err().contains("no whole number"));
         // More than any pool has.
         let error = huge_memory(1 << 50).unwrap_err();
         assert!(error.contains("are needed") || error.contains("memfd_create"), "{error}");

@@ -10,7 +10,8 @@
 use super::cache;
 use crate::error::{Context, Error, Result};
 use crate::units::MIB;
-use crate::vmm::kernel::{KernelImage, KernelKind};
+use crate::vmm::kernel::{KernelImage, KernelKind, Segment};
+use crate::vmm::x86::layout::{EXTENDED_RAM_START, MMIO_HOLE_START};
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::FileExt;
@@ -18,8 +19,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-/// First bytes of such a file; its first page is for it and three numbers.
-const MAGIC: &[u8; 8] = b"KTSTRK01";
+/// First bytes of such a file; its first page is for it and `NUMBERS` numbers.
+const MAGIC: &[u8; 8] = b"KTSTRK02";
+const NUMBERS: usize = 5;
 /// Where the kernel begins in it: a page, so that it can be mapped.
 pub const CONTENT_AT: u64 = 4096;
 /// Kernels kept; the least recently used goes first. One takes about 60 MiB.
@@ -53,6 +55,8 @@ pub struct Unpacked {
     pub start_gpa: u64,
     pub bytes: u64,
     pub entry_gpa: u64,
+    /// What the kernel only reads, from the first address to the one behind it; within it, and empty where that is not known.
+    pub read_only: (u64, u64),
 }
 
 /// The kernel in memory form, where the cache has it or it is worth making; an error only says why there is none.
@@ -87,20 +91,27 @@ fn open(path: &Path) -> Result<Option<Unpacked>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.context(|| format!("open {}", path.display()))?,
     };
-    let mut header = [0; 32];
+    let mut header = [0; 8 + 8 * NUMBERS];
     match file.read_exact_at(&mut header, 0) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read.context(|| format!("read {}", path.display()))?,
     }
-    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| header[at + index]));
-    let (start_gpa, bytes, entry_gpa) = (number(8), number(16), number(24));
+    let number = |which: usize| u64::from_le_bytes(std::array::from_fn(|index| header[8 + 8 * which + index]));
+    let [start_gpa, bytes, entry_gpa, read_only_gpa, read_only_end]: [u64; NUMBERS] = std::array::from_fn(number);
     let length = file.metadata().context(|| format!("look at {}", path.display()))?.len();
-    if !header.starts_with(MAGIC) || bytes.checked_add(CONTENT_AT) != Some(length) {
+    // Whatever has come over the file, pages of it belong where a kernel may be, and what is only read is among them.
+    let parts = [start_gpa, bytes, read_only_gpa, read_only_end];
+    let fits = start_gpa.checked_add(bytes).is_some_and(|end| {
+        let order = [EXTENDED_RAM_START, start_gpa, read_only_gpa, read_only_end, end, MMIO_HOLE_START];
+        order.is_sorted() && (start_gpa..end).contains(&entry_gpa)
+    });
+    let fits = fits && parts.iter().all(|number| number % CONTENT_AT == 0);
+    if !header.starts_with(MAGIC) || bytes.checked_add(CONTENT_AT) != Some(length) || !fits {
         return Ok(None);
     }
     // Used now: the cache forgets the others first. Not being allowed to say so is no reason to stop.
     drop(file.set_modified(SystemTime::now()));
-    Ok(Some(Unpacked { file, start_gpa, bytes, entry_gpa }))
+    Ok(Some(Unpacked { file, start_gpa, bytes, entry_gpa, read_only: (read_only_gpa, read_only_end) }))
 }
 
 fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) -> Result<()> {
@@ -115,25 +126,40 @@ fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) ->
         KernelKind::BzImage => unpack(&packed)?,
     };
     let segments = KernelImage::segments(&elf)?;
-    let end = |segment: &crate::vmm::kernel::Segment| segment.gpa + segment.bytes;
+    // Memory is empty without being told so.
+    let filled = |segment: &Segment| {
+        let content = &elf[segment.offset as usize..(segment.offset + segment.bytes) as usize];
+        content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+    };
+    let end = |segment: &Segment| segment.gpa + filled(segment);
     let (Some(start_gpa), Some(end_gpa)) =
         (segments.iter().map(|segment| segment.gpa).min(), segments.iter().map(end).max())
     else {
         return Err(Error::usage("the kernel has nothing to load"));
     };
-    let bytes = (end_gpa - start_gpa).next_multiple_of(CONTENT_AT);
+    let bytes = end_gpa.saturating_sub(start_gpa).next_multiple_of(CONTENT_AT);
+    if bytes == 0 || start_gpa < kernel.start_gpa || end_gpa > kernel.end_gpa {
+        return Err(Error::usage("the kernel is not as large as its image says"));
+    }
+    let read_only = KernelImage::read_only(&elf, &segments).filter(|part| part.1 <= start_gpa + bytes);
+    let read_only = read_only.unwrap_or((start_gpa, start_gpa));
     if path.exists() && open(path)?.is_none() {
         // It was cut by something else than ktstr.
-        fs::remove_file(path).context(|| format!("remove {}", path.display()))?;
+        match fs::remove_file(path) {
+            // Another run has seen it, too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.context(|| format!("remove {}", path.display()))?,
+        }
     }
     let written = cache::publish(path, |file| {
         file.write_all(MAGIC)?;
-        for number in [start_gpa, bytes, KernelImage::elf_entry(&elf)] {
+        let numbers: [u64; NUMBERS] = [start_gpa, bytes, KernelImage::elf_entry(&elf), read_only.0, read_only.1];
+        for number in numbers {
             file.write_all(&number.to_le_bytes())?;
         }
         file.set_len(CONTENT_AT + bytes)?;
         for segment in &segments {
-            let content = &elf[segment.offset as usize..(segment.offset + segment.bytes) as usize];
+            let content = &elf[segment.offset as usize..(segment.offset + filled(segment)) as usize];
             file.write_all_at(content, CONTENT_AT + segment.gpa - start_gpa)?;
         }
         // A crash of the host must not leave a name without its content.
@@ -291,8 +317,25 @@ mod tests {
         find(&cache, &image).unwrap();
         find(&cache, &image).unwrap();
         let path = place(&cache, &kernel);
-        File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
-        assert!(open(&path).unwrap().is_none());
+        let file = File::options().write(true).open(&path).unwrap();
+        let spoil: [&dyn Fn(); 6] = [
+            &|| file.set_len(5000).unwrap(),
+            // The first form of such files, and every number in turn.
+            &|| file.write_all_at(b"KTSTRK01", 0).unwrap(),
+            &|| file.write_all_at(&(u64::MAX << 13).to_le_bytes(), 8).unwrap(),
+            &|| file.write_all_at(&0u64.to_le_bytes(), 24).unwrap(),
+            &|| file.write_all_at(&0x100_0001u64.to_le_bytes(), 32).unwrap(),
+            &|| file.write_all_at(&u64::MAX.to_le_bytes(), 40).unwrap(),
+        ];
+        for spoil in spoil {
+            let whole = fs::read(&path).unwrap();
+            assert!(open(&path).unwrap().is_some());
+            spoil();
+            assert!(open(&path).unwrap().is_none());
+            file.set_len(whole.len() as u64).unwrap();
+            file.write_all_at(&whole, 0).unwrap();
+        }
+        file.set_len(5000).unwrap();
         assert!(content(&find(&cache, &image).unwrap().unwrap()).starts_with(b"build"));
         fs::remove_dir_all(directory).unwrap();
     }

@@ -29,7 +29,8 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// A kernel as it lies in memory: `bytes` of the file from `offset` on belong at `start_gpa`.
+    /// A kernel as it lies in memory: `bytes` of the file from `offset` on belong at `start_gpa`. What it only reads is from
+    /// `read_only_gpa` to `read_only_end`, both within it.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct UnpackedKernel {
         pub fd: i32,
@@ -37,6 +38,8 @@ wire_struct! {
         pub start_gpa: u64,
         pub bytes: u64,
         pub entry_gpa: u64,
+        pub read_only_gpa: u64,
+        pub read_only_end: u64,
     }
 }
 

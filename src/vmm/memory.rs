@@ -6,10 +6,9 @@
 
 #![allow(unsafe_code)]
 
-use super::x86::layout::{PAGE_BYTES, ram_ranges};
+use super::x86::layout::{HUGE_PAGE_BYTES, PAGE_BYTES, ram_ranges};
 use crate::error::{Context, Error, Result};
 use crate::proto::cpuset::CpuSet;
-use crate::units::MIB;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::AsRawFd;
@@ -34,8 +33,6 @@ pub fn map_ram(file: File, memory_bytes: u64) -> Result<GuestMemoryMmap> {
 /// as they do no memory file where its administrator did not ask for that; and it has a name in smaps, by which it is told
 /// from what the process needs for itself (run/machine).
 const ZERO_FILE: &str = "/dev/zero";
-/// What a huge page covers. KVM maps one as such only where guest and host addresses agree below it.
-const HUGE_PAGE_BYTES: u64 = 2 * MIB;
 
 /// Maps RAM of this process's own, with a window of the memory file in it at `window`: first address and bytes.
 /// It stays mapped as long as the process lives.
@@ -68,7 +65,8 @@ pub fn map_own_ram(file: &File, memory_bytes: u64, window: (u64, u64)) -> Result
 
 const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Addresses for `bytes` that begin on a huge page, with nothing behind them yet.
+/// Addresses for `bytes` that begin on a huge page, with nothing behind them yet: KVM maps one as such only where guest and
+/// host addresses agree below it.
 fn reserve(bytes: u64) -> io::Result<*mut u8> {
     let room = bytes.checked_add(HUGE_PAGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)? as usize;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -118,6 +116,15 @@ pub fn copy_in(memory: &GuestMemoryMmap, gpa: u64, (file, offset): (&mut File, u
     let failed = |cause| Error::host(format!("cannot {}: {cause}", what()));
     file.seek(io::SeekFrom::Start(offset)).context(what)?;
     memory.read_exact_volatile_from(GuestAddress(gpa), file, bytes as usize).map_err(failed)
+}
+
+/// Makes the pages of a stretch as if they had been written, with what they show; what others write meanwhile stays. An error
+/// where the host's kernel cannot (before 5.14), or has no memory for it, loses nothing: each page is made when it is written.
+pub fn populate(memory: &GuestMemoryMmap, gpa: u64, bytes: u64) -> io::Result<()> {
+    let slice = memory.get_slice(GuestAddress(gpa), bytes as usize).map_err(io::Error::other)?;
+    let guard = slice.ptr_guard_mut();
+    // SAFETY: the range lies within one mapping of `memory`, and what is in it does not change.
+    check(unsafe { libc::madvise(guard.as_ptr().cast(), bytes as usize, libc::MADV_POPULATE_WRITE) }.into())
 }
 
 /// MPOL_BIND, and MPOL_F_ADDR of get_mempolicy(2) (include/uapi/linux/mempolicy.h).
@@ -230,6 +237,27 @@ mod tests {
         let mut byte = [0];
         file.read_exact_at(&mut byte, 0).unwrap();
         assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn populated_pages_show_what_they_showed_and_are_of_this_process() {
+        let memory = map_own_ram(&fd::memfd("ram", 1 << 20).unwrap(), 1 << 20, (0, 0)).unwrap();
+        let file = fd::memfd("kernel", 0).unwrap();
+        file.write_all_at(&[7; 3 * PAGE_BYTES as usize], 0).unwrap();
+        overlay(&memory, 0x8000, (&file, 0), 3 * PAGE_BYTES).unwrap();
+        memory.write_slice(&[9], GuestAddress(0x9000)).unwrap();
+        match populate(&memory, 0x8000, 2 * PAGE_BYTES) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                eprintln!("not run: populating pages: this kernel does not know it: {error}");
+                return;
+            }
+            done => done.unwrap(),
+        }
+        // What becomes of the file is seen in the page alone that was left out.
+        file.write_all_at(&[8; 3 * PAGE_BYTES as usize], 0).unwrap();
+        let byte = |gpa: u64| memory.read_obj::<u8>(GuestAddress(gpa)).unwrap();
+        assert_eq!([0x8000, 0x9000, 0x9001, 0xA000].map(byte), [7, 9, 7, 8]);
+        assert!(populate(&memory, 1 << 30, PAGE_BYTES).is_err());
     }
 
     /// KiB of the mapping at an address that somebody else maps, too (Documentation/filesystems/proc.rst, smaps).

@@ -17,6 +17,7 @@ pub mod hostile;
 pub mod kernel;
 pub mod kvm;
 mod life;
+mod load;
 mod memory;
 mod perf;
 mod self_check;
@@ -40,13 +41,11 @@ use dev::serial::{COM1, COM2, SerialPort};
 use dev::virtio::block::{Block, Limits, Turn};
 use dev::virtio::disk::Disk;
 use dev::virtio::mmio::QUEUE_NOTIFY;
-use kernel::KernelImage;
 use kvm::{CPUID_ENTRIES_MAX, Machine, failed};
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch};
 use life::Events;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,8 +70,8 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let apic = ApicIds::new(&config.topology, x86::cpuid::llc_rule(supported.as_slice()));
     let memory = map_memory(config)?;
     let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
-    let entry_gpa = load_kernel(&memory, config, &apic)?;
-    load_initramfs(&memory, config)?;
+    let entry_gpa = load::kernel(&memory, config, &apic)?;
+    load::initramfs(&memory, config)?;
     // A mapping that was laid over RAM has no policy yet.
     perf_items.extend(config.perf.as_ref().map(|perf| perf::bind_memory(&memory, perf)));
     let vcpus = config.topology.total_cpus();
@@ -95,6 +94,7 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let shared = Arc::new(Shared::new(machine, bus, wake, vcpus));
     start_disk(&shared)?;
     let mut threads = Threads::start(&shared, made, events, config.perf.as_ref())?;
+    load::start_populating(&shared.machine.memory, config);
     if let Some(perf) = &config.perf {
         perf_items.extend(recipe.realtime_hint.then(|| perf::hint_item(perf::has_leaf(recipe.supported))));
         perf_items.extend(perf::thread_items(perf, &threads.setups(vcpus)));
@@ -112,58 +112,10 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
 /// Guest RAM: of the reserved huge pages that the memory file is of, or else of this process.
 fn map_memory(config: &VmConfig) -> Result<GuestMemoryMmap> {
     let file = File::from(adopt(config.ram_fd, "the memory file")?);
-    match has_reserved_pages(config) {
+    match load::has_reserved_pages(config) {
         true => memory::map_ram(file, config.memory_bytes),
         false => memory::map_own_ram(&file, config.memory_bytes, config.reserved.unwrap_or_default()),
     }
-}
-
-fn has_reserved_pages(config: &VmConfig) -> bool {
-    config.perf.as_ref().is_some_and(|perf| perf.huge_pages)
-}
-
-/// Brings in the initramfs, where there is one.
-fn load_initramfs(memory: &GuestMemoryMmap, config: &VmConfig) -> Result<()> {
-    if config.initramfs_bytes == 0 {
-        return Ok(());
-    }
-    let mut initramfs = File::from(adopt(config.initramfs_fd, "the initramfs")?);
-    let mut from = 0;
-    if let Some(part) = &config.initramfs_shared {
-        from = part.bytes.min(config.initramfs_bytes);
-        let mut shared = File::from(adopt(part.fd, "the shared part of the initramfs")?);
-        lay(memory, config, config.initramfs_gpa, (&mut shared, 0), from)?;
-    }
-    let (gpa, bytes) = (config.initramfs_gpa + from, config.initramfs_bytes - from);
-    lay(memory, config, gpa, (&mut initramfs, from), bytes)
-}
-
-/// Maps part of a file into guest memory, or copies it where that is of huge pages.
-fn lay(
-    memory: &GuestMemoryMmap,
-    config: &VmConfig,
-    gpa: u64,
-    (file, offset): (&mut File, u64),
-    bytes: u64,
-) -> Result<()> {
-    match has_reserved_pages(config) {
-        true => memory::copy_in(memory, gpa, (file, offset), bytes),
-        false => memory::overlay(memory, gpa, (file, offset), bytes),
-    }
-}
-
-/// Brings in the kernel and what it finds beside it; gives its entry point.
-fn load_kernel(memory: &GuestMemoryMmap, config: &VmConfig, apic: &ApicIds) -> Result<u64> {
-    if let Some(unpacked) = &config.unpacked {
-        let mut file = File::from(adopt(unpacked.fd, "the unpacked kernel")?);
-        lay(memory, config, unpacked.start_gpa, (&mut file, unpacked.offset), unpacked.bytes)?;
-        x86::boot::load_tables(memory, config, apic, None)?;
-        return Ok(unpacked.entry_gpa);
-    }
-    let (image, mut file) = KernelImage::open_file(Path::new(&config.kernel_path))?;
-    let header = x86::boot::load_kernel(memory, &image, &mut file)?;
-    x86::boot::load_tables(memory, config, apic, header)?;
-    Ok(image.entry_gpa)
 }
 
 fn adopt(number: i32, what: &str) -> Result<OwnedFd> {

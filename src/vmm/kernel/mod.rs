@@ -5,7 +5,7 @@
 
 mod foreign;
 
-use super::x86::layout::{CMDLINE_AREA_BYTES, EXTENDED_RAM_START, MMIO_HOLE_START};
+use super::x86::layout::{CMDLINE_AREA_BYTES, EXTENDED_RAM_START, HUGE_PAGE_BYTES, MMIO_HOLE_START};
 use crate::error::{Context, Error, Result};
 use crate::units;
 use std::fs::File;
@@ -63,6 +63,7 @@ const PARAGRAPH_BYTES: u64 = 16;
 /// ELF64 sizes and numbers (System V ABI, include/uapi/linux/elf.h).
 const ELF_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: u64 = 56;
+const SECTION_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADERS_MAX: u16 = 128;
 const ELF_CLASS_64: u8 = 2;
 const ELF_LITTLE_ENDIAN: u8 = 1;
@@ -257,6 +258,34 @@ impl KernelImage {
             segments.push(segment);
         }
         Ok(segments)
+    }
+
+    /// The part that such a kernel only reads, from the first address to the one behind it, in whole huge pages: from
+    /// `.rodata` to `.data`, which x86 aligns to them (X86_ALIGN_RODATA_BEGIN, arch/x86/kernel/vmlinux.lds.S). None where
+    /// its sections do not tell.
+    pub fn read_only(elf: &[u8], segments: &[Segment]) -> Option<(u64, u64)> {
+        let table = usize::try_from(u64_at(elf, 40)).ok()?;
+        let (size, count, names) =
+            (usize::from(u16_at(elf, 58)), usize::from(u16_at(elf, 60)), usize::from(u16_at(elf, 62)));
+        let section = |index: usize| {
+            let at = table.checked_add(index.checked_mul(size)?)?;
+            elf.get(at..at.checked_add(SECTION_HEADER_BYTES)?)
+        };
+        let offset = |header: &[u8]| u64_at(header, 24);
+        let names = usize::try_from(offset(section(names)?)).ok()?;
+        let named = |wanted: &[u8]| {
+            (0..count).filter_map(section).find(|header| {
+                let name = names.checked_add(u32_at(header, 0) as usize).and_then(|at| elf.get(at..));
+                name.is_some_and(|name| name.starts_with(wanted))
+            })
+        };
+        let gpa = |offset: u64| {
+            let inside = |segment: &&Segment| (segment.offset..segment.offset + segment.bytes).contains(&offset);
+            segments.iter().find(inside).map(|segment| segment.gpa + offset - segment.offset)
+        };
+        let (start, end) = (gpa(offset(named(b".rodata\0")?))?, gpa(offset(named(b".data\0")?))?);
+        let whole = (start.next_multiple_of(HUGE_PAGE_BYTES), end / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+        (whole.0 < whole.1).then_some(whole)
     }
 
     /// The entry point of such a file.

@@ -153,3 +153,57 @@ fn missing_file_and_directory_are_usage_errors() {
     let error = KernelImage::open(Path::new("/")).unwrap_err();
     assert!(error.to_string().contains("kernel / is a directory"), "{error}");
 }
+
+/// A kernel of one segment, 16 MiB in the file and in memory from 16 MiB on, with sections of these names and offsets.
+fn with_sections(sections: &[(&str, u64)]) -> Vec<u8> {
+    const TABLE: u64 = 0x100_1000;
+    let mut names = vec![0];
+    let mut table = vec![[0u8; 64]];
+    for (name, offset) in sections.iter().chain(&[(".shstrtab", TABLE + 4096)]) {
+        let mut header = [0; 64];
+        header[..4].copy_from_slice(&(names.len() as u32).to_le_bytes());
+        header[24..32].copy_from_slice(&offset.to_le_bytes());
+        table.push(header);
+        names.extend(name.as_bytes());
+        names.push(0);
+    }
+    let mut file = vmlinux();
+    file.resize((TABLE + 4096) as usize + names.len(), 0);
+    file[TABLE as usize..][..table.len() * 64].copy_from_slice(&table.concat());
+    file[(TABLE + 4096) as usize..].copy_from_slice(&names);
+    let count = table.len() as u16;
+    let file = with(file, 40, &TABLE.to_le_bytes());
+    with(file, 58, &[64u16, count, count - 1].map(u16::to_le_bytes).concat())
+}
+
+#[test]
+fn part_that_is_only_read_is_in_whole_huge_pages() {
+    const MIB: u64 = 1 << 20;
+    let segments = [Segment { offset: 4096, gpa: 16 * MIB, bytes: 16 * MIB }];
+    let at = |gpa: u64| gpa - 16 * MIB + 4096;
+    let found = |sections: &[(&str, u64)]| KernelImage::read_only(&with_sections(sections), &segments);
+    let text = (".text", at(16 * MIB));
+    assert_eq!(found(&[text, (".rodata", at(20 * MIB)), (".data", at(26 * MIB))]), Some((20 * MIB, 26 * MIB)));
+    assert_eq!(found(&[(".rodata", at(20 * MIB + 1)), (".data", at(28 * MIB - 1))]), Some((22 * MIB, 26 * MIB)));
+    // Names that only begin alike are others.
+    assert_eq!(found(&[(".rodata1", at(18 * MIB)), (".rodata", at(20 * MIB)), (".data..x", at(22 * MIB))]), None);
+    for sections in [
+        &[text][..],
+        &[(".rodata", at(20 * MIB))],
+        &[(".rodata", at(20 * MIB)), (".data", at(21 * MIB))],
+        &[(".rodata", at(26 * MIB)), (".data", at(20 * MIB))],
+        &[(".rodata", 0), (".data", at(20 * MIB))],
+        &[(".rodata", at(20 * MIB)), (".data", u64::MAX)],
+    ] {
+        assert_eq!(found(sections), None, "{sections:?}");
+    }
+    // Whatever the numbers say, nothing outside of the file is looked at.
+    let whole = with_sections(&[(".rodata", at(20 * MIB)), (".data", at(26 * MIB))]);
+    for at in [40, 58, 60, 62, 0x100_1000 + 64 * 3 + 24] {
+        for broken in [with(whole.clone(), at, &[0xff; 2]), with(whole.clone(), at + 6, &[0xff; 2])] {
+            let part = KernelImage::read_only(&broken, &segments).unwrap_or((16 * MIB, 32 * MIB));
+            assert!(16 * MIB <= part.0 && part.0 < part.1 && part.1 <= 32 * MIB, "{at}");
+        }
+    }
+    assert_eq!(KernelImage::read_only(b"", &segments), None);
+}

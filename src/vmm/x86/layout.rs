@@ -56,7 +56,7 @@ const QEMU_OLD_INITRD_END: u64 = 0x3800_0000;
 /// Room between the ring and the initramfs: QEMU's and our rounding, and SeaBIOS' high tables.
 const PLACEMENT_SLACK_BYTES: u64 = MIB;
 /// Large pages of x86: the ring begins on one, so that it splits no mapping.
-const LARGE_PAGE_BYTES: u64 = 2 * MIB;
+pub const HUGE_PAGE_BYTES: u64 = 2 * MIB;
 /// What a kernel and its first process need beyond the image and the initramfs; measured with a distribution's kernel.
 const BASE_BYTES: u64 = 40 * MIB;
 
@@ -134,7 +134,7 @@ impl GuestLayout {
             .min(QEMU_OLD_INITRD_END - QEMU_ACPI_DATA_BYTES)
             .checked_sub(pages(initramfs_bytes).saturating_add(PLACEMENT_SLACK_BYTES).saturating_add(ring_bytes))
             .ok_or_else(too_small)?
-            & !(LARGE_PAGE_BYTES - 1);
+            & !(HUGE_PAGE_BYTES - 1);
         if ring_gpa < kernel.end_gpa {
             return Err(too_small());
         }
@@ -143,7 +143,7 @@ impl GuestLayout {
 
     /// The smallest memory that holds kernel, initramfs (packed and unpacked), ring, and what the kernel itself needs.
     pub fn floor(kernel: &KernelImage, initramfs_bytes: u64, ring_bytes: u64) -> u64 {
-        let placement = QEMU_ACPI_DATA_BYTES + PLACEMENT_SLACK_BYTES + LARGE_PAGE_BYTES;
+        let placement = QEMU_ACPI_DATA_BYTES + PLACEMENT_SLACK_BYTES + HUGE_PAGE_BYTES;
         let parts = [kernel.end_gpa, initramfs_bytes, initramfs_bytes, ring_bytes, placement, BASE_BYTES];
         let sum = parts.iter().fold(0u64, |sum, part| sum.saturating_add(*part));
         sum.div_ceil(MIB).saturating_mul(MIB)
@@ -196,7 +196,7 @@ mod tests {
                     assert!(layout.ring_gpa >= kernel().end_gpa);
                     assert!(ring_end <= layout.initramfs_gpa);
                     assert!(layout.initramfs_gpa + initramfs <= memory.min(0x8000_0000));
-                    assert_eq!((layout.ring_gpa % LARGE_PAGE_BYTES, layout.initramfs_gpa % PAGE_BYTES), (0, 0));
+                    assert_eq!((layout.ring_gpa % HUGE_PAGE_BYTES, layout.initramfs_gpa % PAGE_BYTES), (0, 0));
                     // QEMU's own rule, for each limit it may apply.
                     let low = if memory >= 0xE000_0000 { 0xC000_0000 } else { memory };
                     for limit in [u64::from(u32::MAX), 0x7FFF_FFFF, 0x37FF_FFFF] {
