@@ -4,7 +4,7 @@
 //! Invariant: only ratios of one session mean anything on an emulated host; absolute times do only on hardware.
 //!
 //! `make bench` runs all parts; `make bench PARTS="boot vcpus"` some: outside, boot, vcpus, parallel, measures. ROUNDS sets
-//! the repetitions; MEASURES="quiet kernel" chooses among the measures.
+//! the repetitions; MEASURES="quiet kernel", VCPUS="1 16" and VMS="8 16" choose among those of a part.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Seconds for one part in the emulated host.
+/// Seconds for one emulated host.
 const PART_LIMIT_S: u64 = 1500;
 const VCPUS: [u32; 5] = [1, 2, 4, 8, 16];
 const VMS: [u32; 5] = [1, 2, 4, 8, 16];
@@ -32,6 +32,11 @@ const TARGET_OWN_MIB: f64 = 6.0;
 const TARGET_OUTSIDE_MS: f64 = 15.0;
 
 type Times = BTreeMap<String, Vec<f64>>;
+
+/// Whether a variable of the environment names this; without it, all are chosen.
+fn chosen(variable: &str, name: &str) -> bool {
+    std::env::var(variable).map_or(true, |list| list.split_whitespace().any(|word| word == name))
+}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -55,23 +60,13 @@ fn main() {
     let hardware = text.lines().any(|line| line.split_whitespace().take(2).eq(["ok", "kvm"]));
     println!("on {}", if hardware { "this host's KVM" } else { "KVM in an emulated host: only ratios mean anything" });
     for part in parts.split_whitespace() {
-        let script = match part {
-            "outside" => {
-                tell_outside(rounds);
-                continue;
-            }
-            "boot" => boot_script(rounds),
-            "vcpus" => vcpus_script(),
-            "parallel" => parallel_script(),
-            "measures" => measures_script(rounds),
-            other => panic!("there is no part '{other}'"),
-        };
-        let output = run(&script, hardware);
         match part {
-            "boot" => tell_boot(&output),
-            "vcpus" => tell_vcpus(&output),
-            "measures" => tell_measures(&output),
-            _ => tell_parallel(&output),
+            "outside" => tell_outside(rounds),
+            "boot" => tell_boot(&run(&boot_script(rounds), hardware), hardware),
+            "vcpus" => tell_vcpus(hardware),
+            "parallel" => tell_parallel(hardware),
+            "measures" => tell_measures(&run(&measures_script(rounds), hardware)),
+            other => panic!("there is no part '{other}'"),
         }
     }
 }
@@ -117,6 +112,24 @@ fn tell_outside(rounds: u32) {
     }
 }
 
+/// A cell that an emulated host spoiled is tried again; what is shown is the last, with the number of the try. Its emulator
+/// fails the oftener the more VMs run in it at once.
+const TRIES: u32 = 5;
+
+/// Plays one cell in an emulated host of its own, so that one that dies takes no other along; gives what it printed, and
+/// how often it was tried.
+fn alone(name: &str, script: &str, hardware: bool, passed: impl Fn(&str) -> bool) -> (String, u32) {
+    let most = if hardware { 1 } else { TRIES };
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let text = cells(&run(script, hardware)).remove(name).unwrap_or_default();
+        if tried == most || passed(&text) {
+            return (text, tried);
+        }
+    }
+}
+
 /// Without the doorbell, which `-M pc` inside of an emulated host does not survive: PID 1 is then seen by its first message,
 /// some tenths of a second later there, alike for all.
 /// `-M microvm` has no i8042 to restart by: there a triple fault ends the guest, as its manual says.
@@ -137,39 +150,34 @@ fn boot_script(rounds: u32) -> String {
     script
 }
 
-fn vcpus_script() -> String {
+fn vcpus_script(vcpus: u32) -> String {
     let mut script = String::new();
-    for vcpus in VCPUS {
-        let command = format!(
-            "ktstr --kernel /k/7/vmlinuz --accel kvm --topo {vcpus} --workers 1 --duration 100ms --timeout 180s --json -"
-        );
-        cell(&mut script, &vcpus.to_string(), &command);
-    }
+    let run = "ktstr --kernel /k/7/vmlinuz --accel kvm --workers 1 --duration 100ms --timeout 180s --json -";
+    cell(&mut script, &vcpus.to_string(), &format!("{run} --topo {vcpus}"));
     script
 }
 
 /// Guests that idle. Memory is what MemAvailable falls by while all of them run, and what it has not come back to when the
 /// last is gone; shared is what the processes of the VMs map that others map, too.
-fn parallel_script() -> String {
+fn parallel_script(vms: u32) -> String {
     let mut script = String::from(
         "free() { awk '/MemAvailable/ { print $2 }' /proc/meminfo; }\n\
          shared() { for vm in $(grep -ls __vm /proc/[0-9]*/cmdline); do cat ${vm%/cmdline}/smaps_rollup; done \
          2>/dev/null | awk '/^Shared_(Clean|Dirty)/ { sum += $2 } END { print sum + 0 }'; }\n",
     );
-    for vms in VMS {
-        let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --cgroups 1 --workers 1 \
-                   --work 'bursty(burst=1ms,sleep=1s)' --duration 3s --timeout 400s >/dev/null 2>&1";
-        // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
-        let command = format!(
-            "ended=$(mktemp); before=$(free); least=$before; most=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
-             for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
-             while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); [ $now -lt $least ] && least=$now; \
-             now=$(shared); [ $now -gt $most ] && most=$now; sleep 0.5; done; \
-             wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
-             echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free)))\"; rm $ended"
-        );
-        cell(&mut script, &vms.to_string(), &command);
-    }
+    fill_cache(&mut script);
+    let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --cgroups 1 --workers 1 \
+               --work 'bursty(burst=1ms,sleep=1s)' --check none --duration 3s --timeout 150s >/dev/null 2>&1";
+    // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
+    let command = format!(
+        "ended=$(mktemp); before=$(free); least=$before; most=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
+         for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
+         while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); [ $now -lt $least ] && least=$now; \
+         now=$(shared); [ $now -gt $most ] && most=$now; sleep 0.5; done; \
+         wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
+         echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free)))\"; rm $ended"
+    );
+    cell(&mut script, &vms.to_string(), &command);
     script
 }
 
@@ -226,19 +234,21 @@ const MEASURES: [Measure; 7] = [
     },
 ];
 
+/// Runs that fill the cache, which is done before a guest begins: the first notes a kernel, the second unpacks it.
+fn fill_cache(script: &mut String) {
+    let fill = "ktstr --kernel /k/7/vmlinuz --accel kvm --topo 1 --duration 10ms --timeout 1s >/dev/null 2>&1";
+    (0..2).for_each(|_| writeln!(script, "{fill}").expect("write to a string"));
+}
+
 /// For each measure a run with it and one without, in turns.
 fn measures_script(rounds: u32) -> String {
-    let chosen = std::env::var("MEASURES").unwrap_or_default();
-    let chosen: Vec<&str> = chosen.split_whitespace().collect();
     let run = "ktstr --kernel /k/7/vmlinuz --accel kvm --topo 1 --duration 100ms --timeout 120s --json -";
     let mut script = String::from(
         "cache=$XDG_CACHE_HOME/ktstr/unpacked; off=$XDG_CACHE_HOME/off; thp=/sys/kernel/mm/transparent_hugepage/enabled\n",
     );
-    // They fill the cache, which is done before a guest begins: the first run notes a kernel, the second unpacks it.
-    let fill = "ktstr --kernel /k/7/vmlinuz --accel kvm --topo 1 --duration 10ms --timeout 1s >/dev/null 2>&1";
-    (0..2).for_each(|_| writeln!(script, "{fill}").expect("write to a string"));
+    fill_cache(&mut script);
     for round in 0..rounds {
-        for measure in MEASURES.iter().filter(|measure| chosen.is_empty() || chosen.contains(&measure.name)) {
+        for measure in MEASURES.iter().filter(|measure| chosen("MEASURES", measure.name)) {
             cell(&mut script, &format!("{} on {round}", measure.name), run);
             let Measure { name, before, after, flags, .. } = measure;
             writeln!(script, "{before}").expect("write to a string");
@@ -354,7 +364,7 @@ fn verdict(good: bool) -> &'static str {
     if good { "met" } else { "MISSED" }
 }
 
-fn tell_boot(output: &str) {
+fn tell_boot(output: &str, hardware: bool) {
     let mut numbers: BTreeMap<String, Times> = BTreeMap::new();
     for (name, text) in cells(output) {
         let Some((machine, round)) = name.split_once(' ') else { continue };
@@ -403,43 +413,47 @@ fn tell_boot(output: &str) {
             }
         }
     }
-    for (what, limit) in [
-        ("own memory, MiB", TARGET_OWN_MIB),
-        ("exec to first instruction, ms", TARGET_OUTSIDE_MS),
-        ("teardown, ms", TARGET_OUTSIDE_MS),
+    for (what, limit, is_time) in [
+        ("own memory, MiB", TARGET_OWN_MIB, false),
+        ("exec to first instruction, ms", TARGET_OUTSIDE_MS, true),
+        ("teardown, ms", TARGET_OUTSIDE_MS, true),
     ] {
-        if let Some(ours) = of("ours", what) {
-            println!("  {what}: {ours:.1}, target {limit}: {}", verdict(ours <= limit));
+        match of("ours", what) {
+            Some(ours) if hardware || !is_time => {
+                println!("  {what}: {ours:.1}, target {limit}: {}", verdict(ours <= limit))
+            }
+            Some(ours) => println!("  {what}: {ours:.1} of an emulated host's; part 'outside' has this host's"),
+            None => {}
         }
     }
 }
 
-fn tell_vcpus(output: &str) {
+fn tell_vcpus(hardware: bool) {
     println!("\nvCPUs: exec to PID 1, total, own memory");
-    let cells = cells(output);
-    for vcpus in VCPUS {
-        let text = cells.get(&vcpus.to_string()).map_or("", String::as_str);
-        let result: Value = serde_json::from_str(text).unwrap_or_default();
+    let result = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    for vcpus in VCPUS.into_iter().filter(|vcpus| chosen("VCPUS", &vcpus.to_string())) {
+        let passed = |text: &str| result(text)["outcome"] == "pass";
+        let (text, tried) = alone(&vcpus.to_string(), &vcpus_script(vcpus), hardware, passed);
+        let result = result(&text);
         let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
         let (pid1, total) = (shown(at(&result, "pid1")), shown(at(&result, "torn-down")));
         let (own, outcome) = (shown(mib(&result, "vm_own_kib")), &result["outcome"]);
-        println!("  {vcpus:3} vCPUs: {pid1:>9} ms {total:>9} ms {own:>6} MiB  {outcome}");
+        println!("  {vcpus:3} vCPUs: {pid1:>9} ms {total:>9} ms {own:>6} MiB  {outcome}, try {tried}");
     }
 }
 
-fn tell_parallel(output: &str) {
+fn tell_parallel(hardware: bool) {
     println!(
         "\nVMs at once, of 256 MiB, idle: wall time; memory of the host for each, shared for each, and not given back"
     );
-    let cells = cells(output);
     let mut before: Option<(u32, f64)> = None;
-    for vms in VMS {
-        let numbers: Vec<f64> = cells
-            .get(&vms.to_string())
-            .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
-            .unwrap_or_default();
-        let [start, end, kib, failed, shared_kib, left_kib] = numbers[..] else {
-            println!("  {vms:3} VMs: no result");
+    for vms in VMS.into_iter().filter(|vms| chosen("VMS", &vms.to_string())) {
+        let numbers = |text: &str| text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>();
+        // Of many some are spoiled nearly always, which is told: a result is one all the same.
+        let ended = |text: &str| numbers(text).len() == 6;
+        let (text, tried) = alone(&vms.to_string(), &parallel_script(vms), hardware, ended);
+        let [start, end, kib, failed, shared_kib, left_kib] = numbers(&text)[..] else {
+            println!("  {vms:3} VMs: no result, try {tried}");
             continue;
         };
         let all_mib = kib / 1024.0;
@@ -450,7 +464,8 @@ fn tell_parallel(output: &str) {
         let (took, each) = (end - start, all_mib / f64::from(vms));
         let (shared, left) = (shared_kib / 1024.0 / f64::from(vms), left_kib / 1024.0);
         println!(
-            "  {vms:3} VMs: {took:7.1} s, {each:6.1} MiB each{extra}; {shared:.1} MiB shared, {left:.1} MiB left{lost}"
+            "  {vms:3} VMs: {took:7.1} s, {each:6.1} MiB each{extra}; {shared:.1} MiB shared, {left:.1} MiB left{lost}, \
+             try {tried}"
         );
         before = Some((vms, all_mib));
     }
