@@ -22,7 +22,7 @@ pub fn cmd_bisect_check(args: &SuiteArgs, argv: Vec<String>, exec_ns: u64) -> Re
         Ok(Some(kept)) if !args.quiet => text.push_str(&format!("run directory: {}\n\n", kept.display())),
         Ok(_) => {}
         // What was proven stands; what is lost is its copy on disk.
-        Err(error) => out::print_error(&format!("ktstr: warning: {error}\n")),
+        Err(error) => out::note(&format!("warning: {error}")),
     }
     text.push_str(&ends.text);
     out::print(&text).map(|()| ends.exit_code)

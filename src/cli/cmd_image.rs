@@ -6,7 +6,7 @@
 use super::args::{ImageAction, ImageArgs};
 use super::result_file::ResultFile;
 use super::{out, plan};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::image::{self, Entry, Image, ImageSpec};
 use crate::proto::codec::Wire;
 use crate::sys::mmap::Mapping;
@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 pub fn cmd_image(args: &ImageArgs) -> Result<()> {
     match &args.action {
         ImageAction::ListFile(path) => {
+            if fs::metadata(path).is_ok_and(|data| !data.is_file()) {
+                return Err(Error::usage(format!("{} is no regular file, so no archive", path.display())));
+            }
             let bytes = fs::read(path).context(|| format!("read {}", path.display()))?;
             let entries = image::list(&bytes).map_err(|error| error.while_doing(path.display()))?;
             out::print(&listing(&entries))
@@ -33,8 +36,8 @@ pub fn cmd_image(args: &ImageArgs) -> Result<()> {
             if *list {
                 out::print(&listing(&described(&image)?))?;
             }
-            image.notes.iter().for_each(|note| out::print_error(&format!("ktstr: {note}\n")));
-            out::print(&format!("{}: {}\n", output.display(), units::size(image.bytes)))
+            image.notes.iter().for_each(|note| out::note(note));
+            out::print(&format!("{}: {}\n", out::visible(&output.display().to_string()), units::size(image.bytes)))
         }
     }
 }
@@ -84,7 +87,10 @@ fn write(image: &mut Image, output: &Path) -> Result<()> {
 fn listing(entries: &[Entry]) -> String {
     entries
         .iter()
-        .map(|entry| format!("{:06o} {:>10} {}{}\n", entry.mode, entry.bytes, entry.path, reason(&entry.why)))
+        .map(|entry| {
+            let (path, why) = (out::visible(&entry.path), out::visible(&reason(&entry.why)));
+            format!("{:06o} {:>10} {path}{why}\n", entry.mode, entry.bytes)
+        })
         .collect()
 }
 

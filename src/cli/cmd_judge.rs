@@ -18,16 +18,17 @@ use crate::verdict::{Verdict, is_whole, judge_by, judge_cut, on_busy_host, store
 /// Judges, tells, and gives the verdict's exit code.
 pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
     let (record, complete) = rundir::load(&args.run).map_err(|error| error.with_kind(Kind::Usage))?;
+    let mut json_file = ResultFile::of(args.json.as_ref())?;
     let whole = complete && is_whole(&record);
     if !whole {
         let run = args.run.display();
-        out::print_error(&format!(
-            "ktstr: {run} was cut: the run or its writing was killed; judged is what it holds\n"
+        out::note(&format!(
+            "{run} was cut, or is damaged: the run or its writing was killed, or the file changed since; judged is what it holds"
         ));
     }
     if let Some(host) = record.host.as_ref().filter(|host| host.build != BUILD) {
         let (theirs, version) = (&host.build, &host.version);
-        out::print_error(&format!("ktstr: the run is of build {theirs} ({version}), it is judged by build {BUILD}\n"));
+        out::note(&format!("the run is of build {theirs} ({version}), it is judged by build {BUILD}"));
     }
     let layers = layers(&record, args);
     let verdict = if whole {
@@ -36,7 +37,7 @@ pub fn cmd_judge(args: &JudgeArgs) -> Result<u8> {
         let busy = on_busy_host(&record);
         counted(args.bad_on.as_ref(), busy.as_ref().unwrap_or(&record), judge_cut(&record, &layers))
     };
-    tell(args, &record, &verdict)?;
+    tell(args, &record, &verdict, json_file.as_mut())?;
     Ok(verdict.exit_code)
 }
 
@@ -49,7 +50,7 @@ fn layers(record: &Record, args: &JudgeArgs) -> Layers {
     }
 }
 
-fn tell(args: &JudgeArgs, record: &Record, verdict: &Verdict) -> Result<()> {
+fn tell(args: &JudgeArgs, record: &Record, verdict: &Verdict, json_file: Option<&mut ResultFile>) -> Result<()> {
     let to_stdout = args.json == Some(JsonTarget::Stdout);
     let style = Style { color: wants_color(args.color, to_stdout) };
     let mut text =
@@ -57,16 +58,16 @@ fn tell(args: &JudgeArgs, record: &Record, verdict: &Verdict) -> Result<()> {
     if args.timings {
         text.push_str(&format!("\n{}", report::timings(record)));
     }
-    match &args.json {
-        None => out::print(&text),
-        Some(JsonTarget::Stdout) => {
-            out::print_error(&text);
-            out::print(&report::result_json(record, verdict))
-        }
-        Some(JsonTarget::File(path)) => {
-            let json = report::result_json(record, verdict);
+    let json = report::result_json(record, verdict);
+    match json_file {
+        Some(file) => {
             let printed = out::print(&text);
-            ResultFile::create(path).and_then(|mut file| file.write(json.as_bytes())).and(printed)
+            file.write(json.as_bytes()).and(printed)
         }
+        None if to_stdout => {
+            out::print_error(&text);
+            out::print(&json)
+        }
+        None => out::print(&text),
     }
 }

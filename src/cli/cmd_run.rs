@@ -32,10 +32,7 @@ pub fn cmd_run(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
 /// Runs a job, tells of it as the arguments say, and gives its outcome.
 pub fn carry_out(args: &RunArgs, job: &Job) -> Result<Outcome> {
     // Found out before the run, not after it.
-    let mut json_file = match &args.json {
-        Some(JsonTarget::File(path)) => Some(ResultFile::create(path)?),
-        _ => None,
-    };
+    let mut json_file = ResultFile::of(args.json.as_ref())?;
     let mut screen = Screen::default();
     let run = job::run(job, &mut |event| show(&mut screen, args, event))?;
     screen.finish();
@@ -60,10 +57,7 @@ fn on_this_machine(args: &RunArgs, argv: Vec<String>, exec_ns: u64) -> Result<u8
     })?;
     plan.limits = args.limits;
     let job = HostJob { plan, run_place: place(args.run_dir.as_deref()), argv, exec_ns };
-    let mut json_file = match &args.json {
-        Some(JsonTarget::File(path)) => Some(ResultFile::create(path)?),
-        _ => None,
-    };
+    let mut json_file = ResultFile::of(args.json.as_ref())?;
     let mut screen = Screen::default();
     let run = host::run(&job, &mut |event| show(&mut screen, args, event))?;
     screen.finish();
@@ -127,7 +121,7 @@ pub fn place(named: Option<&Path>) -> Place {
 
 fn show(screen: &mut Screen, args: &RunArgs, event: Event) {
     match event {
-        Event::Note(text) if !args.quiet => screen.write(format!("ktstr: {text}\n").as_bytes()),
+        Event::Note(text) if !args.quiet => screen.write(format!("ktstr: {}\n", out::visible(&text)).as_bytes()),
         Event::Console(bytes) if args.dmesg => screen.write(&bytes),
         Event::SchedulerOutput(text) if args.dmesg => screen.write(text.as_bytes()),
         _ => {}
@@ -163,7 +157,7 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut R
     let kept = args.keep || named || !matches!(verdict.outcome, Outcome::Pass | Outcome::Interrupted);
     let stored = store(&run, full_summary(record, verdict), &json);
     if kept && !args.quiet {
-        text.push_str(&format!("run directory: {}\n", run.path().display()));
+        text.push_str(&format!("run directory: {}\n", out::visible(&run.path().display().to_string())));
     }
     let told = match json_file {
         Some(file) => {
@@ -182,7 +176,7 @@ fn tell(args: &RunArgs, run: RunDir, verdict: &Verdict, json_file: Option<&mut R
     let settled = if kept { stored } else { run.remove() };
     if let Err(error) = settled {
         // The verdict stands; what is lost is its copy on disk.
-        out::print_error(&format!("ktstr: warning: {error}\n"));
+        out::note(&format!("warning: {error}"));
     }
     told.and(handed.unwrap_or(Ok(()))).map(|()| verdict.outcome)
 }

@@ -22,7 +22,12 @@ pub fn cmd_runs(prune_to_bytes: Option<u64>) -> Result<()> {
     let left: Vec<&Kept> = all.iter().filter(|one| !gone.contains(one)).collect();
     let bytes = |list: &[&Kept]| size(list.iter().map(|one| one.bytes).sum());
     let mut text = table(&left);
-    text.push_str(&format!("{} kept in {}: {}\n", left.len(), parent.display(), bytes(&left)));
+    text.push_str(&format!(
+        "{} kept in {}: {}\n",
+        left.len(),
+        out::visible(&parent.display().to_string()),
+        bytes(&left)
+    ));
     if prune_to_bytes.is_some() {
         text.push_str(&format!("{} removed: {}\n", gone.len(), bytes(&gone)));
     }

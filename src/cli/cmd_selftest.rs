@@ -8,6 +8,7 @@ use super::args::{JsonTarget, SelftestArgs};
 use super::describe::{self, bad, chosen};
 use super::flags::{Arity, Cmd, Complete, FLAG, Flag, Group};
 use super::parse::Given;
+use super::result_file::ResultFile;
 use super::{cmd_run, out, selftest_scenarios};
 use crate::error::{Context, Error, Result};
 use crate::report::Json;
@@ -103,6 +104,7 @@ pub fn cmd_selftest(args: &SelftestArgs) -> Result<u8> {
     if args.list {
         return out::print(&listing(&faults)).map(|()| 0);
     }
+    let mut json_file = ResultFile::of(args.json.as_ref())?;
     in_directory(args, |setting| {
         let played = play_all(args, &faults, setting)?;
         let count = |sight| played.iter().filter(|played| played.sight() == sight).count();
@@ -112,11 +114,9 @@ pub fn cmd_selftest(args: &SelftestArgs) -> Result<u8> {
             text.push_str(&format!(", {disturbed} disturbed by the host each time"));
         }
         show(args, &format!("{text}\n"))?;
-        match &args.json {
-            Some(JsonTarget::Stdout) => out::print(&json(&played, &faults))?,
-            Some(JsonTarget::File(path)) => {
-                fs::write(path, json(&played, &faults)).context(|| format!("write {}", path.display()))?;
-            }
+        match &mut json_file {
+            Some(file) => file.write(json(&played, &faults).as_bytes())?,
+            None if args.json.is_some() => out::print(&json(&played, &faults))?,
             None => {}
         }
         Ok(match (wrong, disturbed) {

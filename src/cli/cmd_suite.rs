@@ -69,7 +69,7 @@ pub fn execute(args: &SuiteArgs, argv: &[String], exec_ns: u64) -> Result<(Suite
     suite.interrupted = ran?;
     suite.took_ns = time::monotonic_ns().saturating_sub(exec_ns);
     for error in troubles {
-        out::print_error(&format!("ktstr: warning: {error}\n"));
+        out::note(&format!("warning: {error}"));
     }
     Ok((suite, directory))
 }
@@ -209,14 +209,10 @@ struct Outputs {
 
 impl Outputs {
     fn open(args: &SuiteArgs) -> Result<Self> {
-        let file = |target: &Option<JsonTarget>| match target {
-            Some(JsonTarget::File(path)) => ResultFile::create(path).map(Some),
-            _ => Ok(None),
-        };
         Ok(Self {
-            json: file(&args.json)?,
+            json: ResultFile::of(args.json.as_ref())?,
             junit: args.junit.as_deref().map(ResultFile::create).transpose()?,
-            ktap: file(&args.ktap)?,
+            ktap: ResultFile::of(args.ktap.as_ref())?,
         })
     }
 }
@@ -246,7 +242,7 @@ fn tell(args: &SuiteArgs, suite: &Suite, directory: SuiteDir, outputs: &mut Outp
     let outcome = suite.outcome();
     let settled = settle(args, suite, directory, &plain);
     if let (Ok(Some(kept)), false) = (&settled, args.quiet) {
-        text.push_str(&format!("run directory: {}\n", kept.display()));
+        text.push_str(&format!("run directory: {}\n", out::visible(&kept.display().to_string())));
     }
     let mut told = Ok(());
     if stdout {
@@ -270,7 +266,7 @@ fn tell(args: &SuiteArgs, suite: &Suite, directory: SuiteDir, outputs: &mut Outp
     }
     if let Err(error) = settled {
         // The verdict stands; what is lost is its copy on disk.
-        out::print_error(&format!("ktstr: warning: {error}\n"));
+        out::note(&format!("warning: {error}"));
     }
     told.map(|()| outcome.exit_code())
 }

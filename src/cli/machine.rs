@@ -11,7 +11,8 @@ use crate::proto::presets::PRESETS;
 use crate::proto::topology::Topology;
 use crate::units;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 /// A word of --topo.
 pub fn topology(text: &str) -> Result<Topology> {
@@ -57,7 +58,11 @@ pub fn numa(topology: &Topology, node_memory: &[u64], distance: Option<&Distance
         None => Vec::new(),
         Some(Distance::Uniform(distance)) => uniform(nodes, *distance),
         Some(Distance::Matrix(path)) => {
-            let text = fs::read_to_string(path).context(|| format!("read distances from {}", path.display()));
+            // More than any machine has, and less than a device that never ends.
+            const MOST_BYTES: u64 = 1 << 20;
+            let mut text = String::new();
+            let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+            let text = read.map(|_| text).context(|| format!("read distances from {}", path.display()));
             parse_matrix(&text.map_err(|error| error.with_kind(Kind::Usage))?)
                 .map_err(|why| Error::usage(format!("--distance {}: {why}", path.display())))?
         }
@@ -82,6 +87,7 @@ pub fn listed() -> Vec<Listed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const MIB: u64 = 1 << 20;
 

@@ -56,6 +56,10 @@ fn suite_of(given: &Given, axes: Vec<Axis>, usual_repeat: u32) -> Result<SuiteAr
                 .hint("each run that is kept has its console.log"));
         }
     }
+    if given.has("host") {
+        return Err(Error::usage("--host is for one run, not for many, and has no form of result but --json")
+            .hint("a loop of the shell repeats it"));
+    }
     let repeat = repeat(given)?.unwrap_or(usual_repeat);
     let combinations = axes.iter().fold(1u64, |product, axis| product.saturating_mul(axis.values.len() as u64));
     let runs = combinations.saturating_mul(u64::from(repeat));
@@ -389,6 +393,7 @@ mod tests {
             (&["--repeat", "0"], "--repeat: it must be at least 1"),
             (&["--repeat", "2", "--until-fail", "3"], "contradict each other"),
             (&["--repeat", "2", "--dmesg"], "--dmesg is for one run"),
+            (&["--host", "--ktap", "x"], "--host is for one run"),
             (&["--repeat", "2", "--pass-ratio", "1.5"], "'1.5' is no share"),
             (&["--repeat", "2", "--flake-rate", "x"], "--flake-rate: 'x' is no share"),
             (&["--json", "-", "--ktap", "-"], "both want standard output"),

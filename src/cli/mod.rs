@@ -20,6 +20,7 @@ pub mod cmd_suite;
 pub mod completions;
 mod describe;
 mod disk;
+mod distinct;
 pub mod flags;
 mod guards;
 pub mod help;
@@ -73,6 +74,7 @@ pub fn fail_on_panic() {
 }
 
 fn carry_out(command: Command, argv: Vec<String>, exec_ns: u64) -> Result<u8> {
+    distinct::check(&command)?;
     match command {
         Command::Run(args) => cmd_run::cmd_run(&args, argv, exec_ns),
         Command::Judge(args) => cmd_judge::cmd_judge(&args),

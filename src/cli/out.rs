@@ -20,6 +20,11 @@ pub fn print_error(text: &str) {
     drop(write_all(&mut io::stderr().lock(), text));
 }
 
+/// A line about what was noticed, on standard error, whatever names are in it.
+pub fn note(text: &str) {
+    print_error(&format!("ktstr: {}\n", visible(text)));
+}
+
 /// Shows an error on standard error. Where even that fails the exit code must do.
 pub fn show_error(error: &Error) {
     print_error(&error_text(error));
@@ -28,11 +33,23 @@ pub fn show_error(error: &Error) {
 /// `ktstr: error: message`, and the hint on a line of its own.
 pub fn error_text(error: &Error) -> String {
     const HINT: &str = "  hint: ";
-    let mut text = format!("{ERROR_HEAD}{}\n", help::wrap(error.message(), ERROR_HEAD.len(), 2));
+    let mut text = format!("{ERROR_HEAD}{}\n", help::wrap(&visible(error.message()), ERROR_HEAD.len(), 2));
     if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("{HINT}{}\n", help::wrap(hint, HINT.len(), HINT.len())));
+        text.push_str(&format!("{HINT}{}\n", help::wrap(&visible(hint), HINT.len(), HINT.len())));
     }
     text
+}
+
+/// Control characters but the end of a line written out: a file's name may hold any, and a terminal would obey them.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_control() && c != '\n' => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 fn write_all(to: &mut impl Write, text: &str) -> io::Result<()> {
@@ -61,6 +78,12 @@ mod tests {
     fn closed_pipe_is_no_error_but_a_full_disk_is() {
         assert!(write_all(&mut Refuses(ErrorKind::BrokenPipe), "x").is_ok());
         assert!(write_all(&mut Refuses(ErrorKind::StorageFull), "x").is_err());
+    }
+
+    #[test]
+    fn name_of_a_file_is_no_command_to_the_terminal() {
+        let text = error_text(&Error::usage("cannot open /tmp/\u{1b}[31mred").hint("a\u{9b}2Jb\rc"));
+        assert_eq!(text, "ktstr: error: cannot open /tmp/\\u{1b}[31mred\n  hint: a\\u{9b}2Jb\\rc\n");
     }
 
     #[test]

@@ -202,11 +202,18 @@ fn take_value(parser: &mut lexopt::Parser, flag: &'static Flag) -> Result<Option
         None => parser.try_raw_args().and_then(|mut raw| raw.next_if(may_follow)),
     };
     let missing = |why: &str| Error::usage(format!("{} {why}: {}", flag.dashed(), flag.usage()));
+    // What follows is a negative number, and no flag.
+    let negative = |word: &OsStr| word.as_encoded_bytes().get(1).is_some_and(u8::is_ascii_digit);
     match value {
         Some(value) if value.is_empty() && !flag.dash => Err(missing("has an empty value")),
         Some(value) => Ok(Some(value)),
         None if matches!(flag.arity, Arity::Optional(_)) => Ok(None),
-        None => Err(missing("needs a value")),
+        None => match parser.try_raw_args().and_then(|mut raw| raw.next_if(negative)) {
+            Some(word) => {
+                Err(missing(&format!("needs a value, and '{}' begins as a flag does", word.to_string_lossy())))
+            }
+            None => Err(missing("needs a value")),
+        },
     }
 }
 
@@ -315,6 +322,7 @@ mod tests {
             (&["--kernel"][..], "--kernel needs a value: --kernel FILE"),
             (&["-k"], "--kernel needs a value"),
             (&["--accel"], "--accel needs a value: --accel auto|kvm|qemu"),
+            (&["-d", "-1s"], "--duration needs a value, and '-1s' begins as a flag does: --duration TIME"),
             (&["--kernel="], "--kernel has an empty value"),
             (&["--keep=yes"], "--keep takes no value, but has 'yes'"),
             (&["-q=yes"], "unexpected argument for option '-q': \"yes\""),

@@ -4,6 +4,7 @@
 //! Invariant: what was there before stays until there is a result; unless it was killed at once, a file that is there in the end has the whole result in it; only a file of its
 //! own is ever taken back, never a device, a pipe or a link, nor what stands in its place meanwhile.
 
+use super::args::JsonTarget;
 use super::out;
 use crate::error::{Context, Kind, Result};
 use std::fs::{self, File};
@@ -30,6 +31,14 @@ enum State {
 }
 
 impl ResultFile {
+    /// The file of a result, where it goes to one.
+    pub fn of(target: Option<&JsonTarget>) -> Result<Option<Self>> {
+        match target {
+            Some(JsonTarget::File(path)) => Self::create(path).map(Some),
+            Some(JsonTarget::Stdout) | None => Ok(None),
+        }
+    }
+
     pub fn create(path: &Path) -> Result<Self> {
         let (opened, state) = match File::create_new(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -71,7 +80,7 @@ impl Drop for ResultFile {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path).context(|| format!("remove {}", self.path.display())) {
-            out::print_error(&format!("ktstr: warning: half a result is left: {error}\n"));
+            out::note(&format!("warning: half a result is left: {error}"));
         }
     }
 }

@@ -9,6 +9,8 @@ use crate::proto::scenario::{Count, DefWork, Op, ScenarioSpec};
 use crate::scenario::{self, FLAGS, Resolver, TestTopology, catalog};
 use crate::units::nearest;
 use crate::verdict::table::of_pairs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Scenarios that run, and those that do not: name and reason.
@@ -38,12 +40,27 @@ pub fn find(word: &str) -> Result<Vec<ScenarioSpec>> {
     })
 }
 
-/// The scenarios of a file. An error names file, line and column.
+/// No file of scenarios is longer: the whole catalogue is a tenth of it.
+const FILE_MOST_BYTES: u64 = 1 << 20;
+
+/// The scenarios of a file. An error names file and line.
 pub fn read(path: &Path) -> Result<Vec<ScenarioSpec>> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).context(|| format!("read the scenario file {name}"));
-    let text = text.map_err(|error| error.with_kind(crate::error::Kind::Usage))?;
-    let specs = scenario::parse(&text).map_err(|error| Error::usage(format!("{name}: {error}")))?;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.context(|| format!("read the scenario file {name}"))
+        .map_err(|error| error.with_kind(crate::error::Kind::Usage))?;
+    if bytes.len() as u64 > FILE_MOST_BYTES {
+        return Err(Error::usage(format!("{name} is larger than any file of scenarios")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::usage(format!("{name}: line {line} is not UTF-8"))
+    })?;
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let specs = scenario::parse(text).map_err(|error| Error::usage(format!("{name}: {error}")))?;
     for spec in &specs {
         of_pairs(&spec.asserts)
             .map_err(|why| Error::usage(format!("{name}: scenario {}: assert: {why}", spec.name)))?;

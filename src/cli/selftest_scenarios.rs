@@ -3,14 +3,14 @@
 //! Owns which are played together and what is shown; leaves the table and playing it to run/faults.
 //! Invariant: exit code 0 means that every scenario that was played failed for its own reason, and that one was played.
 
-use super::args::{JsonTarget, SelftestArgs};
+use super::args::SelftestArgs;
 use super::cmd_selftest::{in_directory, show};
 use super::out;
-use crate::error::{Context, Result};
+use super::result_file::ResultFile;
+use crate::error::Result;
 use crate::report::Json;
 use crate::run::faults::catalog::{Row, Seen, play, rows};
 use crate::verdict::Outcome;
-use std::fs;
 
 /// Width of a scenario's name: the longest in the catalogue.
 const NAME: usize = 42;
@@ -27,6 +27,7 @@ pub(super) fn run(args: &SelftestArgs) -> Result<u8> {
             |row: &Row| format!("{:NAME$} {:12} {:16} {}\n", row.scenario, row.broken.name, row.check, row.reasons);
         return out::print(&rows.iter().map(line).collect::<String>()).map(|()| 0);
     }
+    let mut json_file = ResultFile::of(args.json.as_ref())?;
     in_directory(args, |setting| {
         let mut seen = Vec::new();
         for part in by_fault(&rows) {
@@ -39,11 +40,9 @@ pub(super) fn run(args: &SelftestArgs) -> Result<u8> {
         let right = seen.len() - wrong;
         let text = format!("{} scenarios played, {right} failed for their own reason, {wrong} did not\n", seen.len());
         show(args, &text)?;
-        match &args.json {
-            Some(JsonTarget::Stdout) => out::print(&json(&seen))?,
-            Some(JsonTarget::File(path)) => {
-                fs::write(path, json(&seen)).context(|| format!("write {}", path.display()))?;
-            }
+        match &mut json_file {
+            Some(file) => file.write(json(&seen).as_bytes())?,
+            None if args.json.is_some() => out::print(&json(&seen))?,
             None => {}
         }
         Ok(if wrong > 0 { Outcome::Fail } else { Outcome::Pass })

@@ -99,8 +99,13 @@ fn channel_seeds() -> Vec<Vec<u8>> {
 
 /// What the guest says, message by message, up to the verdict and everything that is printed of it.
 fn record(data: &[u8]) {
-    let whole = frame::decode(data).is_ok() && Record::from_file_bytes(data).is_ok();
-    drop((whole, Plan::from_bytes(data), VmConfig::from_bytes(data), VmEvent::from_bytes(data)));
+    drop((
+        frame::decode(data),
+        Record::from_file_bytes(data),
+        Plan::from_bytes(data),
+        VmConfig::from_bytes(data),
+        VmEvent::from_bytes(data),
+    ));
     drop(frame::from_text(&String::from_utf8_lossy(data)));
     let mut record = fixture::passing_with_scheduler();
     let mut input = Input(data);
@@ -136,7 +141,7 @@ fn record_seeds() -> Vec<Vec<u8>> {
     let one = |message: &Msg| Input::pack(&message.to_bytes());
     let all: Vec<u8> = said.iter().flat_map(one).collect();
     let mark = Msg::Mark { stage: Stage::Hello, at_ns: 1 };
-    let file = [crate::proto::record::FILE_MAGIC.to_vec(), frame::encode(0, &mark.to_bytes())].concat();
+    let file = [crate::proto::record::file_head(), frame::encode(0, &mark.to_bytes())].concat();
     let singles = said.iter().map(|message| [vec![1], one(message)].concat());
     let plan = stored.plan.map(|plan| plan.to_bytes());
     [[vec![0], all.clone()].concat(), [vec![1], all].concat(), file].into_iter().chain(singles).chain(plan).collect()

@@ -7,8 +7,8 @@
 use super::elf::{self, Elf};
 use super::search::{Requirer, Search};
 use crate::error::{Error, Result};
+use crate::sys::fd::open_at_once;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ struct Object {
 
 /// Reads what the loader would read of a file on the host.
 pub fn read_elf(host: &Path) -> std::result::Result<Elf, String> {
-    let open = || File::open(host).and_then(|file| file.metadata().map(|meta| (file, meta.len())));
+    let open = || open_at_once(host).and_then(|file| file.metadata().map(|meta| (file, meta.len())));
     let (file, bytes) = open().map_err(|cause| format!("cannot be opened: {cause}"))?;
     let read = |offset: u64, count: usize| {
         let mut buffer = vec![0; count];

@@ -159,10 +159,15 @@ pub fn write(contents: &mut Contents) -> Result<Written> {
 /// Copies one host file in; std hands this to the kernel where it can.
 fn write_file(writer: &mut cpio::Writer<File>, path: &str, permissions: u32, host: &Path) -> Result<u64> {
     let packing = || format!("pack {} into the guest image", host.display());
-    let mut source = File::open(host).context(packing).map_err(|error| error.with_kind(Kind::Usage))?;
+    let mut source = sys::fd::open_at_once(host).context(packing).map_err(|error| error.with_kind(Kind::Usage))?;
     let meta = source.metadata().context(packing)?;
     if !meta.is_file() {
         return Err(Error::usage(format!("cannot pack {} into the guest image: not a regular file", host.display())));
+    }
+    // It says that it is empty, and reading it may wait, or take what is there from others.
+    if meta.len() == 0 && sys::fd::is_made_by_kernel(&source).context(packing)? {
+        let what = format!("cannot pack {} into the guest image: its length is not known beforehand", host.display());
+        return Err(Error::usage(what).hint("copy it into a file, and pack that"));
     }
     writer.file_from(path, permissions, meta.len(), &mut source).context(packing)?;
     Ok(meta.len())

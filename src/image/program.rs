@@ -7,7 +7,7 @@ use super::closure::{Closure, Needed, hidden_in_guest, normalize, read_elf};
 use super::elf::{self, Elf};
 use super::search::Search;
 use crate::error::{Context, Error, Kind, Result};
-use std::fs::File;
+use crate::sys::fd::open_at_once;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ fn inspect(role: &str, host: &Path) -> Result<Runnable> {
     let shown = format!("{role} {}", host.display());
     let wrong = |why: &str| Error::usage(format!("{shown} {why}"));
     let attempt = || format!("open the {shown}");
-    let mut file = File::open(host).context(attempt).map_err(|error| error.with_kind(Kind::Usage))?;
+    let mut file = open_at_once(host).context(attempt).map_err(|error| error.with_kind(Kind::Usage))?;
     let meta = file.metadata().context(attempt)?;
     if meta.is_dir() {
         return Err(wrong("is a directory").hint("name the program in it"));

@@ -4,21 +4,23 @@
 //! Invariant: the record is exactly the fold of its messages, so a stored one gives the same picture again.
 
 use super::asserted::AssertResult;
-use super::codec::{DecodeError, Wire};
+use super::codec::{Reader, Wire};
 use super::frame::{self, FrameError};
 use super::message::{HostInfo, Msg, ProcessEnd, SchedFailure, SchedFinal, Stage, VmEnd, VmStats};
 use super::noise::HostNoise;
 use super::part::Part;
 use super::perf::PerfItem;
 use super::phase::{PayloadReport, PhaseReport, Stimulus};
-use super::plan::{BUILD, Plan};
+use super::plan::{BUILD, PROTOCOL, Plan};
 use super::registers::CpuDump;
 use super::report::WorkerReport;
 use super::runqueues::RunQueues;
 use super::seen::Seen;
 
-/// First bytes of a stored record.
-pub const FILE_MAGIC: &[u8; 8] = b"KTSTRR01";
+/// First bytes of a stored record; the digits count the forms of what `file_head` gives.
+const FILE_MAGIC: &[u8; 8] = b"KTSTRR02";
+/// The same without the digits.
+const ANY_MAGIC: &[u8] = b"KTSTRR";
 /// Console text kept in the record; the file console.log has its own, larger cap.
 pub const CONSOLE_CAP_BYTES: usize = 256 * 1024;
 /// Kernel log records kept; later ones are counted.
@@ -250,31 +252,25 @@ impl Record {
         self.marks.iter().find(|(known, _)| *known == stage).map(|(_, at_ns)| *at_ns)
     }
 
-    /// What is wrong with a message, and who wrote it where that was another build.
-    fn of_another_build(&self, what: String) -> String {
-        match self.host.as_ref().filter(|host| host.build != BUILD) {
-            Some(host) => format!("{what} (written by build {}, this is {BUILD})", host.build),
-            None => what,
-        }
-    }
-
     /// Reads a stored record. A file cut short (a killed run) gives what it holds, with `false`; so does one that is
-    /// damaged behind its first message, with a note.
-    pub fn from_file_bytes(bytes: &[u8]) -> Result<(Self, bool), DecodeError> {
-        let error = |what: String, at: usize| DecodeError { what, at };
-        let mut rest =
-            bytes.strip_prefix(FILE_MAGIC.as_slice()).ok_or_else(|| error("this is no ktstr record".into(), 0))?;
+    /// damaged behind its first message, with a note. One that a build of another protocol wrote is refused.
+    pub fn from_file_bytes(bytes: &[u8]) -> Result<(Self, bool), String> {
         let mut record = Self::default();
+        let mut rest = match after_head(bytes)? {
+            Some(rest) => rest,
+            None => return Ok((record, false)),
+        };
+        let head_bytes = bytes.len() - rest.len();
         while !rest.is_empty() {
             let at = bytes.len() - rest.len();
             match frame::decode(rest) {
                 Ok((frame, used)) => {
                     let message = Msg::from_bytes(&frame.payload);
-                    record.apply(message.map_err(|inner| error(record.of_another_build(inner.what), at + inner.at))?);
+                    record.apply(message.map_err(|inner| format!("{} at byte {}", inner.what, at + inner.at))?);
                     rest = &rest[used..];
                 }
                 Err(FrameError::Incomplete) => return Ok((record, false)),
-                Err(FrameError::Corrupt(what)) if at == FILE_MAGIC.len() => return Err(error(what, at)),
+                Err(FrameError::Corrupt(what)) if at == head_bytes => return Err(format!("{what} at byte {at}")),
                 Err(FrameError::Corrupt(what)) => {
                     let lost = rest.len();
                     let text =
@@ -286,6 +282,48 @@ impl Record {
         }
         Ok((record, true))
     }
+}
+
+/// What a stored record begins with: who reads it knows at once whether it can, and otherwise which build could.
+pub fn file_head() -> Vec<u8> {
+    head(PROTOCOL, BUILD)
+}
+
+/// Magic, protocol, build, and CRC32 of all that.
+fn head(protocol: u32, build: &str) -> Vec<u8> {
+    let mut bytes = FILE_MAGIC.to_vec();
+    protocol.put(&mut bytes);
+    build.to_owned().put(&mut bytes);
+    crc32fast::hash(&bytes).put(&mut bytes);
+    bytes
+}
+
+/// What follows the head; none where the file ends within it.
+fn after_head(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
+    let Some(rest) = bytes.strip_prefix(FILE_MAGIC.as_slice()) else {
+        return match () {
+            () if bytes.is_empty() => Err("it is empty".into()),
+            () if bytes.len() >= FILE_MAGIC.len() && bytes.starts_with(ANY_MAGIC) => {
+                Err(format!("it has another form: another build wrote it, and this is {BUILD}"))
+            }
+            () => Err("this is no record of ktstr".into()),
+        };
+    };
+    let mut input = Reader::new(rest);
+    let read = (u32::get(&mut input), String::get(&mut input));
+    let told = bytes.len() - input.left();
+    let (Ok(protocol), Ok(build), Ok(sum)) = (read.0, read.1, u32::get(&mut input)) else {
+        return if file_head().starts_with(bytes) { Ok(None) } else { Err("its head is cut or damaged".into()) };
+    };
+    if crc32fast::hash(&bytes[..told]) != sum {
+        return Err("its head is damaged".into());
+    }
+    if protocol != PROTOCOL {
+        return Err(format!(
+            "build {build} wrote it with protocol {protocol}, and this is build {BUILD} with protocol {PROTOCOL}"
+        ));
+    }
+    Ok(Some(&rest[rest.len() - input.left()..]))
 }
 
 /// Begins a text that lost its beginning.
@@ -326,7 +364,7 @@ mod tests {
     use super::*;
 
     fn file(messages: &[Msg]) -> Vec<u8> {
-        let mut bytes = FILE_MAGIC.to_vec();
+        let mut bytes = file_head();
         for (sequence, message) in messages.iter().enumerate() {
             bytes.extend(frame::encode(sequence as u32, &message.to_bytes()));
         }
@@ -350,12 +388,47 @@ mod tests {
     }
 
     #[test]
+    fn record_of_another_build_names_it_before_anything_is_read() {
+        let message = frame::encode(0, &Msg::Note { text: "n".into() }.to_bytes());
+        let read = |head: Vec<u8>| Record::from_file_bytes(&[head, message.clone()].concat());
+        // Another build of the same protocol is read.
+        assert_eq!(read(head(PROTOCOL, "abc123")).unwrap().0.notes, ["n"]);
+        let why = read(head(PROTOCOL - 1, "abc123")).unwrap_err();
+        assert!(why.contains("build abc123 wrote it") && why.contains(BUILD), "{why}");
+        let why = read(b"KTSTRR01".to_vec()).unwrap_err();
+        assert!(why.contains("another build wrote it"), "{why}");
+    }
+
+    #[test]
+    fn file_that_ends_within_its_head_is_cut_and_nothing_else() {
+        let head = file_head();
+        assert_eq!(Record::from_file_bytes(&[]).unwrap_err(), "it is empty");
+        for end in 1..FILE_MAGIC.len() {
+            assert_eq!(Record::from_file_bytes(&head[..end]).unwrap_err(), "this is no record of ktstr", "{end}");
+        }
+        for end in FILE_MAGIC.len()..=head.len() {
+            let (record, complete) = Record::from_file_bytes(&head[..end]).unwrap();
+            assert_eq!((record, complete), (Record::default(), end == head.len()), "{end}");
+        }
+    }
+
+    #[test]
     fn foreign_and_damaged_files_are_refused() {
         assert!(Record::from_file_bytes(b"#!/bin/sh\n").is_err());
+        let mut damaged = file_head();
+        damaged.truncate(FILE_MAGIC.len() + 4);
+        damaged.extend(u32::MAX.to_le_bytes());
+        assert!(Record::from_file_bytes(&damaged).unwrap_err().contains("head is cut or damaged"));
+        // Not a bit of it is taken for something else.
+        for at in FILE_MAGIC.len()..file_head().len() {
+            let mut damaged = file_head();
+            damaged[at] ^= 4;
+            assert!(Record::from_file_bytes(&damaged).unwrap_err().contains("damaged"), "{at}");
+        }
         let mut bytes = file(&[Msg::Note { text: "abc".into() }]);
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        assert!(Record::from_file_bytes(&bytes).unwrap_err().what.contains("CRC32"));
+        assert!(Record::from_file_bytes(&bytes).unwrap_err().contains("CRC32"));
     }
 
     #[test]

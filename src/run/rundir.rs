@@ -7,9 +7,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame;
 use crate::proto::message::Msg;
-use crate::proto::record::{FILE_MAGIC, Record};
+use crate::proto::record::{Record, file_head};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Console bytes kept in console.log.
@@ -23,6 +23,9 @@ const CONSOLE_HEAD_BYTES: usize = 64 << 10;
 const CONSOLE_TAIL_BYTES: usize = 128 << 10;
 /// An honest guest sends some hundred KiB; this much is the log of a kernel that never stops complaining.
 const GUEST_CAP_BYTES: usize = 64 << 20;
+
+/// What a record can come to with all that both sides may say, and more.
+const RECORD_MOST_BYTES: u64 = 1 << 30;
 
 /// What a message costs of that beyond its bytes: tiny ones become much larger where they are kept.
 const GUEST_MESSAGE_BYTES: usize = 512;
@@ -162,7 +165,7 @@ impl RunDir {
             File::create(&file).context(|| format!("create {}", file.display())).map_err(with_hint)
         };
         let mut record_file = create(RECORD)?;
-        let begun = record_file.write_all(FILE_MAGIC).context(|| format!("write {}/{RECORD}", path.display()));
+        let begun = record_file.write_all(&file_head()).context(|| format!("write {}/{RECORD}", path.display()));
         begun.map_err(with_hint)?;
         Ok(Self {
             path: path.to_owned(),
@@ -301,9 +304,14 @@ pub(super) fn remove_run(path: &Path) -> Result<()> {
 /// Reads the record of a stored run, given its directory or the record itself.
 pub fn load(path: &Path) -> Result<(Record, bool)> {
     let file = if path.is_dir() { path.join(RECORD) } else { path.to_owned() };
-    let bytes = fs::read(&file).context(|| format!("read {}", file.display()))?;
+    let mut bytes = Vec::new();
+    let read = File::open(&file).and_then(|file| file.take(RECORD_MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.context(|| format!("read {}", file.display()))?;
+    if bytes.len() as u64 > RECORD_MOST_BYTES {
+        return Err(Error::usage(format!("{} is larger than any record of a run", file.display())));
+    }
     Record::from_file_bytes(&bytes)
-        .map_err(|error| Error::usage(format!("{} is no usable record: {error}", file.display())))
+        .map_err(|why| Error::usage(format!("{} is no usable record: {why}", file.display())))
 }
 
 #[cfg(test)]

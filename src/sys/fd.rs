@@ -8,6 +8,8 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 fn owned(raw: RawFd) -> OwnedFd {
     // SAFETY: every caller passes a descriptor that a successful call has just returned, owned by nobody else.
@@ -150,13 +152,27 @@ pub fn truncate(fd: &impl AsRawFd, bytes: u64) -> io::Result<()> {
 pub fn in_memory(fd: &impl AsRawFd) -> io::Result<bool> {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    Ok([TMPFS_MAGIC, RAMFS_MAGIC].contains(&file_system(fd)?))
+}
+
+/// Whether the kernel makes a file's content as it is read: procfs, sysfs, cgroup2, tracefs, debugfs (the same header).
+pub fn is_made_by_kernel(fd: &impl AsRawFd) -> io::Result<bool> {
+    const MAGICS: [i64; 5] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x7472_6163, 0x6462_6720];
+    Ok(MAGICS.contains(&file_system(fd)?))
+}
+
+/// Opens a file to be read; a FIFO that nobody writes to is opened, too, instead of waited for.
+pub fn open_at_once(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+fn file_system(fd: &impl AsRawFd) -> io::Result<i64> {
     // SAFETY: an all-zero statfs is a valid value of the type.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: `stat` is valid for the call.
     check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut stat) })?;
     #[allow(clippy::unnecessary_cast)] // The field's type differs between C libraries.
-    let magic = stat.f_type as i64;
-    Ok(magic == TMPFS_MAGIC || magic == RAMFS_MAGIC)
+    Ok(stat.f_type as i64)
 }
 
 /// BLKGETSIZE64: _IOR(0x12, 114, size_t) (include/uapi/linux/fs.h).

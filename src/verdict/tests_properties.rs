@@ -15,7 +15,7 @@ use crate::proto::hist::Hist;
 use crate::proto::limits::{Assert, Base, CheckId, Insist, Layers, Limit};
 use crate::proto::message::{Msg, VmEnd};
 use crate::proto::phase::CpuSlice;
-use crate::proto::record::{FILE_MAGIC, Record};
+use crate::proto::record::{Record, file_head};
 use crate::proto::report::{ExitInfo, Samples, WorkerReport};
 use crate::proto::runqueues::{Lasting, RunQueues};
 use crate::proto::topology::Topology;
@@ -206,7 +206,7 @@ pub(super) fn messages(record: &Record) -> Vec<Msg> {
 
 /// The record as it is stored.
 pub(crate) fn file(record: &Record) -> Vec<u8> {
-    let mut bytes = FILE_MAGIC.to_vec();
+    let mut bytes = file_head();
     for (sequence, message) in messages(record).iter().enumerate() {
         bytes.extend(frame::encode(sequence as u32, &message.to_bytes()));
     }
@@ -255,7 +255,8 @@ fn stored_record_is_judged_as_the_live_one_was() {
         assert_eq!(stored, live, "seed {seed}");
         assert_eq!(judge_stored(&stored), judge_stored(&live), "seed {seed}");
         // A cut file is read up to the cut, and judged without a panic.
-        let cut = FILE_MAGIC.len() + dice.below((bytes.len() - FILE_MAGIC.len()) as u64) as usize;
+        let head = file_head().len();
+        let cut = head + dice.below((bytes.len() - head) as u64) as usize;
         let (part, _) = Record::from_file_bytes(&bytes[..cut]).unwrap();
         assert_eq!(judge_stored(&part), judge_stored(&part), "seed {seed}");
     }

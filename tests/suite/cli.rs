@@ -107,6 +107,45 @@ fn values_out_of_range_are_refused_before_anything_starts() {
 }
 
 #[test]
+fn result_that_would_fall_on_an_input_or_on_another_result_is_refused() {
+    let scratch = Scratch::new();
+    let kernel = scratch.file("kernel", "precious").display().to_string();
+    let new = scratch.0.join("new").display().to_string();
+    for words in [
+        &["--kernel", &kernel, "--json", &kernel][..],
+        &["--kernel", &kernel, "--matrix", "topo=1,2", "--junit", &kernel],
+        &["--kernel", &kernel, "--junit", &new, "--ktap", &new],
+        &["selftest", "--kernel", &kernel, "--json", &kernel],
+        &["image", "--include", &kernel, "--output", &kernel],
+    ] {
+        run_in(&scratch, words).exits(128).says("a result needs a file of its own");
+        assert_eq!(std::fs::read_to_string(&kernel).expect("read the kernel"), "precious", "{words:?}");
+        assert!(!scratch.0.join("new").exists(), "{words:?}");
+    }
+}
+
+#[test]
+fn names_and_files_that_are_odd_are_told_and_do_no_harm() {
+    let scratch = Scratch::new();
+    let odd = scratch.0.join("a\u{1b}[31mb").display().to_string();
+    let ran = run_in(&scratch, &["--kernel", &odd]).exits(128).says("\\u{1b}[31mb");
+    assert!(!format!("{}{}", ran.stdout, ran.stderr).contains('\u{1b}'), "{ran}");
+    // What the kernel makes as it is read says that it is empty.
+    let image = scratch.0.join("image").display().to_string();
+    let ran = run_in(&scratch, &["image", "--include", "/proc/version:/data/version", "--output", &image]);
+    ran.exits(128).says("beforehand");
+    assert!(!scratch.0.join("image").exists());
+
+    let scenario = "scenario a\nstep 50%\n  cgroup x: spin\n";
+    let plain = scratch.file("plain", scenario).display().to_string();
+    let marked = scratch.file("marked", format!("\u{feff}{scenario}")).display().to_string();
+    let [plain, marked] = [plain, marked].map(|path| ktstr(&["check", &path]).exits(0).stdout);
+    assert_eq!(plain.replace("plain", "marked"), marked);
+    let latin = scratch.file("latin", [&scenario.as_bytes()[..11], b"# \xe9\n"].concat()).display().to_string();
+    ktstr(&["check", &latin]).exits(128).says("line 2 is not UTF-8");
+}
+
+#[test]
 fn kernels_that_are_none_are_each_told_apart() {
     let scratch = Scratch::new();
     let elf = |machine: u8, class: u8| {

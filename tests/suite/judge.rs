@@ -3,8 +3,12 @@
 use crate::util::{Scratch, emulation, ktstr, run_in};
 use std::fs;
 
-/// A byte of a stored record's first message, which is behind 8 bytes of magic and tells the host.
-const IN_FIRST_MESSAGE: usize = 40;
+/// A byte of a stored record's first message. Before it are 8 bytes of magic, the protocol's number, the build with its
+/// length and a check sum, and the head of the message.
+fn in_first_message(record: &[u8]) -> usize {
+    let build = u32::from_le_bytes([record[12], record[13], record[14], record[15]]) as usize;
+    16 + build + 4 + 16 + 1
+}
 
 /// The statuses of all checks, as JSON says them.
 fn statuses(result: &serde_json::Value) -> Vec<String> {
@@ -50,9 +54,19 @@ fn stored_run_is_judged_again_by_its_own_limits_and_by_others() {
     let ran = ktstr(&["judge", &damaged(bytes.len() / 2)]).says("was cut").says("damaged at byte");
     assert_ne!(ran.code, Some(0), "a damaged record passed:{ran}");
     // The magic, and the first message.
-    for at in [0, IN_FIRST_MESSAGE] {
+    for at in [0, in_first_message(&bytes)] {
         ktstr(&["judge", &damaged(at)]).exits(128).says("usable");
     }
+    // The protocol's number: damage, and not another build.
+    ktstr(&["judge", &damaged(8)]).exits(128).says("head is damaged");
+
+    // A result is never written over what it is made from.
+    let path = record.display().to_string();
+    ktstr(&["judge", &dir, "--json", &path]).exits(128).says("a result needs a file of its own");
+    assert_eq!(fs::read(&record).expect("read the record"), bytes);
+    let nowhere = scratch.0.join("nowhere/result").display().to_string();
+    let ran = ktstr(&["judge", &dir, "--json", &nowhere]).exits(128).says("nowhere/result");
+    assert_eq!(ran.stdout, "", "judged before it was known where to write:{ran}");
 }
 
 #[test]
