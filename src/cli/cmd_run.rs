@@ -121,7 +121,7 @@ pub fn place(named: Option<&Path>) -> Place {
 
 fn show(screen: &mut Screen, args: &RunArgs, event: Event) {
     match event {
-        Event::Note(text) if !args.quiet => screen.write(format!("ktstr: {}\n", out::visible(&text)).as_bytes()),
+        Event::Note(text) if !args.quiet => screen.write(format!("ktstr: {}\n", out::visible_lines(&text)).as_bytes()),
         Event::Console(bytes) if args.dmesg => screen.write(&bytes),
         Event::SchedulerOutput(text) if args.dmesg => screen.write(text.as_bytes()),
         _ => {}

@@ -17,7 +17,7 @@ pub fn cmd_check(file: &Path, topology: &Topology, duration_ns: u64) -> Result<u
     let specs = scenarios::read(file)?;
     let resolver = Resolver { topo: TestTopology::from_spec(topology), workers_per_cgroup: None };
     let plans: Vec<String> = specs.iter().map(|spec| plan(spec, &resolver, topology, duration_ns)).collect();
-    out::print(&out::visible(&plans.join("\n")))?;
+    out::print(&out::visible_lines(&plans.join("\n")))?;
     Ok(0)
 }
 

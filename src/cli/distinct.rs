@@ -21,8 +21,10 @@ struct Named {
 #[derive(Default)]
 struct Files {
     read: Vec<Named>,
-    /// Directories of which all is read, or which the run fills itself.
+    /// Directories of which all is read.
     whole: Vec<Named>,
+    /// Directories that the run fills itself.
+    filled: Vec<Named>,
     written: Vec<Named>,
 }
 
@@ -46,8 +48,10 @@ pub fn check(command: &Command) -> Result<()> {
     };
     for (at, result) in files.written.iter().enumerate() {
         let Some(own) = identity(&result.path) else { continue };
-        if let Some(whole) = files.whole.iter().find(|whole| own.is_below(&result.path, &whole.path)) {
-            return refuse(result, "lies within", whole, "");
+        // A result that is new was no input.
+        let whole = files.whole.iter().filter(|_| matches!(own, Identity::There(..)));
+        if let Some(directory) = whole.chain(&files.filled).find(|one| own.is_below(&result.path, &one.path)) {
+            return refuse(result, "lies within", directory, "");
         }
         let mut others = files.written[..at].iter().chain(&files.read);
         if let Some(other) = others.find(|other| identity(&other.path).as_ref() == Some(&own)) {
@@ -72,7 +76,12 @@ fn place(path: &Path) -> Option<PathBuf> {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let target = fs::read_link(path).map_or_else(|_| path.to_owned(), |target| within(path).join(target));
+    let mut target = path.to_owned();
+    // As many as the kernel follows (MAXSYMLINKS, include/linux/namei.h).
+    for _ in 0..40 {
+        let Ok(next) = fs::read_link(&target) else { break };
+        target = within(&target).join(next);
+    }
     Some(within(&target).canonicalize().ok()?.join(target.file_name()?))
 }
 
@@ -85,6 +94,10 @@ impl Identity {
         };
         place.zip(directory.canonicalize().ok()).is_some_and(|(place, directory)| place.starts_with(directory))
     }
+}
+
+fn directory(flag: &'static str, path: Option<&Path>) -> Option<Named> {
+    path.filter(|path| path.is_dir()).map(|path| Named { flag, path: path.to_owned() })
 }
 
 impl Files {
@@ -139,9 +152,8 @@ impl Files {
         self.reads("--kernel-config", args.kernel_config.as_deref());
         for include in &args.include {
             self.reads("--include", Some(&include.host));
-            self.fills("--include", Some(&include.host));
+            self.whole.extend(directory("--include", Some(&include.host)));
         }
-        self.fills("--modules", args.modules.as_deref());
         args.scenarios.iter().for_each(|word| self.reads("--scenario", Some(Path::new(word))));
         if let Some(DiskSource::File(path)) = args.disk.as_ref().map(|disk| &disk.source) {
             self.reads("--disk", Some(path));
@@ -153,9 +165,8 @@ impl Files {
         self.read.extend(path.filter(|path| path.is_file()).map(|path| Named { flag, path: path.to_owned() }));
     }
 
-    /// A directory that is read as a whole, or written by the run.
     fn fills(&mut self, flag: &'static str, path: Option<&Path>) {
-        self.whole.extend(path.filter(|path| path.is_dir()).map(|path| Named { flag, path: path.to_owned() }));
+        self.filled.extend(directory(flag, path));
     }
 
     fn writes(&mut self, flag: &'static str, path: Option<&Path>) {
@@ -186,6 +197,10 @@ mod tests {
         fs::hard_link(dir.join("sched"), dir.join("hard")).unwrap();
         symlink("new", dir.join("dangling")).unwrap();
         fs::create_dir_all(dir.join("tree/sub")).unwrap();
+        fs::write(dir.join("tree/there"), "").unwrap();
+        fs::write(dir.join("tree/sub/there"), "").unwrap();
+        symlink("dangling", dir.join("twice")).unwrap();
+        symlink("round", dir.join("round")).unwrap();
         symlink("tree/sub", dir.join("down")).unwrap();
         let base = "--kernel @kernel --sched @sched --kernel-config @config --include @old:/x --scenario @scenario \
                     --distance @matrix --disk @disk,scratch";
@@ -211,11 +226,11 @@ mod tests {
             ("judge @ --json @record".into(), "the record"),
             ("selftest --kernel @kernel --json @kernel".into(), "--kernel"),
             ("--kernel @kernel --junit @dangling --ktap @new".into(), "--ktap"),
-            ("--kernel @kernel --json @tree/new --include @tree:/x".into(), "--include"),
-            ("image --include @tree:/x --output @down/new".into(), "--include"),
+            ("--kernel @kernel --junit @twice --ktap @new".into(), "--ktap"),
+            ("--kernel @kernel --json @tree/there --include @tree:/x".into(), "--include"),
+            ("image --include @tree:/x --output @down/there".into(), "--include"),
             ("--kernel @kernel --json @down/new --run-dir @tree/sub".into(), "--run-dir"),
             ("--kernel @kernel --matrix topo=1,2 --json @tree/new --run-dir @tree".into(), "--run-dir"),
-            ("--kernel @kernel --json @tree/sub/new --disk 64M --modules @tree".into(), "--modules"),
         ] {
             let why = checked(&words).expect_err(&words);
             assert!(why.contains("(a result needs a file of its own)") && why.contains(flag), "{words}: {why}");
@@ -226,6 +241,8 @@ mod tests {
             "--kernel @kernel --junit /dev/null --ktap /dev/null --json -".into(),
             "--kernel @kernel --junit @new --ktap @newer".into(),
             "--kernel @none --json @none".into(),
+            "--kernel @kernel --json @tree/sub/new --include @tree:/x --modules @tree --disk 64M".into(),
+            "--kernel @kernel --json @round".into(),
             "judge @record --json @old".into(),
             "--kernel @kernel --json @tree/new --run-dir @tree/sub --include @tree/sub:/x".into(),
         ] {

@@ -61,8 +61,11 @@ pub fn numa(topology: &Topology, node_memory: &[u64], distance: Option<&Distance
             // More than any machine has, and less than a device that never ends.
             const MOST_BYTES: u64 = 1 << 20;
             let mut text = String::new();
-            let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+            let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
             let text = read.map(|_| text).context(|| format!("read distances from {}", path.display()));
+            if text.as_ref().is_ok_and(|text| text.len() as u64 > MOST_BYTES) {
+                return Err(Error::usage(format!("--distance {} is larger than any matrix", path.display())));
+            }
             parse_matrix(&text.map_err(|error| error.with_kind(Kind::Usage))?)
                 .map_err(|why| Error::usage(format!("--distance {}: {why}", path.display())))?
         }

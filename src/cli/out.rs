@@ -33,15 +33,20 @@ pub fn show_error(error: &Error) {
 /// `ktstr: error: message`, and the hint on a line of its own.
 pub fn error_text(error: &Error) -> String {
     const HINT: &str = "  hint: ";
-    let mut text = format!("{ERROR_HEAD}{}\n", help::wrap(&visible(error.message()), ERROR_HEAD.len(), 2));
+    let mut text = format!("{ERROR_HEAD}{}\n", help::wrap(&visible_lines(error.message()), ERROR_HEAD.len(), 2));
     if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("{HINT}{}\n", help::wrap(&visible(hint), HINT.len(), HINT.len())));
+        text.push_str(&format!("{HINT}{}\n", help::wrap(&visible_lines(hint), HINT.len(), HINT.len())));
     }
     text
 }
 
-/// Control characters but the end of a line written out: a file's name may hold any, and a terminal would obey them.
+/// Control characters written out: a file's name may hold any, and a terminal would obey them.
 pub fn visible(text: &str) -> String {
+    visible_lines(text).replace('\n', "\\n")
+}
+
+/// The same, of text of several lines.
+pub fn visible_lines(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -83,6 +88,7 @@ mod tests {
     #[test]
     fn name_of_a_file_is_no_command_to_the_terminal() {
         let text = error_text(&Error::usage("cannot open /tmp/\u{1b}[31mred").hint("a\u{9b}2Jb\rc"));
+        assert_eq!(visible("a\nb"), "a\\nb");
         assert_eq!(text, "ktstr: error: cannot open /tmp/\\u{1b}[31mred\n  hint: a\\u{9b}2Jb\\rc\n");
     }
 

@@ -256,17 +256,19 @@ impl Record {
     /// damaged behind its first message, with a note. One that a build of another protocol wrote is refused.
     pub fn from_file_bytes(bytes: &[u8]) -> Result<(Self, bool), String> {
         let mut record = Self::default();
-        let mut rest = match after_head(bytes)? {
-            Some(rest) => rest,
+        let (build, mut rest) = match after_head(bytes)? {
+            Some(told) => told,
             None => return Ok((record, false)),
         };
+        let whose =
+            if build == BUILD { String::new() } else { format!(" (written by build {build}, this is {BUILD})") };
         let head_bytes = bytes.len() - rest.len();
         while !rest.is_empty() {
             let at = bytes.len() - rest.len();
             match frame::decode(rest) {
                 Ok((frame, used)) => {
                     let message = Msg::from_bytes(&frame.payload);
-                    record.apply(message.map_err(|inner| format!("{} at byte {}", inner.what, at + inner.at))?);
+                    record.apply(message.map_err(|inner| format!("{} at byte {}{whose}", inner.what, at + inner.at))?);
                     rest = &rest[used..];
                 }
                 Err(FrameError::Incomplete) => return Ok((record, false)),
@@ -298,8 +300,8 @@ fn head(protocol: u32, build: &str) -> Vec<u8> {
     bytes
 }
 
-/// What follows the head; none where the file ends within it.
-fn after_head(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
+/// Who wrote it, and what follows the head; none where the file ends within it.
+fn after_head(bytes: &[u8]) -> Result<Option<(String, &[u8])>, String> {
     let Some(rest) = bytes.strip_prefix(FILE_MAGIC.as_slice()) else {
         return match () {
             () if bytes.is_empty() => Err("it is empty".into()),
@@ -323,7 +325,7 @@ fn after_head(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
             "build {build} wrote it with protocol {protocol}, and this is build {BUILD} with protocol {PROTOCOL}"
         ));
     }
-    Ok(Some(&rest[rest.len() - input.left()..]))
+    Ok(Some((build, &rest[rest.len() - input.left()..])))
 }
 
 /// Begins a text that lost its beginning.
@@ -393,6 +395,9 @@ mod tests {
         let read = |head: Vec<u8>| Record::from_file_bytes(&[head, message.clone()].concat());
         // Another build of the same protocol is read.
         assert_eq!(read(head(PROTOCOL, "abc123")).unwrap().0.notes, ["n"]);
+        let other = [head(PROTOCOL, "abc123"), frame::encode(0, &[255; 9])].concat();
+        let why = Record::from_file_bytes(&other).unwrap_err();
+        assert!(why.contains("written by build abc123"), "{why}");
         let why = read(head(PROTOCOL - 1, "abc123")).unwrap_err();
         assert!(why.contains("build abc123 wrote it") && why.contains(BUILD), "{why}");
         let why = read(b"KTSTRR01".to_vec()).unwrap_err();

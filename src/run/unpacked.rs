@@ -138,8 +138,11 @@ fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) ->
         return Err(Error::usage("the kernel has nothing to load"));
     };
     let bytes = end_gpa.saturating_sub(start_gpa).next_multiple_of(CONTENT_AT);
-    if bytes == 0 || start_gpa < kernel.start_gpa || end_gpa > kernel.end_gpa {
-        return Err(Error::usage("the kernel is not as large as its image says"));
+    if bytes == 0 || start_gpa % CONTENT_AT != 0 || start_gpa < kernel.start_gpa || end_gpa > kernel.end_gpa {
+        return Err(Error::usage(format!(
+            "what is in the kernel goes to {start_gpa:#x} to {end_gpa:#x}, not to {:#x} to {:#x} as its image says",
+            kernel.start_gpa, kernel.end_gpa
+        )));
     }
     let read_only = KernelImage::read_only(&elf, &segments).filter(|part| part.1 <= start_gpa + bytes);
     let read_only = read_only.unwrap_or((start_gpa, start_gpa));

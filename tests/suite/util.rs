@@ -118,9 +118,11 @@ impl Ran {
         assert_eq!(self.code, Some(code), "{self}");
         self
     }
-    /// Somewhere in what was printed.
+    /// Somewhere in what was printed, wherever messages are wrapped.
     pub fn says(self, text: &str) -> Self {
-        assert!(self.stdout.contains(text) || self.stderr.contains(text), "'{text}' is not in{self}");
+        let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = |printed: &str| printed.contains(text) || flat(printed).contains(&flat(text));
+        assert!(said(&self.stdout) || said(&self.stderr), "'{text}' is not in{self}");
         self
     }
     /// The result that `--json -` printed.
