@@ -6,7 +6,7 @@
 use super::args::{Command, Distance, GuestArgs, ImageAction, JsonTarget, RunArgs, SchedChoice};
 use crate::error::{Error, Result};
 use crate::run::disk::DiskSource;
-use crate::run::rundir::RECORD;
+use crate::run::rundir::EVIDENCE;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -123,8 +123,8 @@ impl Files {
                 }
             }
             Command::Judge(args) => {
-                let record = if args.run.is_dir() { args.run.join(RECORD) } else { args.run.clone() };
-                files.reads("the record", Some(&record));
+                files.reads("the record", Some(&args.run));
+                EVIDENCE.iter().for_each(|name| files.reads("the run's", Some(&args.run.join(name))));
                 files.target("--json", args.json.as_ref());
             }
             Command::Selftest(args) => {
@@ -155,6 +155,7 @@ impl Files {
             self.whole.extend(directory("--include", Some(&include.host)));
         }
         args.scenarios.iter().for_each(|word| self.reads("--scenario", Some(Path::new(word))));
+        self.whole.extend(directory("--modules", args.modules.as_deref()));
         if let Some(DiskSource::File(path)) = args.disk.as_ref().map(|disk| &disk.source) {
             self.reads("--disk", Some(path));
         }
@@ -190,7 +191,7 @@ mod tests {
     fn results_need_files_of_their_own() {
         let dir = std::env::temp_dir().join(format!("ktstr-distinct-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        for name in ["kernel", "sched", "config", "scenario", "matrix", "disk", "record", "old"] {
+        for name in ["kernel", "sched", "config", "scenario", "matrix", "disk", "record", "console.log", "old"] {
             fs::write(dir.join(name), "").unwrap();
         }
         symlink("kernel", dir.join("link")).unwrap();
@@ -223,7 +224,9 @@ mod tests {
             ("image --sched @sched --output @sched".into(), "--sched"),
             ("image --kernel @kernel --output @kernel".into(), "--kernel"),
             ("judge @record --json @record".into(), "the record"),
-            ("judge @ --json @record".into(), "the record"),
+            ("judge @ --json @record".into(), "the run's"),
+            ("judge @ --json @console.log".into(), "the run's"),
+            ("--kernel @kernel --disk 64M --modules @tree --json @down/there".into(), "--modules"),
             ("selftest --kernel @kernel --json @kernel".into(), "--kernel"),
             ("--kernel @kernel --junit @dangling --ktap @new".into(), "--ktap"),
             ("--kernel @kernel --junit @twice --ktap @new".into(), "--ktap"),

@@ -7,8 +7,12 @@
 
 use super::kconfig;
 use crate::error::{Context, Error, Kind, Result};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// Distributions' configurations are of 300 KiB at most.
+const CONFIG_MOST_BYTES: u64 = 16 << 20;
 
 /// Where modules go in the guest.
 pub const MODULE_DIR: &str = "/ktstr/modules";
@@ -193,11 +197,19 @@ fn read_config(request: &Request<'_>) -> Result<Option<String>> {
             kconfig::candidates(request.root, request.kernel, request.release).into_iter().find(|path| path.is_file())
         }
     };
-    let read = |path: PathBuf| {
-        let text = fs::read(&path).context(|| format!("read the kernel configuration {}", path.display()));
-        text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| error.with_kind(Kind::Usage))
-    };
-    found.map(read).transpose()
+    found.map(|path| read_limited(&path)).transpose()
+}
+
+/// A configuration as text, as far as it is.
+fn read_limited(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(CONFIG_MOST_BYTES + 1).read_to_end(&mut bytes));
+    let what = || format!("read the kernel configuration {}", path.display());
+    read.context(what).map_err(|error| error.with_kind(Kind::Usage))?;
+    if bytes.len() as u64 > CONFIG_MOST_BYTES {
+        return Err(Error::usage(format!("{} is larger than any kernel's configuration", path.display())));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn built(config: Option<&str>, option: &str) -> Built {
@@ -222,6 +234,12 @@ mod tests {
         let kernel = dir.path().join("k/vmlinuz");
         let request = Request { root: dir.path(), kernel: &kernel, release, config: None, dir: named };
         Ok(for_disk(&request)?.files.into_iter().map(|(_, guest)| guest.replace("/ktstr/modules/", "")).collect())
+    }
+
+    #[test]
+    fn configuration_without_an_end_is_refused() {
+        let why = read_limited(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(why.contains("/dev/zero is larger than any kernel's configuration"), "{why}");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub const SUMMARY: &str = "summary.txt";
 pub const REGISTERS: &str = "registers.txt";
 pub const SCHED_LOG: &str = "scheduler.log";
 pub const SCHED_DUMP: &str = "sched_ext_dump.txt";
+/// Those that tell what happened; a verdict can be made again.
+pub const EVIDENCE: [&str; 6] = [RECORD, CONSOLE, VMM_LOG, REGISTERS, SCHED_LOG, SCHED_DUMP];
 const OUR_FILES: [&str; 8] = [RECORD, CONSOLE, VMM_LOG, VERDICT, SUMMARY, REGISTERS, SCHED_LOG, SCHED_DUMP];
 
 /// Where a run's directory is to be.
