@@ -38,6 +38,10 @@ wire_struct! {
         pub worst_us: Vec<u32>,
         /// By slot: how long all vCPUs together waited, in microseconds.
         pub sum_us: Vec<u32>,
+        /// By slot: what the host's own hypervisor took from the host, and what was left to its tasks, all CPUs together, in
+        /// microseconds. Empty where the host does not tell.
+        pub stolen_us: Vec<u32>,
+        pub busy_us: Vec<u32>,
         /// Time that the host's own hypervisor took from it meanwhile, all CPUs together.
         pub steal_ns: Option<u64>,
         /// Time in which some task of the host waited for a CPU (pressure stall information).
@@ -74,6 +78,8 @@ impl HostNoise {
             slot_ns: self.slot_ns,
             worst_us: of(&self.worst_us),
             sum_us: of(&self.sum_us),
+            stolen_us: of(&self.stolen_us),
+            busy_us: of(&self.busy_us),
             ..Self::default()
         }
     }
@@ -104,7 +110,8 @@ impl HostNoise {
 
     /// The slots that lie between two times, if only in part.
     fn slots(&self, from_ns: u64, to_ns: u64) -> Range<usize> {
-        let known = self.worst_us.len().max(self.sum_us.len()) as u64;
+        let series = [&self.worst_us, &self.sum_us, &self.stolen_us, &self.busy_us];
+        let known = series.into_iter().map(Vec::len).max().unwrap_or(0) as u64;
         if self.slot_ns == 0 || from_ns >= to_ns {
             return 0..0;
         }
@@ -126,6 +133,20 @@ impl HostNoise {
         let slots = self.slots(from_ns, to_ns);
         let waits = self.sum_us.iter().take(slots.end).skip(slots.start);
         waits.fold(0u64, |sum, us| sum.saturating_add(u64::from(*us) * NS_PER_US))
+    }
+
+    /// Of the CPU time that the host's tasks wanted between two times, the share that its own hypervisor took, in percent: a
+    /// vCPU that runs meanwhile loses as much on average, and no scheduler counts it. The slots at both ends count as wholes;
+    /// none where nothing was told.
+    pub fn stolen_percent_between(&self, from_ns: u64, to_ns: u64) -> Option<f64> {
+        let slots = self.slots(from_ns, to_ns);
+        let sum = |series: &[u32]| {
+            let within = series.iter().take(slots.end).skip(slots.start);
+            within.fold(0u64, |sum, us| sum.saturating_add(u64::from(*us)))
+        };
+        let (stolen, busy) = (sum(&self.stolen_us), sum(&self.busy_us));
+        let wanted = stolen.saturating_add(busy);
+        (wanted > 0).then(|| stolen as f64 * 100.0 / wanted as f64)
     }
 
     /// The most that vCPUs were kept waiting within any interval of this length: of each slot, the longest wait of one.
@@ -174,6 +195,8 @@ mod tests {
             slot_ns: SLOT,
             worst_us: vec![0, 100_000, 60_000, 0, 10_000],
             sum_us: vec![5_000, 150_000, 60_000, 0, 20_000],
+            stolen_us: vec![0, 50_000, 0, 0, 40_000],
+            busy_us: vec![100_000, 150_000, 200_000, 0, 0],
             steal_ns: None,
             pressure_ns: Some(3),
         }
@@ -194,6 +217,11 @@ mod tests {
         assert_eq!(noise().worst().map(|vcpu| vcpu.vcpu), Some(1));
         assert_eq!(noise().waited_between(2 * SLOT, 4 * SLOT), 210_000_000);
         assert_eq!(noise().waited_between(0, u64::MAX), 235_000_000);
+        assert_eq!(noise().stolen_percent_between(2 * SLOT, 3 * SLOT), Some(25.0));
+        assert_eq!(noise().stolen_percent_between(2 * SLOT, 4 * SLOT), Some(12.5));
+        assert_eq!(noise().only_between(2 * SLOT, 4 * SLOT).stolen_percent_between(0, u64::MAX), Some(12.5));
+        assert_eq!(noise().stolen_percent_between(4 * SLOT, 5 * SLOT), None, "nobody wanted any");
+        assert_eq!(noise().stolen_percent_between(5 * SLOT, 6 * SLOT), Some(100.0));
         assert_eq!(noise().most_within(SLOT), SLOT, "two neighbouring slots, but never more than the interval");
         assert_eq!(noise().most_within(2 * SLOT), 160_000_000);
         assert_eq!(noise().most_within(u64::MAX), 170_000_000);

@@ -13,7 +13,7 @@ use super::work::WorkType;
 use crate::wire_struct;
 
 /// Version of the plan and of the messages; grows with every change of either.
-pub const PROTOCOL: u32 = 11;
+pub const PROTOCOL: u32 = 12;
 /// Names the build: the commit, or the version where there is none. Host and guest compare it.
 pub const BUILD: &str = env!("KTSTR_BUILD");
 

@@ -8,6 +8,7 @@ use crate::sys::fd;
 use crate::units::{NS_PER_MS, NS_PER_SEC, NS_PER_US};
 use std::ffi::CString;
 use std::fs;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 /// Between two samples: shorter than any slice by which a host that shares its CPUs would show.
@@ -19,8 +20,6 @@ const SLOTS_MOST: usize = 2048;
 const SEARCH_EVERY_NS: u64 = 100 * NS_PER_MS;
 /// USER_HZ, in which /proc/stat counts: 100 on every architecture that Linux has kept.
 const TICK_NS: u64 = NS_PER_SEC / 100;
-/// /proc/stat: `cpu user nice system idle iowait irq softirq steal ...`.
-const STEAL_FIELD: usize = 8;
 /// A schedstat has three numbers of at most 20 digits.
 const SCHEDSTAT_BYTES: usize = 80;
 
@@ -31,6 +30,13 @@ struct Thread {
     schedstat: OwnedFd,
     noise: VcpuNoise,
     slots: Vec<u32>,
+}
+
+/// The host's CPU time since its boot, all CPUs together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CpuTime {
+    stolen_ns: u64,
+    busy_ns: u64,
 }
 
 /// Samples one VM's process.
@@ -44,13 +50,19 @@ pub struct Witness {
     samples: u64,
     slot_ns: u64,
     threads: Vec<Thread>,
-    steal_ns: Option<u64>,
+    /// What /proc/stat told at first, at the last look, and when that was.
+    first_cpu: Option<CpuTime>,
+    last_cpu: Option<CpuTime>,
+    looked_ns: u64,
+    stolen: Vec<u32>,
+    busy: Vec<u32>,
     pressure_ns: Option<u64>,
 }
 
 impl Witness {
     /// Begins now. `exec_ns` is where times count from; both are CLOCK_MONOTONIC.
     pub fn new(pid: i32, exec_ns: u64, now_ns: u64) -> Self {
+        let cpu = cpu_time(&read("/proc/stat"));
         Self {
             pid,
             exec_ns,
@@ -60,7 +72,11 @@ impl Witness {
             samples: 0,
             slot_ns: SLOT_NS,
             threads: Vec::new(),
-            steal_ns: steal_ns(&read("/proc/stat")),
+            first_cpu: cpu,
+            last_cpu: cpu,
+            looked_ns: now_ns,
+            stolen: Vec::new(),
+            busy: Vec::new(),
             pressure_ns: pressure_ns(&read("/proc/pressure/cpu")),
         }
     }
@@ -72,12 +88,13 @@ impl Witness {
 
     /// Samples every thread; a thread that is gone keeps its last numbers.
     pub fn sample(&mut self, now_ns: u64) {
+        while (now_ns - self.from_ns) / self.slot_ns >= SLOTS_MOST as u64 {
+            self.widen();
+        }
         if now_ns >= self.searched_ns + SEARCH_EVERY_NS {
             self.searched_ns = now_ns;
             self.search();
-        }
-        while (now_ns - self.from_ns) / self.slot_ns >= SLOTS_MOST as u64 {
-            self.widen();
+            self.look_at_host(now_ns);
         }
         let (from_ns, slot_ns, window_ns) = (self.from_ns, self.slot_ns, now_ns.saturating_sub(self.last_ns));
         for thread in &mut self.threads {
@@ -114,20 +131,32 @@ impl Witness {
         }
     }
 
+    /// Takes what the host's CPU time has grown by.
+    fn look_at_host(&mut self, now_ns: u64) {
+        let Some((now, before)) = cpu_time(&read("/proc/stat")).zip(self.last_cpu) else { return };
+        let times = self.looked_ns - self.from_ns..now_ns - self.from_ns;
+        lay(&mut self.stolen, self.slot_ns, times.clone(), now.stolen_ns.saturating_sub(before.stolen_ns));
+        lay(&mut self.busy, self.slot_ns, times, now.busy_ns.saturating_sub(before.busy_ns));
+        (self.last_cpu, self.looked_ns) = (Some(now), now_ns);
+    }
+
     /// Makes each pair of slots one of twice the length.
     fn widen(&mut self) {
         self.slot_ns *= 2;
-        for thread in &mut self.threads {
-            let pairs = thread.slots.chunks(2).map(|pair| pair.iter().fold(0u32, |sum, us| sum.saturating_add(*us)));
-            thread.slots = pairs.collect();
+        let of_threads = self.threads.iter_mut().map(|thread| &mut thread.slots);
+        for slots in of_threads.chain([&mut self.stolen, &mut self.busy]) {
+            let pairs = slots.chunks(2).map(|pair| pair.iter().fold(0u32, |sum, us| sum.saturating_add(*us)));
+            *slots = pairs.collect();
         }
     }
 
     /// All that was seen.
     pub fn finish(mut self) -> HostNoise {
+        self.look_at_host(self.last_ns);
         self.threads.sort_by_key(|thread| (thread.noise.vcpu, thread.tid));
         let slots = self.threads.iter().map(|thread| thread.slots.len()).max().unwrap_or(0);
         let by_slot = |slot: usize| self.threads.iter().map(move |thread| thread.slots.get(slot).copied().unwrap_or(0));
+        let stolen_ns = |cpu: Option<CpuTime>| cpu.map(|cpu| cpu.stolen_ns);
         let since = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
         HostNoise {
             from_ns: self.from_ns.saturating_sub(self.exec_ns),
@@ -136,7 +165,9 @@ impl Witness {
             slot_ns: self.slot_ns,
             worst_us: (0..slots).map(|slot| by_slot(slot).max().unwrap_or(0)).collect(),
             sum_us: (0..slots).map(|slot| by_slot(slot).fold(0u32, u32::saturating_add)).collect(),
-            steal_ns: since(self.steal_ns, steal_ns(&read("/proc/stat"))),
+            steal_ns: since(stolen_ns(self.first_cpu), stolen_ns(self.last_cpu)),
+            stolen_us: self.stolen,
+            busy_us: self.busy,
             pressure_ns: since(self.pressure_ns, pressure_ns(&read("/proc/pressure/cpu"))),
             vcpus: self.threads.into_iter().map(|thread| thread.noise).collect(),
         }
@@ -183,11 +214,37 @@ fn parse(text: &[u8]) -> Option<[u64; 3]> {
     Some([next()?, next()?, next()?])
 }
 
-/// The host's own steal, from /proc/stat.
-fn steal_ns(stat: &str) -> Option<u64> {
-    let ticks: u64 =
-        stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().nth(STEAL_FIELD - 1)?.parse().ok()?;
-    ticks.checked_mul(TICK_NS)
+/// The first line of /proc/stat, `cpu user nice system idle iowait irq softirq steal ...`, of which user has what guests got
+/// (Documentation/filesystems/proc.rst, 1.7).
+fn cpu_time(stat: &str) -> Option<CpuTime> {
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .map(|number| number.parse().ok())
+        .collect::<Option<_>>()?;
+    let &[user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = &ticks[..] else { return None };
+    let busy = [user, nice, system, irq, softirq].into_iter().fold(0u64, u64::saturating_add);
+    Some(CpuTime { stolen_ns: steal.checked_mul(TICK_NS)?, busy_ns: busy.checked_mul(TICK_NS)? })
+}
+
+/// Lays a growth evenly over the slots of the times in which it came.
+fn lay(slots: &mut Vec<u32>, slot_ns: u64, times: Range<u64>, grown_ns: u64) {
+    let length_ns = times.end.saturating_sub(times.start);
+    if length_ns == 0 {
+        return;
+    }
+    let last = ((times.end - 1) / slot_ns) as usize;
+    if slots.len() <= last {
+        slots.resize(last + 1, 0);
+    }
+    for (index, slot) in slots.iter_mut().enumerate().take(last + 1).skip((times.start / slot_ns) as usize) {
+        let (start_ns, end_ns) = (index as u64 * slot_ns, (index as u64 + 1) * slot_ns);
+        let within_ns = end_ns.min(times.end) - start_ns.max(times.start);
+        let part_ns = u128::from(grown_ns) * u128::from(within_ns) / u128::from(length_ns);
+        *slot = slot.saturating_add(u32::try_from(part_ns / u128::from(NS_PER_US)).unwrap_or(u32::MAX));
+    }
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=123`, in microseconds (Documentation/accounting/psi.rst).
@@ -221,8 +278,10 @@ mod tests {
     fn kernel_files_are_read_and_their_absence_is_no_zero() {
         assert_eq!(parse(b"200758 35546 1\n"), Some([200_758, 35_546, 1]));
         assert_eq!(parse(b"1 2\n"), None);
-        assert_eq!(steal_ns("cpu  63265 3187 7588 71764 490 0 113 132 0 0\ncpu0 1\n"), Some(132 * TICK_NS));
-        assert_eq!((steal_ns(""), pressure_ns("")), (None, None));
+        let busy_ns = (63265 + 3187 + 7588 + 5 + 113) * TICK_NS;
+        let cpu = cpu_time("cpu  63265 3187 7588 71764 490 5 113 132 9 9\ncpu0 1\n");
+        assert_eq!(cpu, Some(CpuTime { stolen_ns: 132 * TICK_NS, busy_ns }));
+        assert_eq!((cpu_time(""), cpu_time("cpu  1 2 3 4 5 6 7\n"), pressure_ns("")), (None, None, None));
         assert_eq!(pressure_ns("some avg10=30.23 avg60=42.19 avg300=24.19 total=7\nfull total=9\n"), Some(7000));
     }
 
@@ -238,6 +297,31 @@ mod tests {
     }
 
     #[test]
+    fn growth_lies_over_the_time_in_which_it_came() {
+        let mut slots = vec![1];
+        lay(&mut slots, 100_000_000, 50_000_000..300_000_000, 50_000_000);
+        assert_eq!(slots, [10_001, 20_000, 20_000]);
+        lay(&mut slots, 100_000_000, 300_000_000..300_000_000, 50_000_000);
+        assert_eq!(slots.len(), 3, "no time, no slot");
+        // All of a large host's CPUs together have more than a slot's own length.
+        lay(&mut slots, 100_000_000, 0..100_000_000, 3_200_000_000);
+        assert_eq!(slots[0], 3_210_001);
+    }
+
+    #[test]
+    fn host_at_work_is_seen_to_be_busy() {
+        let begun = time::monotonic_ns();
+        let mut witness = Witness::new(process::id(), begun, begun);
+        // Until a tick of somebody's is counted.
+        let end = begun + 10 * NS_PER_SEC;
+        while time::monotonic_ns() < end && witness.busy.iter().all(|us| *us == 0) {
+            witness.sample(time::monotonic_ns());
+        }
+        let noise = witness.finish();
+        assert!(noise.stolen_percent_between(0, u64::MAX).is_some(), "{noise:?}");
+    }
+
+    #[test]
     fn long_runs_keep_their_sums_in_wider_slots() {
         let mut witness = Witness::new(process::id(), 0, 0);
         witness.threads.push(Thread {
@@ -246,7 +330,10 @@ mod tests {
             noise: VcpuNoise::default(),
             slots: vec![1, 2, 3],
         });
+        (witness.stolen, witness.busy) = (vec![4, 5, 6], vec![7, 8, 9]);
         witness.sample(SLOT_NS * SLOTS_MOST as u64 * 3);
+        assert_eq!((witness.slot_ns, &witness.threads[0].slots[..]), (4 * SLOT_NS, &[6][..]));
+        assert!(witness.stolen[0] >= 15 && witness.busy[0] >= 24, "{witness:?}");
         let noise = witness.finish();
         assert_eq!((noise.slot_ns, noise.sum_us.as_slice()), (4 * SLOT_NS, &[6][..]));
     }

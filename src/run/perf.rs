@@ -14,6 +14,7 @@ use crate::sys::{fd, sched};
 use crate::units::size;
 use crate::vmm::config::PerfConfig;
 use crate::vmm::x86::layout::HUGE_PAGE_BYTES;
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -101,7 +102,6 @@ fn pin(topology: &Topology, host: &[HostCpu]) -> std::result::Result<(Vec<u32>, 
     if vcpus > host.len() {
         return Err(format!("{vcpus} vCPUs, and {} host CPUs that may be used", host.len()));
     }
-    let per_llc = (topology.cores_per_llc * topology.threads_per_core) as usize;
     // A guest of single-threaded cores gets whole cores first; one with threads gets siblings side by side.
     let order = |cpu: &HostCpu| match topology.threads_per_core {
         1 => (cpu.thread, cpu.core, cpu.cpu),
@@ -115,18 +115,27 @@ fn pin(topology: &Topology, host: &[HostCpu]) -> std::result::Result<(Vec<u32>, 
         }
     }
     free.iter_mut().for_each(|llc| llc.sort_by_key(|cpu| order(cpu)));
-    // The smallest that is large enough, so that a larger guest LLC finds its place too.
-    let alone: Vec<&Vec<&HostCpu>> = {
-        let mut fitting: Vec<_> = free.iter().filter(|llc| llc.len() >= per_llc).collect();
-        fitting.sort_by_key(|llc| llc.len());
-        fitting.into_iter().take(topology.llcs as usize).collect()
-    };
-    if alone.len() == topology.llcs as usize {
-        let pins = alone.iter().flat_map(|llc| llc.iter().take(per_llc)).map(|cpu| cpu.cpu).collect();
+    if let Some(pins) = pin_alone(topology, &free) {
         return Ok((pins, false));
     }
     free.sort_by_key(|llc| llc[0].cpu);
     Ok((free.iter().flatten().take(vcpus).map(|cpu| cpu.cpu).collect(), true))
+}
+
+/// Each guest LLC on a host LLC of its own; none where they do not all find one. The largest chooses first, and takes the
+/// smallest that it fits in: whatever is then left for the next fits it, if any choice would.
+fn pin_alone(topology: &Topology, free: &[Vec<&HostCpu>]) -> Option<Vec<u32>> {
+    let cpus_of = |llc: u32| (topology.cores_of(llc) * topology.threads_per_core) as usize;
+    let mut free: Vec<&[&HostCpu]> = free.iter().map(Vec::as_slice).collect();
+    free.sort_by_key(|llc| llc.len());
+    let mut guest: Vec<u32> = (0..topology.llcs).collect();
+    guest.sort_by_key(|llc| Reverse(cpus_of(*llc)));
+    let mut chosen = vec![Vec::new(); topology.llcs as usize];
+    for llc in guest {
+        let at = free.iter().position(|host| host.len() >= cpus_of(llc))?;
+        chosen[llc as usize] = free.remove(at).iter().take(cpus_of(llc)).map(|cpu| cpu.cpu).collect();
+    }
+    Some(chosen.concat())
 }
 
 /// Guest memory in 2 MiB pages of the reserved pool, where it has enough; else why not.
@@ -182,6 +191,17 @@ mod tests {
         let shared = plan(&"1n4l2c1t".parse().unwrap(), &host);
         assert!(shared.config.shared_llcs);
         assert_eq!(shared.config.pins, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn guest_llcs_of_unequal_size_get_their_own_too() {
+        let planned = plan(&"1n3l2+1+1c1t".parse().unwrap(), &host(&[4, 4, 4], 1));
+        assert_eq!(planned.config.pins, [0, 1, 4, 8], "two on the first, and one on each of the others");
+        assert!(!planned.config.shared_llcs);
+        assert_eq!(planned.left.len(), 8);
+        assert_eq!(pins("1n3l1+4+2c1t", &host(&[4, 1, 2], 1)), [4, 0, 1, 2, 3, 5, 6], "each has one that fits");
+        assert!(plan(&"1n2l3+3c1t".parse().unwrap(), &host(&[5, 2], 1)).config.shared_llcs);
+        assert_eq!(pins("2n0+2l2c1t", &host(&[2, 2], 1)), [0, 1, 2, 3], "a node without CPUs takes none");
     }
 
     #[test]

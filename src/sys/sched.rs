@@ -159,6 +159,11 @@ pub fn online_cpus() -> u32 {
     unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as u32
 }
 
+/// CPUs of this machine that the caller may use.
+pub fn usable_cpus() -> u32 {
+    affinity(0).map_or_else(|_| online_cpus(), |cpus| cpus.len() as u32)
+}
+
 /// Locks the caller's memory, present and future, so that it never waits for a page.
 pub fn lock_memory() -> io::Result<()> {
     // SAFETY: mlockall takes flags only.

@@ -26,8 +26,8 @@ const STALL_NS: u64 = 20 * NS_PER_SEC;
 /// How an excuse begins that names the wait of one vCPU.
 pub const KEPT_WAITING: &str = "the host kept a vCPU waiting";
 
-/// Why times of the whole scenario say nothing: vCPUs waited too long for CPUs of the host. None where they did not, or
-/// where nothing was witnessed.
+/// Why times of the whole scenario say nothing: vCPUs waited too long for CPUs of the host, or the host itself got too
+/// little of its own. None where neither was so, or where nothing was witnessed.
 pub fn whole_scenario(record: &Record) -> Option<String> {
     let noise = record.noise.as_ref()?;
     // One that was cut lasted until then.
@@ -36,10 +36,12 @@ pub fn whole_scenario(record: &Record) -> Option<String> {
     let cpus = u64::from(record.host.as_ref()?.topology.total_cpus());
     let given_ns = to_ns.saturating_sub(from_ns).saturating_mul(cpus);
     let waited_ns = noise.waited_between(from_ns, to_ns);
-    (waited_ns.saturating_mul(100) > given_ns.saturating_mul(TAKEN_PERCENT)).then(|| {
+    if waited_ns.saturating_mul(100) > given_ns.saturating_mul(TAKEN_PERCENT) {
         let (waited, given) = (approx(waited_ns), approx(given_ns));
-        format!("the vCPUs waited {waited} of {given} for the host's CPUs")
-    })
+        return Some(format!("the vCPUs waited {waited} of {given} for the host's CPUs"));
+    }
+    let percent = noise.stolen_percent_between(from_ns, to_ns).filter(|percent| *percent > TAKEN_PERCENT as f64)?;
+    Some(format!("the host's own hypervisor took {percent:.0} % of the CPU time that the host wanted"))
 }
 
 /// How a whole run was disturbed, from its start to its end: the share of the time they wanted to run in which its vCPUs

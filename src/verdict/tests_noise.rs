@@ -3,7 +3,7 @@
 //! Owns these tests; leaves findings without noise to tests_checks and tests_cause.
 //! Invariant: each excuse has a record just beyond its threshold and one just within.
 
-use super::fixture::{LOCKUP, STALL, add_log, passing, passing_with_scheduler, starve};
+use super::fixture::{LOCKUP, STALL, add_log, passing, passing_with_scheduler, starve, steal_from_host};
 use super::table::defaults;
 use super::{Outcome, Status, Verdict, judge};
 use crate::proto::message::{SchedFailure, Stage, VmEnd};
@@ -73,6 +73,21 @@ fn waits_of_a_tenth_of_the_scenario_void_every_time() {
     assert!(verdict.checks.iter().all(|check| check.status != Status::Fail));
     // What the host took before the scenario excuses nothing in it.
     starve(&mut record, 0, 300 * NS_PER_MS);
+    assert_eq!(judged(&record).outcome, Outcome::Fail);
+}
+
+#[test]
+fn host_that_lost_a_tenth_to_its_own_hypervisor_voids_every_time() {
+    let mut record = long_run();
+    record.reports[1].1.max_gap_ns = 9 * NS_PER_SEC;
+    steal_from_host(&mut record, 10);
+    assert_eq!(status(&judged(&record), "max_gap"), Status::Fail, "no more than a tenth");
+    steal_from_host(&mut record, 11);
+    let verdict = judged(&record);
+    assert_excused(&verdict, "the host's own hypervisor took 11 % of the CPU time that the host wanted");
+    // What it took before the scenario excuses nothing in it.
+    let noise = record.noise.as_mut().unwrap();
+    noise.stolen_us.iter_mut().skip(3).for_each(|us| *us = 0);
     assert_eq!(judged(&record).outcome, Outcome::Fail);
 }
 

@@ -96,8 +96,8 @@ fn open_remedy(errno: i32) -> Option<&'static str> {
     }
 }
 
-fn halt_poll_ns(vcpus: u32, host_cpus: u32) -> u64 {
-    if vcpus > host_cpus { 0 } else { HALT_POLL_NS }
+fn halt_poll_ns(vcpus: u32, usable_cpus: u32) -> u64 {
+    if vcpus > usable_cpus { 0 } else { HALT_POLL_NS }
 }
 
 /// A VM and the memory it uses.
@@ -151,8 +151,8 @@ impl Machine {
     }
 
     /// Polls for a halted vCPU's next interrupt, unless vCPUs have to share CPUs: then it would poll another's away.
-    pub fn set_halt_poll(&self, vcpus: u32, host_cpus: u32) -> Result<()> {
-        let poll_ns = halt_poll_ns(vcpus, host_cpus);
+    pub fn set_halt_poll(&self, vcpus: u32, usable_cpus: u32) -> Result<()> {
+        let poll_ns = halt_poll_ns(vcpus, usable_cpus);
         if self.vm.check_extension_raw(u64::from(KVM_CAP_HALT_POLL)) <= 0 {
             return Ok(());
         }

@@ -78,7 +78,7 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let machine = Machine::new(&kvm, memory)?;
     perf_items.extend(config.perf.iter().flat_map(|perf| perf::disable_exits(&machine, perf)));
     machine.add_chips()?;
-    machine.set_halt_poll(vcpus, sys::sched::online_cpus())?;
+    machine.set_halt_poll(vcpus, sys::sched::usable_cpus())?;
     machine.allow_wide_apic_ids(apic.highest())?;
     let wake = Arc::new(File::from(fd::eventfd().context(|| "make the VM's wake-up event")?));
     let (bus, com2_input) = devices(config, &machine, &wake)?;
