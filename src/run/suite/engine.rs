@@ -331,6 +331,51 @@ mod tests {
     }
 
     #[test]
+    fn as_many_run_at_once_as_there_is_room_for_and_never_more() {
+        let directory = std::env::temp_dir().join(format!("ktstr-engine-meet-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        // Two meet at a FIFO, which lets go of either only when both are there.
+        let places = ["first", "second"].map(|name| directory.join(name).display().to_string());
+        for place in &places {
+            assert!(std::process::Command::new("mkfifo").arg(place).status().unwrap().success());
+        }
+        let script = Scripted::new(
+            "rendezvous",
+            "case $4 in\ngive) echo here >\"$5\" ;;\ntake) read -r word <\"$5\" && [ \"$word\" = here ] ;;\nesac && exit 125",
+        );
+        let cells: Vec<Cell> = places
+            .iter()
+            .flat_map(|place| ["give", "take"].map(|word| (word, place)))
+            .map(|(word, place)| {
+                let mut cell = script.cell(word, 60_000);
+                cell.words.push(place.clone());
+                cell.cost.memory_bytes = 1 << 20;
+                cell
+            })
+            .collect();
+        let much = Budget { cpus: 8, memory_bytes: u64::MAX, jobs: 8 };
+        for budget in [Budget { jobs: 2, ..much }, Budget { cpus: 2, ..much }, Budget { memory_bytes: 2 << 20, ..much }]
+        {
+            let (mut now, mut most, mut ends) = (0, 0, Vec::new());
+            let interrupted = run(&cells, &budget, &mut |progress| {
+                match progress {
+                    Progress::Started { .. } => now += 1,
+                    Progress::Ended(end) => (now -= 1, ends.push((end.index, end.outcome))).0,
+                    Progress::Tick { running } => assert_eq!(running, now, "{budget:?}"),
+                }
+                most = most.max(now);
+                Next::Go
+            });
+            assert!(!interrupted.unwrap());
+            ends.sort_by_key(|(index, _)| *index);
+            // One alone at its place is killed at its limit.
+            assert_eq!(ends, [0, 1, 2, 3].map(|index| (index, Outcome::Skip)), "{budget:?}");
+            assert_eq!(most, 2, "{budget:?}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
     fn stopping_asks_and_starts_nothing_more() {
         let script =
             Scripted::new("stop", "trap 'exit 130' INT\n[ \"$4\" = first ] && exit 128\nwhile :; do sleep 0.05; done");
