@@ -371,6 +371,33 @@ mod tests {
     }
 
     #[test]
+    fn scenarios_are_an_axis_and_come_after_those_that_every_run_plays() {
+        let given = ["-k", "K", "--scenario", "every", "--matrix", "scenarios=b,cpuset/*", "--matrix", "topo=2,1"];
+        let suite = suite_of(&[&given[..], &["--matrix", "scenario=/s/a.txt"]].concat());
+        assert_eq!(suite.axes.iter().map(|axis| axis.name).collect::<Vec<_>>(), ["scenario", "topo"]);
+        let names: Vec<&str> = suite.rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "scenario=b topo=2",
+                "scenario=b topo=1",
+                "scenario=cpuset/* topo=2",
+                "scenario=cpuset/* topo=1",
+                "scenario=/s/a.txt topo=2",
+                "scenario=/s/a.txt topo=1"
+            ]
+        );
+        let scenarios = suite.rows.iter().map(|row| row.run.guest.scenarios.join(" "));
+        let wanted = ["every b", "every b", "every cpuset/*", "every cpuset/*", "every /s/a.txt", "every /s/a.txt"];
+        assert_eq!(scenarios.collect::<Vec<_>>(), wanted);
+        assert_eq!(suite.rows[2].words, ["--kernel=K", "--scenario=every", "--scenario=cpuset/*", "--topo=2"]);
+        // Without a scenario a run has the load of the other flags.
+        let suite = suite_of(&["-k", "K", "--matrix", "scenario=none,b"]);
+        let scenarios = suite.rows.iter().map(|row| row.run.guest.scenarios.as_slice());
+        assert_eq!(scenarios.collect::<Vec<_>>(), [&[][..], &["b".to_owned()]]);
+    }
+
+    #[test]
     fn same_axis_given_twice_grows() {
         let suite = suite_of(&["-k", "K", "--matrix", "topo=1", "--matrix", "topo=2"]);
         assert_eq!(suite.axes.len(), 1);
@@ -389,6 +416,10 @@ mod tests {
             (&["--matrix", "topo=1,none-such"], "topo=none-such: --topo:"),
             (&["--matrix", "topo=1", "--topo", "2"], "--topo is given, and --matrix topo= too"),
             (&["--matrix", "seed=5..4"], "empty or too long"),
+            (&["--matrix", "scenraio=a"], "(did you mean 'scenario'?)"),
+            (&["--matrix", "scenario=a,b", "--matrix", "scenario=a"], "scenario: 'a' stands there twice"),
+            (&["--matrix", "scenario=a,"], "scenario: a value is empty"),
+            (&["--matrix", "scenario=a", "--cgroups", "2"], "scenario=a: --cgroups is for a run without --scenario"),
             (&["--matrix", "seed=1..5000", "--repeat", "3"], "these are 15000 runs"),
             (&["--repeat", "0"], "--repeat: it must be at least 1"),
             (&["--repeat", "2", "--until-fail", "3"], "contradict each other"),
