@@ -9,13 +9,20 @@ use std::process::Command;
 #[path = "../fixtures/vmlinux.rs"]
 mod fixture;
 
-/// Three runs, each of which ends as soon as its emulator is started; by `how` they are started.
+/// Tells its version; started for a VM, it says on its monitor that the guest reset itself, which fails a run that did not boot.
+const EMULATOR: &str = r#"#!/usr/bin/env bash
+echo 'QEMU emulator version 9.2.0'
+[[ $* =~ id=monitor,fd=([0-9]+) ]] || exit 0
+echo '{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}' >&"${BASH_REMATCH[1]}"
+"#;
+
+/// Three runs, each of which ends, and fails, as soon as its emulator is started; by `how` they are started.
 fn three_runs(scratch: &Scratch, how: fn(&str) -> Command) -> Ran {
     let kernel = scratch.file("vmlinux", fixture::vmlinux(&[0; 4096]));
-    let emulator = scratch.file("qemu-system-x86_64", "#!/bin/sh\necho 'QEMU emulator version 9.2.0'\nexit 3\n");
+    let emulator = scratch.file("qemu-system-x86_64", EMULATOR);
     std::fs::set_permissions(&emulator, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
     let line = format!(
-        "'{}' --kernel '{}' --accel qemu --topo 1 --duration 100ms --repeat 3 --jobs 1",
+        "'{}' --kernel '{}' --accel qemu --topo 1 --duration 100ms --boot-failure fail --repeat 3 --jobs 1",
         binary().display(),
         kernel.display()
     );
@@ -42,7 +49,13 @@ fn progress_is_a_line_that_changes_on_a_terminal() {
     let drawn: Vec<&str> = ran.stdout.split("\r\x1b[K").collect();
     assert!(drawn.iter().any(|part| part.contains("/3 done, ") && part.contains(" running, ")), "{ran}");
     for number in 1..=3 {
-        assert!(drawn.iter().any(|part| part.starts_with(&format!("[{number}/3] "))), "run {number}:{ran}");
+        assert!(drawn.iter().any(|part| part.starts_with(&format!("[{number}/3] FAIL "))), "run {number}:{ran}");
+        // Drawn anew after every line that stays: nothing runs then.
+        let counts = format!("{number}/3 done, {number} failed, 0 running, ");
+        let eta =
+            drawn.iter().filter_map(|part| part.strip_prefix(&counts)).find_map(|rest| rest.split(", ETA ").nth(1));
+        let seconds = eta.and_then(|eta| eta.strip_suffix(" s")?.parse::<u64>().ok());
+        assert!(seconds.is_some_and(|seconds| number < 3 || seconds == 0), "'{counts}...' and a time:{ran}");
     }
     assert!(!drawn.last().is_some_and(|part| part.contains("/3 done, ")), "the line of progress stays:{ran}");
 }
