@@ -25,6 +25,7 @@ fn wrong_matrices_are_refused_before_anything_runs() {
         (["--matrix", "tpoo=1"], "did you mean 'topo'"),
         (["--matrix", "work=spin,spni"], "work=spni: --work:"),
         (["--matrix", "kernel=/no/such/kernel"], "/no/such/kernel"),
+        (["--matrix", "scenario=cpuset/*,no-such"], "scenario=no-such: there is no scenario 'no-such'"),
         (["--repeat", "0"], "at least 1"),
         (["--pass-ratio", "2"], "no share"),
     ] {
@@ -104,43 +105,59 @@ fn passing_repetitions_leave_nothing_and_tell_what_they_are_worth() {
     assert_eq!(left(&scratch), 0);
 }
 
+/// In the command line of an emulator.
+const OF_EMULATORS: &str = " -append ";
+
+/// Kills a process that has these words in its command line, as soon as there is an emulator that has the second, too.
+fn kill_when_started(words: [&str; 2]) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < limit {
+        // Asked first: before its exec an emulator looks like the run that starts it.
+        let started = processes_with(OF_EMULATORS).iter().any(|line| line.contains(words[1]));
+        for entry in std::fs::read_dir("/proc").unwrap().flatten().filter(|_| started) {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if words.iter().all(|word| line.contains(word)) {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+                return;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no process with {words:?} appeared");
+}
+
 #[test]
-fn run_that_dies_takes_only_its_own_cell() {
+fn process_that_dies_takes_only_its_own_cell() {
     let Some(kernel) = emulation("many: death", "7") else { return };
     let scratch = Scratch::new();
-    let marker = format!("ktstr.test=dies{}", std::process::id());
+    let [of_run, of_vm] = ["run", "vm"].map(|name| format!("ktstr.test={name}{}", std::process::id()));
     let mut command = Command::new(binary());
     command
-        .args(["--kernel", &shown(&kernel), "--matrix", &format!("cmdline={marker},quiet"), "--json", "-"])
+        .args(["--kernel", &shown(&kernel), "--matrix", &format!("cmdline={of_run},{of_vm},quiet"), "--json", "-"])
         .args(SHORT)
         .env("XDG_STATE_HOME", &scratch.0);
-    // Kills the process of one run, and with it its VM, as soon as that VM is there.
-    let killer = std::thread::spawn(move || {
-        let limit = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < limit {
-            for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                let of_the_run = line.starts_with("/proc/self/exe run ") && line.contains(&marker);
-                if of_the_run && !processes_with(" -append ").is_empty() {
-                    let pid = entry.file_name().to_string_lossy().into_owned();
-                    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
-                    return marker;
-                }
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("no run appeared");
-    });
+    // The process of one run, and with it its VM; of another the VM's own process.
+    let killers = [("/proc/self/exe run ", of_run.clone()), (OF_EMULATORS, of_vm.clone())]
+        .map(|(process, marker)| std::thread::spawn(move || kill_when_started([process, &marker])));
     let _shared = share_machine();
     let ran = finish(command, Duration::from_secs(120)).exits(128);
-    let marker = killer.join().unwrap();
+    killers.into_iter().for_each(|killer| killer.join().unwrap());
     let json = ran.json();
-    assert_eq!(json["cells"][0]["outcome"], "error", "{ran}");
-    let headline = json["cells"][0]["runs"][0]["headline"].as_str().unwrap_or_default();
-    assert_eq!(headline, "its process was ended by signal 9", "{ran}");
-    assert_eq!(json["cells"][1]["outcome"], "pass", "{ran}");
-    assert_eq!(processes_with(&marker), Vec::<String>::new(), "a VM outlived its run");
+    let ends: Vec<[&str; 2]> = json["cells"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cell| [&cell["outcome"], &cell["runs"][0]["headline"]].map(|value| value.as_str().unwrap_or_default()))
+        .collect();
+    assert_eq!(ends[0], ["error", "its process was ended by signal 9"], "{ran}");
+    assert_eq!(ends[1][0], "error", "{ran}");
+    assert!(ends[1][1].contains("the VM's process ended unexpectedly with signal 9"), "{ran}");
+    assert_eq!(ends[2][0], "pass", "{ran}");
+    for marker in [of_run, of_vm] {
+        assert_eq!(processes_with(&marker), Vec::<String>::new(), "a VM outlived its run");
+    }
 }
 
 #[test]
