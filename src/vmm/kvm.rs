@@ -9,10 +9,11 @@ use super::exit::InternalError;
 use super::x86::layout::{IDENTITY_MAP_GPA, TSS_GPA};
 use crate::error::{Error, Result};
 use kvm_bindings::{
-    KVM_CAP_HALT_POLL, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO,
-    kvm_cpuid_entry2, kvm_debugregs, kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_config,
-    kvm_pit_state2, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_CAP_HALT_POLL, KVM_CAP_IOEVENTFD, KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_NR_VCPUS, KVM_CAP_X2APIC_API,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO, kvm_cpuid_entry2, kvm_debugregs,
+    kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::fs::File;
@@ -36,6 +37,10 @@ const EMULATION_FLAG_INSTRUCTION_BYTES: u64 = 1;
 const EMULATION_DATA_WITH_BYTES: u32 = 3;
 /// APIC ids above this need KVM's 32-bit form.
 const XAPIC_ID_MAX: u32 = 254;
+/// What such a VM turns on of KVM_CAP_X2APIC_API.
+const WIDE_IDS: u32 = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+/// vCPUs that a KVM allows which tells no number (Documentation/virt/kvm/api.rst, 4.7).
+const UNTOLD_VCPUS: u32 = 4;
 
 /// What a VM needs of KVM, by the name the manual gives it.
 const REQUIRED: [(Cap, &str); 10] = [
@@ -79,6 +84,48 @@ pub fn open() -> Result<Kvm> {
 fn missing(has: impl Fn(Cap) -> bool) -> String {
     let lacked = REQUIRED.iter().filter(|(cap, _)| !has(*cap)).map(|(_, name)| *name);
     lacked.collect::<Vec<_>>().join(", ")
+}
+
+/// What one VM asks of KVM beyond `REQUIRED`.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub vcpus: u32,
+    /// The highest APIC id of a vCPU, which is its number with KVM.
+    pub highest_made: u32,
+    /// The highest APIC id that the guest is told of.
+    pub highest_told: u32,
+    pub disk: bool,
+}
+
+/// Refuses what KVM would refuse in the middle of making it; `number` is KVM_CHECK_EXTENSION.
+pub fn check_allows(asked: Asked, number: impl Fn(u32) -> i32) -> Result<()> {
+    let told = |cap: u32| u32::try_from(number(cap)).ok().filter(|number| *number > 0);
+    // What an older KVM does not tell follows from what it does (Documentation/virt/kvm/api.rst, 4.7).
+    let allowed = told(KVM_CAP_MAX_VCPUS).or_else(|| told(KVM_CAP_NR_VCPUS)).unwrap_or(UNTOLD_VCPUS);
+    if asked.vcpus > allowed {
+        let text = format!("/dev/kvm allows {allowed} vCPUs (KVM_CAP_MAX_VCPUS), and {} are asked for", asked.vcpus);
+        return Err(Error::host(text).hint("give a smaller --topo"));
+    }
+    let ids = told(KVM_CAP_MAX_VCPU_ID).unwrap_or(allowed);
+    if asked.highest_made >= ids {
+        let (last, asked) = (ids - 1, asked.highest_made);
+        let text = format!("/dev/kvm allows APIC ids up to {last} (KVM_CAP_MAX_VCPU_ID), and {asked} is asked for");
+        return Err(Error::host(text)
+            .hint("give a smaller --topo, or counts that are powers of two, which leave no gaps between ids"));
+    }
+    let wide = told(KVM_CAP_X2APIC_API).unwrap_or(0);
+    if asked.highest_told > XAPIC_ID_MAX && wide & WIDE_IDS != WIDE_IDS {
+        let asked = asked.highest_told;
+        let text = format!(
+            "/dev/kvm lacks KVM_CAP_X2APIC_API, so that it allows APIC ids up to {XAPIC_ID_MAX}, and {asked} is asked for"
+        );
+        return Err(Error::host(text).hint("give a smaller --topo; a newer host kernel has it"));
+    }
+    if asked.disk && told(KVM_CAP_IOEVENTFD).is_none() {
+        let text = "/dev/kvm lacks KVM_CAP_IOEVENTFD, which the disk asked for needs";
+        return Err(Error::host(text).hint("leave out --disk; a newer host kernel has it"));
+    }
+    Ok(())
 }
 
 /// What helps where /dev/kvm cannot be opened.
@@ -164,8 +211,7 @@ impl Machine {
         if highest_id <= XAPIC_ID_MAX {
             return Ok(());
         }
-        let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
-        self.enable(KVM_CAP_X2APIC_API, u64::from(flags), "allow APIC ids above 254")
+        self.enable(KVM_CAP_X2APIC_API, u64::from(WIDE_IDS), "allow APIC ids above 254")
     }
 
     /// The exits that KVM lets a VM do without, as bits of KVM_X86_DISABLE_EXITS_*.
@@ -277,6 +323,58 @@ mod tests {
         assert_eq!(missing(|_| true), "");
         assert_eq!(missing(|cap| !matches!(cap, Cap::Irqfd | Cap::Pit2)), "KVM_CAP_PIT2, KVM_CAP_IRQFD");
         assert_eq!(missing(|_| false).matches("KVM_CAP_").count(), REQUIRED.len());
+    }
+
+    #[test]
+    fn what_kvm_does_not_allow_is_named_with_what_was_asked_for() {
+        let fits = Asked { vcpus: 300, highest_made: 1023, highest_told: 1023, disk: true };
+        let plain = Asked { vcpus: 4, highest_made: 3, highest_told: 3, disk: false };
+        // Each as the last that is allowed, and the first that is not.
+        let whole =
+            [(KVM_CAP_MAX_VCPUS, 300), (KVM_CAP_MAX_VCPU_ID, 1024), (KVM_CAP_X2APIC_API, 3), (KVM_CAP_IOEVENTFD, 1)];
+        let less = |cap: u32, number: i32| whole.map(|(one, told)| (one, if one == cap { number } else { told }));
+        let old = [(KVM_CAP_NR_VCPUS, 8)];
+        let cases: [(Asked, &[(u32, i32)], &[&str]); 15] = [
+            (fits, &whole, &[]),
+            (plain, &[], &[]),
+            (
+                Asked { vcpus: 301, ..fits },
+                &whole,
+                &["KVM_CAP_MAX_VCPUS", "allows 300 ", "and 301 are", "smaller --topo"],
+            ),
+            (fits, &less(KVM_CAP_MAX_VCPUS, 299), &["KVM_CAP_MAX_VCPUS", "allows 299 ", "and 300 are"]),
+            (
+                Asked { highest_made: 1024, ..fits },
+                &whole,
+                &["KVM_CAP_MAX_VCPU_ID", "up to 1023 ", "and 1024 is", "smaller --topo"],
+            ),
+            (fits, &less(KVM_CAP_MAX_VCPU_ID, 1023), &["KVM_CAP_MAX_VCPU_ID", "up to 1022 ", "and 1023 is"]),
+            (
+                Asked { highest_told: 255, ..plain },
+                &less(KVM_CAP_X2APIC_API, 0),
+                &["KVM_CAP_X2APIC_API", "up to 254,", "and 255 is", "smaller --topo"],
+            ),
+            (Asked { highest_told: 255, ..plain }, &less(KVM_CAP_X2APIC_API, 1), &["KVM_CAP_X2APIC_API"]),
+            (Asked { highest_told: 254, ..plain }, &less(KVM_CAP_X2APIC_API, 0), &[]),
+            (Asked { disk: true, ..plain }, &less(KVM_CAP_IOEVENTFD, 0), &["KVM_CAP_IOEVENTFD", "--disk"]),
+            (plain, &less(KVM_CAP_IOEVENTFD, 0), &[]),
+            // What is not told follows from what is.
+            (Asked { vcpus: 8, highest_made: 7, ..plain }, &old, &[]),
+            (Asked { vcpus: 9, ..plain }, &old, &["allows 8 ", "and 9 are"]),
+            (Asked { highest_made: 8, ..plain }, &old, &["KVM_CAP_MAX_VCPU_ID", "up to 7 ", "and 8 is"]),
+            (Asked { vcpus: 5, ..plain }, &[], &["allows 4 ", "and 5 are"]),
+        ];
+        for (asked, told, words) in cases {
+            let number = |cap: u32| told.iter().find(|(one, _)| *one == cap).map_or(0, |(_, number)| *number);
+            match check_allows(asked, number) {
+                Ok(()) => assert!(words.is_empty(), "{asked:?} with {told:?} is not {words:?}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    let named = !words.is_empty() && words.iter().all(|word| text.contains(word));
+                    assert!(named, "{asked:?} with {told:?}: {text}");
+                }
+            }
+        }
     }
 
     #[test]

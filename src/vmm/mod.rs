@@ -68,13 +68,20 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     let supported =
         kvm.get_supported_cpuid(CPUID_ENTRIES_MAX).map_err(|cause| failed("read KVM's CPUID table", cause))?;
     let apic = ApicIds::new(&config.topology, x86::cpuid::llc_rule(supported.as_slice()));
+    let vcpus = config.topology.total_cpus();
+    let asked = kvm::Asked {
+        vcpus,
+        highest_made: (0..vcpus).map(|cpu| apic.id(cpu)).max().unwrap_or(0),
+        highest_told: apic.highest(),
+        disk: config.disk.is_some(),
+    };
+    kvm::check_allows(asked, |cap| kvm.check_extension_raw(cap.into()))?;
     let memory = map_memory(config)?;
     let mut perf_items = config.perf.iter().flat_map(|perf| perf::prepare_memory(&memory, perf)).collect::<Vec<_>>();
     let entry_gpa = load::kernel(&memory, config, &apic)?;
     load::initramfs(&memory, config)?;
     // A mapping that was laid over RAM has no policy yet.
     perf_items.extend(config.perf.as_ref().map(|perf| perf::bind_memory(&memory, perf)));
-    let vcpus = config.topology.total_cpus();
     let machine = Machine::new(&kvm, memory)?;
     perf_items.extend(config.perf.iter().flat_map(|perf| perf::disable_exits(&machine, perf)));
     machine.add_chips()?;
