@@ -3,7 +3,7 @@
 //! waits meanwhile.
 //!
 //! Owns the two VMs and the judgement; leaves the guest's code to freeze_guest, the state to snapshot, the disk to
-//! freeze_disk. Run by a hidden command, for tests.
+//! freeze_disk, what the guest does not use to freeze_kept. Run by a hidden command, for tests.
 //! Invariant: nothing of the first VM but its state, as bytes, its memory file and its disk's reaches the second.
 
 use super::dev::power::Power;
@@ -14,6 +14,7 @@ use super::freeze_guest::{
     self, CALLS_GPA, COUNTER_GPA, IDT_GPA, IDT_LIMIT, MEMORY_BYTES, PATTERN, SCRATCH, SECOND_COUNTER_GPA,
     SECOND_PATTERN, SECOND_STORED_GPA, STORED_GPA,
 };
+use super::freeze_kept::{self, Kept};
 use super::kvm::{self, CPUID_ENTRIES_MAX, Machine, failed};
 use super::memory;
 use super::snapshot::{self, VmState};
@@ -58,12 +59,15 @@ pub fn freeze_check() -> Result<String> {
     freeze_disk::offer(&first.disk, &first.machine.memory)?;
     first.run()?;
     let counted = first.counters()?;
-    let bytes = first.save(&kvm)?.to_bytes();
+    let saved = first.save(&kvm)?;
+    let (bytes, saved) = (saved.to_bytes(), Kept::saved(&saved));
     // The first VM is gone before the second is made.
     drop(first);
     let state = VmState::from_bytes(&bytes).map_err(|cause| Error::internal(format!("the saved state: {cause}")))?;
     let mut second = Guest::new(&kvm, &ram, &disk)?;
+    let fresh = second.kept()?;
     second.restore(&state)?;
+    saved.is_given_back(&fresh, &second.kept()?)?;
     freeze_disk::finish(&second.disk, &second.machine.memory)?;
     let memory = &second.machine.memory;
     [STORED_GPA, SECOND_STORED_GPA].iter().try_for_each(|gpa| set_word(memory, *gpa, 0))?;
@@ -130,7 +134,7 @@ impl Guest {
     }
 
     /// The guest's programs, tables and registers. The second vCPU begins beside the first, not woken by it.
-    fn prepare(&self, kvm: &Kvm) -> Result<()> {
+    fn prepare(&mut self, kvm: &Kvm) -> Result<()> {
         for (gpa, bytes) in freeze_guest::content() {
             let written = self.machine.memory.write_slice(&bytes, GuestAddress(gpa));
             written.map_err(|cause| Error::internal(format!("cannot write guest memory at {gpa:#x}: {cause}")))?;
@@ -150,7 +154,7 @@ impl Guest {
             let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
             vcpu.set_mp_state(runnable).map_err(call("set a vCPU's activity"))?;
         }
-        Ok(())
+        freeze_kept::mark(&self.machine, &mut self.com2, &self.power)
     }
 
     /// Runs both vCPUs until each has ticked, and the second has called the first; how many bytes the first has sent. Every
@@ -230,6 +234,10 @@ impl Guest {
             self.disk.restore(disk, time::monotonic_ns());
         }
         Ok(())
+    }
+
+    fn kept(&mut self) -> Result<Kept> {
+        Kept::of(&self.machine, &mut self.com2, &self.power)
     }
 
     fn counters(&self) -> Result<Counters> {

@@ -12,6 +12,7 @@ mod exit;
 mod freeze_check;
 mod freeze_disk;
 mod freeze_guest;
+mod freeze_kept;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 pub mod kernel;
