@@ -1,7 +1,7 @@
 //! Every place where bytes of a stranger come in, as functions of bytes: what a hostile guest, or a hostile file, can say.
 //!
 //! Owns the table of targets and their seeds, which the tests here and the coverage-guided fuzzers of tests/fuzz share;
-//! leaves devices and kernel files to vmm/hostile, what people write to `text`.
+//! leaves devices and kernels to vmm/hostile and run/hostile, what people write to `text`.
 //! Invariant: a target returns, whatever the bytes; it asserts what must hold after them. Built for tests and fuzzers only.
 
 pub mod input;
@@ -20,6 +20,7 @@ use crate::proto::message::{Msg, Stage};
 use crate::proto::plan::Plan;
 use crate::proto::record::{KlogLine, Record};
 use crate::report;
+use crate::run;
 use crate::sys::fd::memfd;
 use crate::sys::mmap::Mapping;
 use crate::verdict::{fixture, judge_stored};
@@ -41,7 +42,7 @@ pub struct Target {
 /// All ways in.
 pub const TARGETS: &[Target] = &[
     Target { name: "devices", run: vmm::hostile::devices, seeds: vmm::hostile::device_seeds },
-    Target { name: "kernel", run: vmm::hostile::kernel, seeds: vmm::hostile::kernel_seeds },
+    Target { name: "kernel", run: run::hostile::kernel, seeds: run::hostile::kernel_seeds },
     Target { name: "channel", run: channel, seeds: channel_seeds },
     Target { name: "record", run: record, seeds: record_seeds },
     Target { name: "archive", run: archive, seeds: archive_seeds },

@@ -13,6 +13,8 @@ mod hmp;
 pub mod host;
 mod host_cpus;
 mod host_left;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod job;
 pub mod kept;
 mod kvm;

@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 /// First bytes of such a file; its first page is for it and `NUMBERS` numbers.
-const MAGIC: &[u8; 8] = b"KTSTRK02";
+pub(super) const MAGIC: &[u8; 8] = b"KTSTRK02";
 const NUMBERS: usize = 5;
 /// Where the kernel begins in it: a page, so that it can be mapped.
 pub const CONTENT_AT: u64 = 4096;
@@ -86,7 +86,7 @@ pub fn find(cache: &Path, kernel: &KernelImage) -> Result<Option<Unpacked>> {
 }
 
 /// Opens a file of the cache; none where it is not there, or is not whole.
-fn open(path: &Path) -> Result<Option<Unpacked>> {
+pub(super) fn open(path: &Path) -> Result<Option<Unpacked>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.context(|| format!("open {}", path.display()))?,
@@ -123,7 +123,7 @@ fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) ->
     }
     let elf = match kernel.kind {
         KernelKind::Vmlinux => packed,
-        KernelKind::BzImage => unpack(&packed)?,
+        KernelKind::BzImage => unpack(&packed, UNPACKED_MOST_BYTES)?,
     };
     let segments = KernelImage::segments(&elf)?;
     // Memory is empty without being told so.
@@ -171,8 +171,8 @@ fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) ->
     written.context(|| format!("write {}", path.display()))
 }
 
-/// The ELF kernel inside a bzImage, unpacked by the program that made it.
-fn unpack(image: &[u8]) -> Result<Vec<u8>> {
+/// The ELF kernel inside a bzImage, unpacked by the program that made it; of one that is longer than this, no more.
+pub(super) fn unpack(image: &[u8], most_bytes: u64) -> Result<Vec<u8>> {
     let number = |at: usize| {
         let bytes = image.get(at..at + 4)?;
         Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
@@ -201,7 +201,7 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     let read = std::thread::scope(|scope| {
         // A program that stops reading has said so by its exit code.
         scope.spawn(move || input.map(|mut input| input.write_all(packed)));
-        output.map(|output| output.take(UNPACKED_MOST_BYTES).read_to_end(&mut unpacked))
+        output.map(|output| output.take(most_bytes).read_to_end(&mut unpacked))
     });
     let status = child.wait().context(|| format!("wait for {}", words[0]))?;
     match read {
@@ -365,7 +365,7 @@ mod tests {
         let mut image = vec![0; 4096];
         image[SETUP_SECTORS] = 1;
         image[PAYLOAD.1] = 64;
-        assert!(unpack(&image).unwrap_err().to_string().contains("not known"));
-        assert!(unpack(b"short").is_err());
+        assert!(unpack(&image, 1 << 20).unwrap_err().to_string().contains("not known"));
+        assert!(unpack(b"short", 1 << 20).is_err());
     }
 }

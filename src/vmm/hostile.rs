@@ -1,6 +1,7 @@
 //! A hostile guest against the devices, and hostile files in the place of a kernel.
 //!
-//! Owns the two targets; leaves running them to crate::hostile.
+//! Owns the target of devices, and of kernels what a VM reads; leaves the rest of that target to run/hostile, running both to
+//! crate::hostile.
 //! Invariant: after whatever the guest did, a reset disk serves a good driver.
 
 use super::bus::Bus;
@@ -19,7 +20,7 @@ use super::dev::virtio::ring::driver::{
 use super::kernel::KernelImage;
 use super::x86::apic::{ApicIds, LlcRule};
 use super::x86::boot;
-use super::x86::layout::DISK_GPA;
+use super::x86::layout::{DISK_GPA, EXTENDED_RAM_START, HUGE_PAGE_BYTES, MMIO_HOLE_START};
 use crate::hostile::input::Input;
 use crate::sys::fd::memfd;
 use std::fs::File;
@@ -198,6 +199,22 @@ pub fn kernel(data: &[u8]) {
     }
 }
 
+/// A stranger's ELF kernel, as it lies in a file or inside of another: whether what it only reads was found.
+pub fn elf(data: &[u8]) -> bool {
+    let Ok(segments) = KernelImage::segments(data) else { return false };
+    for segment in &segments {
+        let (end, end_gpa) = (segment.offset + segment.bytes, segment.gpa + segment.bytes);
+        let fits = segment.bytes > 0 && end <= data.len() as u64 && segment.gpa >= EXTENDED_RAM_START;
+        assert!(fits && end_gpa <= MMIO_HOLE_START, "{segment:?}");
+    }
+    let Some((start, end)) = KernelImage::read_only(data, &segments) else { return false };
+    let first = segments.iter().map(|segment| segment.gpa).min().unwrap_or(u64::MAX);
+    let last = segments.iter().map(|segment| segment.gpa + segment.bytes).max().unwrap_or(0);
+    assert!([first, start, end, last].is_sorted() && start < end, "{start:#x} to {end:#x} of {segments:?}");
+    assert_eq!((start % HUGE_PAGE_BYTES, end % HUGE_PAGE_BYTES), (0, 0));
+    true
+}
+
 /// Guest memory that a kernel file is loaded into.
 const LOAD_MEMORY_BYTES: usize = 32 << 20;
 
@@ -232,5 +249,33 @@ pub fn kernel_seeds() -> Vec<Vec<u8>> {
     }
     vmlinux.extend(b"Linux version 7.2.0-test (x) #1");
     vmlinux.resize(0x100, 0x90);
-    vec![bzimage, vmlinux, b"#!/bin/sh\n".to_vec(), b"\x1f\x8b\x08".to_vec()]
+    let sections = with_sections(&vmlinux);
+    vec![bzimage, vmlinux, sections, b"#!/bin/sh\n".to_vec(), b"\x1f\x8b\x08".to_vec()]
+}
+
+/// That kernel with what it only reads from 16 MiB to 20 MiB, as two sections in two segments tell.
+fn with_sections(vmlinux: &[u8]) -> Vec<u8> {
+    const SECTIONS_AT: u64 = 0x100;
+    const NAMES_AT: u64 = 0x1E0;
+    let mut file = vmlinux[..64].to_vec();
+    file[40..48].copy_from_slice(&SECTIONS_AT.to_le_bytes());
+    // Two program headers; three section headers of 64 bytes, the last of which is that of the names.
+    file[56..64].copy_from_slice(&[2, 0, 64, 0, 3, 0, 2, 0]);
+    let parts = [(0x1C0u64, 0x100_0000u64, 0u32), (0x1D0, 0x140_0000, 8)];
+    for (offset, gpa, _) in parts {
+        file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+        for word in [offset, 0xFFFF_FFFF_8000_0000 + gpa, gpa, 0x10, 0x10, 0x20_0000] {
+            file.extend(word.to_le_bytes());
+        }
+    }
+    file.resize(SECTIONS_AT as usize, 0);
+    for (offset, name) in parts.map(|(offset, _, name)| (offset, name)).into_iter().chain([(NAMES_AT, 0)]) {
+        file.extend(name.to_le_bytes());
+        file.extend([0; 20]);
+        file.extend(offset.to_le_bytes());
+        file.extend([0; 32]);
+    }
+    file.resize(NAMES_AT as usize, 0x90);
+    file.extend(b".rodata\0.data\0");
+    file
 }
