@@ -256,8 +256,8 @@ than 1 %, always with --timings).
 
 A failure that the host can have caused is not held against the scheduler:
 
-  the vCPUs waited for more than 10 % of the scenario's CPU time, or the host's own
-  hypervisor took more than 10 % of what the host wanted meanwhile (its steal)
+  the vCPUs waited for more than 10 % of the scenario's CPU time, or the host's
+  own hypervisor took more than 10 % of what the host wanted meanwhile (steal)
                     failed timing checks are inconclusive, and so are the stalls
                     that RCU and the lockup and hung-task detectors report from
                     the scenario's start on, also where sched_ext disables the
