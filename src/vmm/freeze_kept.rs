@@ -108,10 +108,13 @@ impl Kept {
     pub fn is_given_back(&self, fresh: &Self, now: &Self) -> Result<()> {
         for (((name, saved), (_, fresh)), (_, now)) in self.parts.iter().zip(&fresh.parts).zip(&now.parts) {
             if fresh == saved {
-                return Err(Error::host(format!("{name}: a new VM has the saved state by itself: {saved:x?}")));
+                return Err(Error::host(format!("{name}: a new VM has the saved state by itself")));
             }
             if now != saved {
-                return Err(Error::host(format!("{name}: {saved:x?} was saved, and {now:x?} given back")));
+                let at = saved.iter().zip(now).take_while(|(saved, now)| saved == now).count();
+                let [saved, now] = [saved, now].map(|bytes| bytes.get(at..).unwrap_or_default().iter().take(8));
+                let text = format!("{name}: from byte {at} on {saved:x?} was saved, and {now:x?} given back");
+                return Err(Error::host(text));
             }
         }
         let most_ns = self.clock_ns + now.at_ns.saturating_sub(self.at_ns) + CLOCK_SLACK_NS;

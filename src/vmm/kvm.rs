@@ -325,6 +325,9 @@ mod tests {
         assert_eq!(missing(|_| false).matches("KVM_CAP_").count(), REQUIRED.len());
     }
 
+    /// What is asked for, KVM's numbers, and words of the refusal; none where nothing is refused.
+    type Case<'a> = (Asked, &'a [(u32, i32)], &'a [&'a str]);
+
     #[test]
     fn what_kvm_does_not_allow_is_named_with_what_was_asked_for() {
         let fits = Asked { vcpus: 300, highest_made: 1023, highest_told: 1023, disk: true };
@@ -334,7 +337,7 @@ mod tests {
             [(KVM_CAP_MAX_VCPUS, 300), (KVM_CAP_MAX_VCPU_ID, 1024), (KVM_CAP_X2APIC_API, 3), (KVM_CAP_IOEVENTFD, 1)];
         let less = |cap: u32, number: i32| whole.map(|(one, told)| (one, if one == cap { number } else { told }));
         let old = [(KVM_CAP_NR_VCPUS, 8)];
-        let cases: [(Asked, &[(u32, i32)], &[&str]); 15] = [
+        let cases: [Case<'_>; 15] = [
             (fits, &whole, &[]),
             (plain, &[], &[]),
             (
