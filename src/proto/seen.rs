@@ -41,6 +41,13 @@ wire_struct! {
         pub llcs: Vec<CpuSet>,
         /// CPUs that tell no caches.
         pub cacheless: CpuSet,
+        /// CPUs of each package, ascending: one for each node that has CPUs.
+        pub packages: Vec<CpuSet>,
+        /// CPUs of each die, ascending; empty for a kernel that shows none.
+        pub dies: Vec<CpuSet>,
+        /// The kernel makes packages and dies of the levels that CPUID tells, whatever the vendor; an older one goes by other
+        /// leaves, too.
+        pub reads_levels: bool,
         /// Empty for a kernel without NUMA.
         pub nodes: Vec<SeenNode>,
     }
@@ -50,7 +57,8 @@ impl Seen {
     /// The picture that a guest of this shape has to give.
     pub fn asked(topology: &Topology, numa: &Numa) -> Self {
         let cacheless = &topology.odd.cacheless;
-        let llcs = (0..topology.llcs).map(|llc| topology.llc_cpus(llc).difference(cacheless));
+        let dies: Vec<CpuSet> = (0..topology.llcs).map(|llc| topology.llc_cpus(llc)).collect();
+        let llcs = dies.iter().map(|cpus| cpus.difference(cacheless));
         let node = |node: u32| SeenNode {
             node,
             cpus: topology.node_cpus(node),
@@ -63,6 +71,12 @@ impl Seen {
             cores: topology.cores(),
             llcs: llcs.filter(|cpus| !cpus.is_empty()).collect(),
             cacheless: cacheless.clone(),
+            packages: (0..topology.numa_nodes)
+                .map(|node| topology.node_cpus(node))
+                .filter(|cpus| !cpus.is_empty())
+                .collect(),
+            dies,
+            reads_levels: true,
             // An empty node does not exist for a kernel.
             nodes: (0..numa.nodes(topology.numa_nodes))
                 .map(node)
@@ -71,8 +85,21 @@ impl Seen {
         }
     }
 
-    /// In one word where all parts are alike: `1n2l4c2t`; else the counts.
+    /// In one word where all parts are alike: `1n2l4c2t`; else the counts. Packages that are no nodes, and dies that are no
+    /// LLCs, come behind it.
     pub fn shape(&self) -> String {
+        let with_cpus = self.nodes.iter().filter(|node| !node.cpus.is_empty()).count().max(1);
+        let mut shape = self.grid();
+        if self.packages.len() != with_cpus {
+            shape += &format!(", packages: {}", self.packages.len());
+        }
+        if self.reads_levels && self.cacheless.is_empty() && self.dies.len() != self.llcs.len() {
+            shape += &format!(", dies: {}", self.dies.len());
+        }
+        shape
+    }
+
+    fn grid(&self) -> String {
         let sizes = |sets: &[CpuSet]| sets.iter().map(CpuSet::len).collect::<BTreeSet<_>>();
         let nodes = self.nodes.len().max(1);
         let (cores, llcs) = (sizes(&self.cores), sizes(&self.llcs));
@@ -109,6 +136,16 @@ impl Seen {
             if all_hidden { (&self.llcs, &self.cacheless) } else { (&asked.llcs, &asked.cacheless) };
         differ("LLCs", sets(llcs, &self.llcs), sets(&self.llcs, llcs));
         differ("CPUs without caches", cacheless.to_string(), self.cacheless.to_string());
+        // Before Linux 6.9 a die of AMD's could be a package, and one CPU in each die of Intel's meant that none has
+        // neighbours (match_die and has_mp, arch/x86/kernel/smpboot.c).
+        let alone = asked.dies.iter().all(|die| die.len() == 1) && self.packages == asked.dies;
+        if self.reads_levels || !alone {
+            differ("packages", sets(&asked.packages, &self.packages), sets(&self.packages, &asked.packages));
+        }
+        let whole = self.dies.is_empty() || self.dies == asked.packages;
+        if self.reads_levels || !whole {
+            differ("dies", sets(&asked.dies, &self.dies), sets(&self.dies, &asked.dies));
+        }
         // A kernel without NUMA shows no node, which is right for a machine of one.
         if self.nodes.is_empty() && asked.nodes.len() == 1 {
             return found;
@@ -211,12 +248,39 @@ mod tests {
         broken(|seen| seen.llcs.clear(), &["LLCs none instead of 0-1 2-3"]);
         broken(|seen| seen.cores.truncate(3), &["cores none instead of 3"]);
         broken(|seen| seen.cacheless = CpuSet::first(1), &["CPUs without caches 0 instead of none"]);
+        broken(|seen| seen.packages = vec![CpuSet::first(4)], &["packages: 1 and", "packages 0-3 instead of 0-1 2-3"]);
+        broken(|seen| seen.packages.clear(), &["packages: 0 and", "packages none instead of 0-1 2-3"]);
+        broken(|seen| seen.dies = vec![CpuSet::first(4)], &["dies: 1 and", "dies 0-3 instead of 0-1 2-3"]);
+        broken(|seen| seen.dies.clear(), &["dies: 0 and", "dies none instead of 0-1 2-3"]);
         broken(|seen| seen.nodes.truncate(1), &["nodes 0 instead of 0-1"]);
         broken(|seen| seen.nodes.clear(), &["nodes none instead of 0-1"]);
         broken(|seen| seen.nodes[1].cpus = CpuSet::new(), &["node 1 with CPUs none instead of 2-3"]);
         broken(|seen| seen.nodes[1].memory_bytes = 57 * MIB, &["node 1 with memory of 57 MiB instead of 64 MiB"]);
         broken(|seen| seen.nodes[1].memory_bytes = 65 * MIB, &["65 MiB instead of 64 MiB"]);
         broken(|seen| seen.nodes[0].distances = vec![10, 21], &["node 0 at distances 10 21 instead of 10 20"]);
+    }
+
+    /// Seen on 6.1: on an AMD CPU since Zen it takes a package for one die, on Intel's each CPU for a package where it is
+    /// alone in its die. Even older ones show no dies.
+    #[test]
+    fn kernel_that_reads_no_levels_may_show_other_packages_and_dies() {
+        let right = asked("2n4l2c1t", &[64, 64]);
+        let shows = |dies: &[CpuSet], reads_levels| Seen { dies: dies.to_vec(), reads_levels, ..right.clone() };
+        for dies in [&[][..], &right.packages] {
+            assert_eq!(shows(dies, false).complaint(&right), None);
+            assert!(shows(dies, true).complaint(&right).unwrap().contains("dies"));
+        }
+        assert_eq!(shows(&right.dies, false).complaint(&right), None);
+        let halves = [CpuSet::first(2), (2..8).collect()];
+        assert!(shows(&halves, false).complaint(&right).unwrap().contains("dies 2-7 instead of 2-3 4-5 6-7"));
+        let single = |topology: &str, reads_levels| {
+            let right = asked(topology, &[64, 64]);
+            let packages = (0..4).map(|cpu| [cpu].into_iter().collect()).collect();
+            Seen { packages, reads_levels, ..right.clone() }.complaint(&right)
+        };
+        assert_eq!(single("2n4l1c1t", false), None);
+        assert!(single("2n4l1c1t", true).unwrap().contains("packages 0 1 2 3 instead of 0-1 2-3"));
+        assert!(single("2n2l2c1t", false).unwrap().contains("packages"));
     }
 
     #[test]

@@ -122,6 +122,8 @@ fn machine(seen: &Seen) -> Json {
         ("cores", sets(&seen.cores)),
         ("llcs", sets(&seen.llcs)),
         ("cacheless", seen.cacheless.to_string().into()),
+        ("packages", sets(&seen.packages)),
+        ("dies", sets(&seen.dies)),
         ("nodes", Json::array(nodes)),
     ])
 }

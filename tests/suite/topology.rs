@@ -32,6 +32,9 @@ pub fn assert_machine(machine: &Value, [nodes, llcs, cores, threads]: [u64; 4], 
     assert_eq!(machine["possible"], span(0, cpus), "{context}");
     assert_eq!(machine["cores"], json!(spans(llcs * cores, threads)), "{context}");
     assert_eq!(machine["llcs"], json!(spans(llcs, cores * threads)), "{context}");
+    assert_eq!(machine["packages"], json!(spans(nodes, cpus / nodes)), "{context}");
+    // What a kernel makes of our CPUID: it could take the package of any AMD CPU for one die, and be right about all else.
+    assert_eq!(machine["dies"], machine["llcs"], "{context}");
     let seen: Vec<&Value> = machine["nodes"].as_array().expect("nodes are an array").iter().collect();
     assert_eq!(seen.len() as u64, nodes, "{context}");
     for (index, node) in (0..nodes).zip(seen) {
