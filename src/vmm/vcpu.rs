@@ -215,3 +215,62 @@ pub fn state(machine: &Machine, vcpu: &VcpuFd) -> CpuState {
     }
     state
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_bindings::{KVM_CAP_X2APIC_API, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
+    use kvm_ioctls::Cap;
+    use vm_memory::GuestMemoryMmap;
+
+    /// The local APIC's ID register; in KVM's 32-bit form it holds the whole id (Documentation/virt/kvm/api.rst, 4.57).
+    const LAPIC_ID: usize = 0x20;
+
+    /// KVM itself is asked, and no vCPU runs: that a table is right does not say that KVM took it for this vCPU.
+    #[test]
+    fn vcpus_above_the_ids_of_8_bits_have_their_own() {
+        let not_run = |why: &str| eprintln!("not run: vCPUs with wide APIC ids: {why}");
+        let Ok(kvm) = kvm::open() else { return not_run("there is no KVM here") };
+        let topology: Topology = "2n10l15c2t".parse().unwrap();
+        let supported = kvm.get_supported_cpuid(kvm::CPUID_ENTRIES_MAX).unwrap();
+        let apic = ApicIds::new(&topology, cpuid::llc_rule(supported.as_slice()));
+        let most_ids = kvm.check_extension_int(Cap::MaxVcpuId);
+        let most_vcpus = kvm.check_extension_int(Cap::MaxVcpus);
+        if i64::from(most_ids) <= i64::from(apic.highest()) || most_vcpus < 300 {
+            return not_run(&format!("KVM has room for {most_vcpus} vCPUs with ids below {most_ids}"));
+        }
+        if kvm.check_extension_raw(u64::from(KVM_CAP_X2APIC_API)) <= 0 {
+            return not_run("KVM has no 32-bit form of APIC ids");
+        }
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let machine = Machine::new(&kvm, memory).unwrap();
+        machine.add_chips().unwrap();
+        machine.allow_wide_apic_ids(apic.highest()).unwrap();
+        let recipe = Recipe {
+            topology: &topology,
+            apic: &apic,
+            supported: supported.as_slice(),
+            tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+            entry_gpa: layout::PAGE_BYTES,
+            realtime_hint: false,
+        };
+        assert_eq!(topology.total_cpus(), 300);
+        let vcpus: Vec<VcpuFd> = (0..300).map(|cpu| recipe.create(&machine, cpu).unwrap()).collect();
+        // Node 1, LLC 4 in it, core 14, thread 1, each in bits of its own.
+        assert_eq!(apic.id(299), 1 << 8 | 4 << 5 | 14 << 1 | 1);
+        for (cpu, vcpu) in (0u32..).zip(&vcpus) {
+            let id = apic.id(cpu);
+            let table = vcpu.get_cpuid2(kvm::CPUID_ENTRIES_MAX).unwrap();
+            let leaves = table.as_slice().iter().filter(|entry| [0xB, 0x1F].contains(&entry.function));
+            let ids: Vec<u32> = leaves.map(|entry| entry.edx).collect();
+            assert!(ids.len() >= 3 && ids.iter().all(|told| *told == id), "CPU {cpu} is told {ids:?}, not {id}");
+            let lapic = vcpu.get_lapic().unwrap();
+            let bytes = [0, 1, 2, 3].map(|byte| lapic.regs[LAPIC_ID + byte] as u8);
+            assert_eq!(u32::from_le_bytes(bytes), id, "the local APIC of CPU {cpu}");
+            let mode = vcpu.get_sregs().unwrap().apic_base & regs::APIC_BASE_X2APIC;
+            assert_ne!(mode, 0, "CPU {cpu} has an 8-bit APIC");
+            let state = if cpu == 0 { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_UNINITIALIZED };
+            assert_eq!(vcpu.get_mp_state().unwrap().mp_state, state, "CPU {cpu}");
+        }
+    }
+}
