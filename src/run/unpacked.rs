@@ -311,6 +311,44 @@ mod tests {
         fs::remove_dir_all(directory).unwrap();
     }
 
+    /// A bzImage as short as it may be, whose payload lies first behind its setup (Documentation/arch/x86/boot.rst).
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let mut file = vec![0; 2 * SECTOR_BYTES];
+        file[SETUP_SECTORS] = 1;
+        for (at, number) in
+            [(0x1F4, payload.len().div_ceil(16) as u32), (0x238, 2047), (PAYLOAD.1, payload.len() as u32)]
+        {
+            file[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        file[0x1FE..0x208].copy_from_slice(b"\x55\xAA\0\0HdrS\x0F\x02");
+        // Loaded high, relocatable without bounds to speak of, with the 64-bit entry; preferred address and size.
+        file[0x211] = 1;
+        file[0x22C..0x230].copy_from_slice(&0x7FFF_FFFFu32.to_le_bytes());
+        file[0x236] = 1;
+        file[0x258..0x260].copy_from_slice(&0x100_0000u64.to_le_bytes());
+        file[0x260..0x264].copy_from_slice(&0x20_0000u32.to_le_bytes());
+        file.extend(payload);
+        file.resize(file.len().next_multiple_of(16), 0);
+        file
+    }
+
+    #[test]
+    fn packed_kernel_is_kept_as_what_is_in_it() {
+        let directory = scratch("packed");
+        let (elf, kernel, cache) = (directory.join("vmlinux"), directory.join("vmlinuz"), directory.join("cache"));
+        fs::write(&elf, vmlinux(b"what was packed")).unwrap();
+        let packed = Command::new("gzip").arg("-c").arg(&elf).output().expect("run gzip");
+        assert!(packed.status.success());
+        fs::write(&kernel, bzimage(&packed.stdout)).unwrap();
+        let image = KernelImage::open(&kernel).unwrap();
+        assert_eq!(image.kind, KernelKind::BzImage);
+        assert!(find(&cache, &image).unwrap().is_none());
+        let found = find(&cache, &image).unwrap().unwrap();
+        assert_eq!((found.start_gpa, found.bytes, found.entry_gpa), (0x100_0000, 4096, 0x100_0000));
+        assert!(content(&found).starts_with(b"what was packed\0"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
     #[test]
     fn file_that_is_not_whole_is_made_again() {
         let directory = scratch("cut");
