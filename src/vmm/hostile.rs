@@ -249,19 +249,20 @@ pub fn kernel_seeds() -> Vec<Vec<u8>> {
     }
     vmlinux.extend(b"Linux version 7.2.0-test (x) #1");
     vmlinux.resize(0x100, 0x90);
-    let sections = with_sections(&vmlinux);
-    vec![bzimage, vmlinux, sections, b"#!/bin/sh\n".to_vec(), b"\x1f\x8b\x08".to_vec()]
+    // The second has no whole huge page that is only read.
+    let [sections, none_whole] = [0x140_0000, 0x100_1000].map(|data_gpa| with_sections(&vmlinux, data_gpa));
+    vec![bzimage, vmlinux, sections, none_whole, b"#!/bin/sh\n".to_vec(), b"\x1f\x8b\x08".to_vec()]
 }
 
-/// That kernel with what it only reads from 16 MiB to 20 MiB, as two sections in two segments tell.
-fn with_sections(vmlinux: &[u8]) -> Vec<u8> {
+/// That kernel with what it only reads from 16 MiB to its data, as two sections in two segments tell.
+fn with_sections(vmlinux: &[u8], data_gpa: u64) -> Vec<u8> {
     const SECTIONS_AT: u64 = 0x100;
     const NAMES_AT: u64 = 0x1E0;
     let mut file = vmlinux[..64].to_vec();
     file[40..48].copy_from_slice(&SECTIONS_AT.to_le_bytes());
     // Two program headers; three section headers of 64 bytes, the last of which is that of the names.
     file[56..64].copy_from_slice(&[2, 0, 64, 0, 3, 0, 2, 0]);
-    let parts = [(0x1C0u64, 0x100_0000u64, 0u32), (0x1D0, 0x140_0000, 8)];
+    let parts = [(0x1C0u64, 0x100_0000u64, 0u32), (0x1D0, data_gpa, 8)];
     for (offset, gpa, _) in parts {
         file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
         for word in [offset, 0xFFFF_FFFF_8000_0000 + gpa, gpa, 0x10, 0x10, 0x20_0000] {
