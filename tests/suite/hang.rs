@@ -82,14 +82,26 @@ pub fn cells() -> Vec<Cell> {
          --include /tmp/spin:/spin --cmdline rdinit=/spin"
     );
     // Once the scheduler is enabled, the whole VM gets one CPU, and that is for others.
-    let starve = "until grep -qs ktstr_drop /tmp/starved/record; do sleep 0.1; done; \
-                  for process in $(grep -ls _vm /proc/[0-9]*/cmdline); do \
-                  for task in ${process%/cmdline}/task/*; do taskset -p 1 ${task##*/}; done; done; \
-                  for i in 1 2 3 4 5 6 7 8; do timeout 6 taskset 1 sh -c 'while :; do :; done' & renice -n -10 $!; done";
-    let starved = format!(
-        "--version >/dev/null; ({starve}) >/dev/null 2>&1 & \
-         ktstr --kernel /k/7/vmlinuz --accel kvm --json - --topo 2 --sched builtin:drop --duration 10s \
-         --run-dir /tmp/starved"
+    let starved = |begun: &str, dir: &str, rest: &str| {
+        format!(
+            "--version >/dev/null; (until grep -qs {begun} {dir}/record; do sleep 0.1; done; \
+             for process in $(grep -ls _vm /proc/[0-9]*/cmdline); do \
+             for task in ${{process%/cmdline}}/task/*; do taskset -p 1 ${{task##*/}}; done; done; \
+             for i in 1 2 3 4 5 6 7 8; do \
+             timeout 6 taskset 1 sh -c 'while :; do :; done' & renice -n -10 $!; done) >/dev/null 2>&1 & \
+             {rest} --topo 2 --run-dir {dir}"
+        )
+    };
+    let run = "ktstr --kernel /k/7/vmlinuz --accel kvm --json -";
+    let starved_stall = starved("ktstr_drop", "/tmp/starved", &format!("{run} --sched builtin:drop --duration 10s"));
+    // No scheduler's, so that no watchdog has a say: four workers take turns on each CPU.
+    let starved_workers = starved(
+        "add-cgroup",
+        "/tmp/starved-workers",
+        &format!(
+            "printf 'scenario starved\\nbackdrop\\n  cgroup a: spin*8\\nstep 200ms\\nstep 8s\\n  add-cgroup b\\n' \
+             >/tmp/starved.scn; {run} --scenario /tmp/starved.scn --max-run-delay 20ms"
+        ),
     );
     // While the guest boots, the VM's process is looked at from outside.
     let look = "until [ -s /tmp/perf/record ]; do sleep 0.1; done; sleep 3; \
@@ -140,7 +152,8 @@ pub fn cells() -> Vec<Cell> {
         ("stall of all CPUs", start(1)),
         ("poweroff", end("poweroff")),
         ("reboot", end("reboot")),
-        ("starved", starved),
+        ("starved", starved_stall),
+        ("starved workers", starved_workers),
         ("perf", perf),
         ("halts", plain),
         ("no halts", busy),
@@ -213,6 +226,17 @@ fn stall_on_a_host_that_starved_the_vcpus_is_inconclusive() {
     assert!(headline.contains("void, as the"), "{headline}");
     let waited = json["host_noise"]["waited_percent"].as_f64().unwrap_or(0.0);
     assert!(waited > 10.0, "the witness saw {waited} %: {}", result.text);
+}
+
+#[test]
+fn run_delay_on_a_host_that_starved_the_vcpus_is_inconclusive() {
+    let Some(result) = crate::boot::cell("starved workers") else { return };
+    let json = result.json();
+    assert_eq!((result.code, &json["outcome"]), (125, &Value::from("inconclusive")), "{}", result.text);
+    let checks = json["checks"].as_array().expect("checks are a list");
+    let delay = checks.iter().find(|check| check["name"] == "max_run_delay").expect("max_run_delay is checked");
+    assert_eq!(delay["status"], "inconclusive", "{delay}");
+    assert!(delay["reason"].as_str().is_some_and(|reason| reason.contains("void, as")), "{delay}");
 }
 
 /// The measures of performance mode by name: whether in effect, and the words.

@@ -7,6 +7,7 @@ use crate::util::{self, Scratch, finish, kernel, not_run};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -19,6 +20,8 @@ const HOST_HUNG: i32 = 75;
 const KERNELS: [&str; 2] = ["7", "6.12"];
 /// Where it was to be had: it can do without ACPI.
 pub const OLD_KERNEL: &str = "6.1";
+/// A program that looks at its machine, of util-linux.
+pub const LSCPU: &str = "/usr/bin/lscpu";
 
 /// One run: a name, and the arguments behind `ktstr`. Kernels are named as in the emulated host: /k/7/vmlinuz.
 pub struct Cell {
@@ -110,7 +113,7 @@ const EMULATOR_FAULTS: [&str; 5] = [
 const CPUS: u32 = 2;
 const CPUS_WHERE_SPOILED: u32 = 1;
 /// Cells that are about CPUs of the host that are free while others are not: vCPUs that share one cannot show these.
-const NEED_CPUS: [&str; 4] = ["starved", "drop", "perf", "no halts"];
+const NEED_CPUS: [&str; 5] = ["starved", "starved workers", "drop", "perf", "no halts"];
 /// A cell that is meant to end like that: what shows that it did so by its own doing.
 const MEANT: (&str, u64) = ("hang", crate::hang::LOOP);
 /// How often a cell may be spoiled by its emulator. At the 2 of 7 above, on a busy machine, a cell that needs several CPUs is
@@ -169,6 +172,9 @@ fn batch(scratch: &Scratch, cells: &[&Cell], cpus: u32) -> BTreeMap<String, Resu
         command.args(["-x", "-m", "6144", "-s", &cpus.to_string(), "-t", &LIMIT_S.to_string()]);
         if let Some(old) = kernel(OLD_KERNEL, "vmlinuz") {
             command.arg("-f").arg(format!("{}:/k/{OLD_KERNEL}/vmlinuz", old.display()));
+        }
+        if Path::new(LSCPU).exists() {
+            command.args(["-f", &format!("{LSCPU}:{LSCPU}")]);
         }
         command.arg(&job).env("KTSTR_BIN", util::binary());
         let ran = finish(command, Duration::from_secs(LIMIT_S + 60));
