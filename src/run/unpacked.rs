@@ -171,7 +171,7 @@ fn make(kernel: &KernelImage, (source, name): (&mut File, &str), path: &Path) ->
     written.context(|| format!("write {}", path.display()))
 }
 
-/// The ELF kernel inside a bzImage, unpacked by the program that made it; of one that is longer than this, no more.
+/// The ELF kernel inside a bzImage, unpacked by the program that made it; one that is longer than this is refused.
 pub(super) fn unpack(image: &[u8], most_bytes: u64) -> Result<Vec<u8>> {
     let number = |at: usize| {
         let bytes = image.get(at..at + 4)?;
@@ -201,10 +201,13 @@ pub(super) fn unpack(image: &[u8], most_bytes: u64) -> Result<Vec<u8>> {
     let read = std::thread::scope(|scope| {
         // A program that stops reading has said so by its exit code.
         scope.spawn(move || input.map(|mut input| input.write_all(packed)));
-        output.map(|output| output.take(most_bytes).read_to_end(&mut unpacked))
+        output.map(|output| output.take(most_bytes + 1).read_to_end(&mut unpacked))
     });
     let status = child.wait().context(|| format!("wait for {}", words[0]))?;
     match read {
+        Some(Ok(_)) if unpacked.len() as u64 > most_bytes => {
+            Err(Error::host(format!("the kernel is larger than {} unpacked", crate::units::size(most_bytes))))
+        }
         Some(Ok(_)) if status.success() => Ok(unpacked),
         _ => Err(Error::host(format!("{} cannot unpack the kernel ({status})", words[0]))),
     }

@@ -207,9 +207,10 @@ pub fn starve(record: &mut Record, from_ns: u64, waited_ns: u64) {
 /// A host from which its own hypervisor took `percent` of the CPU time that it wanted, from the first to the last.
 pub fn steal_from_host(record: &mut Record, percent: u32) {
     starve(record, 0, 0);
-    let noise = record.noise.as_mut().expect("a host that was witnessed");
-    noise.stolen_us = vec![percent * 1000; noise.sum_us.len()];
-    noise.busy_us = vec![(100 - percent) * 1000; noise.sum_us.len()];
+    for noise in record.noise.iter_mut() {
+        noise.stolen_us = vec![percent * 1000; noise.sum_us.len()];
+        noise.busy_us = vec![(100 - percent) * 1000; noise.sum_us.len()];
+    }
 }
 
 /// What the watchdog says when a scheduler loses a task.

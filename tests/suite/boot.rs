@@ -164,7 +164,7 @@ pub fn assert_witnessed(result: &Result, vcpus: u64) {
 #[test]
 fn host_s_witness_samples_every_vcpu_all_the_time() {
     for (name, vcpus) in [(shape("7", "vmlinuz", 4, "256M").as_str(), 4), ("halts", 1), ("no halts", 1)] {
-        let Some(result) = cell(name) else { return };
+        let Some(result) = cell(name) else { continue };
         assert_eq!(result.json()["perf"].as_array().is_some_and(|list| !list.is_empty()), name == "no halts");
         assert_witnessed(result, vcpus);
     }

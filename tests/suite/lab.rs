@@ -58,14 +58,48 @@ pub fn is_chosen(name: &str) -> bool {
     std::env::var("KTSTR_CELLS").map_or(true, |chosen| chosen.split(',').any(|choice| choice == name))
 }
 
+/// A CPU of the emulated host, and how many of it.
+#[derive(Clone, Copy)]
+pub struct Host {
+    /// As QEMU's -cpu takes it.
+    pub model: &'static str,
+    pub cpus: u32,
+}
+
+/// The CPU whose results all cells share: an AMD CPU of family 6.
+pub const MODEL: &str = "max";
+
+/// One run in an emulated host of its own; none where the kernels are missing.
+pub fn alone(cell: Cell, host: Host) -> Option<Result> {
+    if !is_chosen(&cell.name) {
+        not_run(&format!("boot: '{}'", cell.name), "KTSTR_CELLS names others only");
+        return None;
+    }
+    let _alone = util::take_machine();
+    if !has_kernels() {
+        return None;
+    }
+    in_the_emulated_host(&Scratch::new(), std::slice::from_ref(&cell), host).remove(&cell.name)
+}
+
+fn has_kernels() -> bool {
+    let all = KERNELS.iter().all(|name| kernel(name, "vmlinux").is_some());
+    if !all {
+        not_run("boot: everything on our own VMM", "the kernels are not in the cache (scripts/fetch-kernels)");
+    }
+    all
+}
+
 fn run(cells: &[Cell]) -> Option<BTreeMap<String, Result>> {
     let _alone = util::take_machine();
-    if KERNELS.iter().any(|name| kernel(name, "vmlinux").is_none()) {
-        not_run("boot: everything on our own VMM", "the kernels are not in the cache (scripts/fetch-kernels)");
+    if !has_kernels() {
         return None;
     }
     let scratch = Scratch::new();
-    Some(if util::kvm_works() { parse(&on_this_host(&scratch, cells)) } else { in_the_emulated_host(&scratch, cells) })
+    Some(match util::kvm_works() {
+        true => parse(&on_this_host(&scratch, cells)),
+        false => in_the_emulated_host(&scratch, cells, Host { model: MODEL, cpus: CPUS }),
+    })
 }
 
 /// A shell script that runs the cells one after another and prints each between two marks.
@@ -131,9 +165,9 @@ fn is_emulator_fault(name: &str, result: &Result) -> bool {
 
 /// All cells in the emulated host; a cell that its emulator spoiled is run again, a few times at most, and the last result
 /// stands.
-fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> BTreeMap<String, Result> {
+fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell], host: Host) -> BTreeMap<String, Result> {
     let all: Vec<&Cell> = cells.iter().collect();
-    let mut results = batch(scratch, &all, CPUS);
+    let mut results = batch(scratch, &all, host);
     for attempt in 1..TRIES {
         let spoiled: Vec<&Cell> =
             cells.iter().filter(|cell| is_emulator_fault(&cell.name, &results[&cell.name])).collect();
@@ -142,8 +176,9 @@ fn in_the_emulated_host(scratch: &Scratch, cells: &[Cell]) -> BTreeMap<String, R
             not_run(&format!("boot: try {attempt} of '{}'", cell.name), why);
         }
         for cpus in [CPUS_WHERE_SPOILED, CPUS] {
+            let host = Host { cpus, ..host };
             let here: Vec<&Cell> = spoiled.iter().copied().filter(|cell| cpus_of_retry(cell) == cpus).collect();
-            results.extend(batch(scratch, &here, cpus));
+            results.extend(batch(scratch, &here, host));
         }
     }
     results
@@ -155,21 +190,21 @@ fn cpus_of_retry(cell: &Cell) -> u32 {
 
 /// Runs the cells in the emulated host. Where that itself hangs, it is started again for the cell it hung on alone, then for
 /// the rest; a cell on which it hangs at every try is a failure.
-fn batch(scratch: &Scratch, cells: &[&Cell], cpus: u32) -> BTreeMap<String, Result> {
+fn batch(scratch: &Scratch, cells: &[&Cell], host: Host) -> BTreeMap<String, Result> {
     let emulated_host = util::root().join("scripts/emulated-host");
     let mut results = BTreeMap::new();
     let mut hung_on: BTreeMap<&str, u32> = BTreeMap::new();
     loop {
         let mut left: Vec<&Cell> = cells.iter().copied().filter(|cell| !results.contains_key(&cell.name)).collect();
         let Some(first) = left.first().copied() else { return results };
-        let mut cpus = cpus;
+        let mut cpus = host.cpus;
         if hung_on.contains_key(first.name.as_str()) {
             left.truncate(1);
             cpus = cpus_of_retry(first);
         }
         let job = scratch.file("job.sh", script(&left, "export XDG_STATE_HOME=/tmp"));
         let mut command = Command::new(&emulated_host);
-        command.args(["-x", "-m", "6144", "-s", &cpus.to_string(), "-t", &LIMIT_S.to_string()]);
+        command.args(["-x", "-m", "6144", "-s", &cpus.to_string(), "-c", host.model, "-t", &LIMIT_S.to_string()]);
         if let Some(old) = kernel(OLD_KERNEL, "vmlinuz") {
             command.arg("-f").arg(format!("{}:/k/{OLD_KERNEL}/vmlinuz", old.display()));
         }

@@ -4,7 +4,7 @@
 //! Invariant: what is expected is computed here from the numbers of the shape, not by the code under test.
 
 use crate::disk;
-use crate::lab::{Cell, LSCPU, OLD_KERNEL};
+use crate::lab::{self, Cell, Host, LSCPU, OLD_KERNEL};
 use crate::util::{
     RUN_LIMIT, Ran, Scratch, attempt_in, binary, cached, emulation, finish, kernel, ktstr, kvm_works, not_run, run_in,
     share_machine,
@@ -184,6 +184,13 @@ presets! {
 
 /// In the emulated host, where the emulator spoils guests the more often the more vCPUs they have.
 const MOST_CPUS_IN_EMULATED_HOST: u64 = 9;
+/// Larger, and of several nodes: in a host of one CPU, which spoils nothing.
+const LARGE_IN_EMULATED_HOST: &str = "numa2-4llc";
+/// Of a run in a host of its own: it boots in 10 s, and in some minutes where the machine is busy. A worker's times are no
+/// part of it.
+const PATIENT: &str = "--timeout 1200s --check none";
+/// A Zen 2 as far as kernels look: family 17h, model 31h, whose LLCs are those of leaf 0x8000001D.
+const ZEN: &str = "max,family=23,model=49";
 /// Under plain emulation, where each CPU takes a fifth of a second to boot, and three times that on a busy machine.
 const MOST_CPUS_UNDER_EMULATION: u64 = 64;
 /// One CPU after another starts under emulation, 260 of them at most; more than such a run's own deadline.
@@ -205,13 +212,47 @@ fn preset(name: &str, shape: [u64; 4]) {
         assert_eq!(result.code, 0, "{name}:\n{}", result.text);
         return assert_machine(&result.json()["guest"]["machine"], shape, &result.text);
     }
+    if name == LARGE_IN_EMULATED_HOST {
+        let cell = Cell { name: format!("preset {name}"), args: format!("{} --topo {name} {PATIENT}", short("7")) };
+        let Some(result) = lab::alone(cell, Host { model: lab::MODEL, cpus: 1 }) else { return };
+        assert_eq!(result.code, 0, "{name}:\n{}", result.text);
+        return assert_machine(&result.json()["guest"]["machine"], shape, &result.text);
+    }
     under_emulation(&format!("topology: preset {name}"), name, shape);
+}
+
+/// On the laboratory's usual CPU kernels take the node of leaf 0x8000001E for the LLC.
+#[test]
+fn llcs_within_a_node_are_those_of_the_cache_leaf_on_zen() {
+    let test = "topology: LLCs of a Zen";
+    if kvm_works() {
+        return not_run(test, "every cell runs on this machine's own CPU");
+    }
+    let args =
+        format!("{} --topo 1n2l2c2t {PATIENT}; c=$?; grep -m2 -E 'family|model' /proc/cpuinfo; [ $c = 0 ]", short("7"));
+    let Some(result) = lab::alone(Cell { name: "zen".into(), args }, Host { model: ZEN, cpus: 1 }) else { return };
+    assert_eq!(result.code, 0, "{}", result.text);
+    assert!(result.text.contains("cpu family\t: 23\nmodel\t\t: 49"), "another CPU:\n{}", result.text);
+    assert_machine(&result.json()["guest"]["machine"], [1, 2, 2, 2], &result.text);
 }
 
 /// More than an APIC id of 8 bits can name, so that they cannot but use x2APIC.
 #[test]
 fn more_cpus_than_apic_ids_of_8_bits_boot() {
-    under_emulation("topology: 260 CPUs", "2n10l13c2t", [2, 10, 13, 2]);
+    let shape = [2, 10, 13, 2];
+    if kvm_works() {
+        let Some(machine) = odd_machine(WIDE.0) else { return };
+        return assert_machine(&machine, shape, WIDE.0);
+    }
+    under_emulation("topology: 260 CPUs", WIDE.1, shape);
+}
+
+/// Its cell, where real KVM has room for it, and its shape.
+const WIDE: (&str, &str) = ("260 CPUs", "2n10l13c2t");
+
+/// A run that only shows its machine.
+fn short(kernel: &str) -> String {
+    format!("--kernel /k/{kernel}/vmlinuz --accel kvm --json - --duration 100ms --workers 1 --cgroups 1")
 }
 
 fn under_emulation(test: &str, topo: &str, shape: [u64; 4]) {
@@ -283,21 +324,21 @@ fn seen_by_programs() -> Cell {
 
 /// What our own VMM runs for this file.
 pub fn cells() -> Vec<Cell> {
-    let run = |kernel: &str| {
-        format!("--kernel /k/{kernel}/vmlinuz --accel kvm --json - --duration 100ms --workers 1 --cgroups 1")
-    };
     let small = PRESETS.iter().filter(|(_, shape)| on_our_vmm(*shape));
     let mut cells: Vec<Cell> = small
-        .map(|(name, _)| Cell { name: format!("preset {name}"), args: format!("{} --topo {name}", run("7")) })
+        .map(|(name, _)| Cell { name: format!("preset {name}"), args: format!("{} --topo {name}", short("7")) })
         .collect();
     for (name, topo) in ODD {
-        cells.push(Cell { name: (*name).into(), args: format!("{} {topo}", run("7")) });
+        cells.push(Cell { name: (*name).into(), args: format!("{} {topo}", short("7")) });
+    }
+    if kvm_works() {
+        cells.push(Cell { name: WIDE.0.into(), args: format!("{} --topo {}", short("7"), WIDE.1) });
     }
     cells.push(seen_by_programs());
     if firmware_kernels().contains(&OLD_KERNEL) {
-        let args = format!("{} --topo 3 --cmdline acpi=off", run(OLD_KERNEL));
+        let args = format!("{} --topo 3 --cmdline acpi=off", short(OLD_KERNEL));
         cells.push(Cell { name: "MP table".into(), args });
-        let args = format!("{} --topo 3:sparse7 --cmdline acpi=off", run(OLD_KERNEL));
+        let args = format!("{} --topo 3:sparse7 --cmdline acpi=off", short(OLD_KERNEL));
         cells.push(Cell { name: "MP table of wide ids".into(), args });
     }
     for kernel in firmware_kernels() {
@@ -310,8 +351,10 @@ pub fn cells() -> Vec<Cell> {
         let look = format!(
             "c=$?; grep -a -i -o -E '[ -~]*({OFFENCE}|{CALIBRATION})[ -~]*' /tmp/firmware-run/record; [ $c = 0 ]"
         );
-        let args =
-            format!("{} {shape} --max-gap off --cmdline apic=verbose --run-dir /tmp/firmware-run; {look}", run(kernel));
+        let args = format!(
+            "{} {shape} --max-gap off --cmdline apic=verbose --run-dir /tmp/firmware-run; {look}",
+            short(kernel)
+        );
         cells.push(Cell { name: format!("firmware on {kernel}"), args });
     }
     cells
