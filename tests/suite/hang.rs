@@ -100,7 +100,7 @@ pub fn cells() -> Vec<Cell> {
         "/tmp/starved-workers",
         &format!(
             "printf 'scenario starved\\nbackdrop\\n  cgroup a: spin*8\\nstep 200ms\\nstep 8s\\n  add-cgroup b\\n' \
-             >/tmp/starved.scn; {run} --scenario /tmp/starved.scn --max-run-delay 20ms"
+             >/tmp/starved.scn; {run} --scenario /tmp/starved.scn --max-run-delay 20ms --max-gap off"
         ),
     );
     // While the guest boots, the VM's process is looked at from outside.
