@@ -119,7 +119,7 @@ fn kernel_that_shows_another_machine_ends_the_run_with_both_shapes() {
     let ran = run(&kernel, &["--topo", "2n2l1c1t", "--cmdline", "numa=off"]).exits(125);
     let json = ran.json();
     let headline = json["headline"].as_str().unwrap_or_default();
-    assert!(headline.contains("the guest is 1n2l1c1t and 2n2l1c1t was asked for"), "{ran}");
+    assert!(headline.contains("the guest is 1n2l1c1t, packages: 2 and 2n2l1c1t was asked for"), "{ran}");
     assert!(headline.contains("nodes 0 instead of 0-1"), "{ran}");
     assert_eq!(json["groups"], json!([]), "workers ran on another machine:{ran}");
 }
