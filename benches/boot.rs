@@ -173,12 +173,14 @@ fn vcpus_script(vcpus: u32) -> String {
     script
 }
 
-/// Guests that idle. Memory is what MemAvailable falls by while all of them run, and what it has not come back to when the
-/// last is gone; shared is what the processes of the VMs map that others map, too.
+/// Guests that idle. Memory is what MemAvailable has fallen by at its lowest, with the VMs that there are then, as of many
+/// some have ended before others begin, and what it has not come back to when the last is gone; shared is what the
+/// processes of the VMs map that others map, too.
 fn parallel_script(vms: u32) -> String {
     let mut script = String::from(
         "free() { awk '/MemAvailable/ { print $2 }' /proc/meminfo; }\n\
-         shared() { for vm in $(grep -ls __vm /proc/[0-9]*/cmdline); do cat ${vm%/cmdline}/smaps_rollup; done \
+         vms() { grep -ls __vm /proc/[0-9]*/cmdline; }\n\
+         shared() { for vm in $(vms); do cat ${vm%/cmdline}/smaps_rollup; done \
          2>/dev/null | awk '/^Shared_(Clean|Dirty)/ { sum += $2 } END { print sum + 0 }'; }\n",
     );
     fill_cache(&mut script);
@@ -186,12 +188,13 @@ fn parallel_script(vms: u32) -> String {
                --work 'bursty(burst=1ms,sleep=1s)' --check none --duration 3s --timeout 300s >/dev/null 2>&1";
     // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
     let command = format!(
-        "ended=$(mktemp); before=$(free); least=$before; most=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
+        "ended=$(mktemp); before=$(free); least=$before; most=0; alive=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
          for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
-         while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); [ $now -lt $least ] && least=$now; \
+         while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); \
+         [ $now -lt $least ] && least=$now && alive=$(vms | wc -l); \
          now=$(shared); [ $now -gt $most ] && most=$now; sleep 0.5; done; \
          wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
-         echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free)))\"; rm $ended"
+         echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free))) $alive\"; rm $ended"
     );
     cell(&mut script, &vms.to_string(), &command);
     script
@@ -468,27 +471,27 @@ fn tell_parallel(host: Host) {
     println!(
         "\nVMs at once, of 256 MiB, idle: wall time; memory of the host for each, shared for each, and not given back"
     );
-    let mut before: Option<(u32, f64)> = None;
+    let mut before: Option<(f64, f64)> = None;
     for vms in VMS.into_iter().filter(|vms| chosen("VMS", &vms.to_string())) {
         let numbers = |text: &str| text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>();
         // Of many some are spoiled nearly always, which is told: a result is one all the same.
-        let ended = |text: &str| numbers(text).len() == 6;
+        let ended = |text: &str| numbers(text).get(6).is_some_and(|alive| *alive > 0.0);
         let (text, tried) = alone(&vms.to_string(), &parallel_script(vms), host, ended);
-        let [start, end, kib, failed, shared_kib, left_kib] = numbers(&text)[..] else {
+        let [start, end, kib, failed, shared_kib, left_kib, alive] = numbers(&text)[..] else {
             println!("  {vms:3} VMs: no result, {tried}");
             continue;
         };
         let all_mib = kib / 1024.0;
-        let extra = before.map_or_else(String::new, |(fewer, mib)| {
-            format!(", each more {:.1} MiB", (all_mib - mib) / f64::from(vms - fewer))
+        let extra = before.filter(|(fewer, _)| *fewer < alive).map_or_else(String::new, |(fewer, mib)| {
+            format!(", each more {:.1} MiB", (all_mib - mib) / (alive - fewer))
         });
         let lost = if failed > 0.0 { format!(", {failed} did not pass") } else { String::new() };
-        let (took, each) = (end - start, all_mib / f64::from(vms));
-        let (shared, left) = (shared_kib / 1024.0 / f64::from(vms), left_kib / 1024.0);
+        let (took, each) = (end - start, all_mib / alive);
+        let (shared, left) = (shared_kib / 1024.0 / alive, left_kib / 1024.0);
         println!(
-            "  {vms:3} VMs: {took:7.1} s, {each:6.1} MiB each{extra}; {shared:.1} MiB shared, {left:.1} MiB left{lost}, \
-             {tried}"
+            "  {vms:3} VMs: {took:7.1} s, {each:6.1} MiB each of {alive}{extra}; {shared:.1} MiB shared, {left:.1} MiB left\
+             {lost}, {tried}"
         );
-        before = Some((vms, all_mib));
+        before = Some((alive, all_mib));
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: files are looked up under the given root only, so the rules are tested on a directory of their own.
 
 use super::ldcache;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,40 +32,37 @@ pub fn musl_path_file() -> String {
 }
 
 /// The search rules of one host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Search {
     root: PathBuf,
     /// LD_LIBRARY_PATH of this process: a program that needs it on the host is run with it.
     library_path: Vec<String>,
+    /// Read when the first library is looked for: most runs need none, and a host has thousands.
+    configured: OnceCell<Configured>,
+}
+
+/// What the loaders are told by files below /etc.
+#[derive(Clone, Debug, Default)]
+struct Configured {
     cache: BTreeMap<String, Vec<String>>,
     system_dirs: Vec<String>,
     musl_dirs: Vec<String>,
 }
 
 impl Search {
-    /// Reads the configuration under `root` ("/" but for tests).
+    /// The host whose files lie under `root` ("/" but for tests).
     pub fn of_host(root: &Path, library_path: Option<&str>) -> Self {
-        let mut search = Self { root: root.to_path_buf(), ..Self::default() };
-        search.library_path = split(library_path.unwrap_or_default());
-        match fs::read(search.on_host("/etc/ld.so.cache")).ok().and_then(|bytes| ldcache::read(&bytes)) {
-            Some(libraries) => {
-                for (soname, path) in libraries {
-                    search.cache.entry(soname).or_default().push(path);
-                }
-            }
-            None => search.read_conf("/etc/ld.so.conf", 0),
-        }
-        search.system_dirs.extend(DEFAULT_DIRS.map(str::to_string));
-        search.musl_dirs = match fs::read_to_string(search.on_host(&musl_path_file())) {
-            Ok(text) => text.split([':', '\n']).filter(|dir| !dir.is_empty()).map(str::to_string).collect(),
-            Err(_) => MUSL_DIRS.map(str::to_string).to_vec(),
-        };
-        search
+        let library_path = split(library_path.unwrap_or_default());
+        Self { root: root.to_path_buf(), library_path, configured: OnceCell::new() }
+    }
+
+    fn configured(&self) -> &Configured {
+        self.configured.get_or_init(|| Configured::read(&self.root))
     }
 
     /// The file on the host behind an absolute path.
     pub fn on_host(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+        below(&self.root, path)
     }
 
     /// Every path to try for a library, in the loader's order, and the directories by name for the error message.
@@ -74,6 +72,7 @@ impl Search {
             found.paths.extend(expand(name, requirer.origin));
             return found;
         }
+        let configured = self.configured();
         let in_dirs = |found: &mut Candidates, dirs: &[String], origin: &str| {
             for dir in dirs.iter().flat_map(|dir| expand(dir, origin)).filter(|dir| dir.starts_with('/')) {
                 found.paths.push(format!("{}/{name}", dir.trim_end_matches('/')));
@@ -94,29 +93,49 @@ impl Search {
         }
         in_dirs(&mut found, requirer.runpath, requirer.origin);
         if requirer.musl {
-            in_dirs(&mut found, &self.musl_dirs, "");
+            in_dirs(&mut found, &configured.musl_dirs, "");
             return found;
         }
-        if let Some(paths) = self.cache.get(name) {
+        if let Some(paths) = configured.cache.get(name) {
             found.paths.extend(paths.iter().cloned());
         }
-        if !self.cache.is_empty() {
+        if !configured.cache.is_empty() {
             found.dirs.push("/etc/ld.so.cache".into());
         }
-        in_dirs(&mut found, &self.system_dirs, "");
+        in_dirs(&mut found, &configured.system_dirs, "");
         found
     }
+}
 
-    fn read_conf(&mut self, path: &str, depth: u32) {
+impl Configured {
+    fn read(root: &Path) -> Self {
+        let mut configured = Self::default();
+        match fs::read(below(root, "/etc/ld.so.cache")).ok().and_then(|bytes| ldcache::read(&bytes)) {
+            Some(libraries) => {
+                for (soname, path) in libraries {
+                    configured.cache.entry(soname).or_default().push(path);
+                }
+            }
+            None => configured.read_conf(root, "/etc/ld.so.conf", 0),
+        }
+        configured.system_dirs.extend(DEFAULT_DIRS.map(str::to_string));
+        configured.musl_dirs = match fs::read_to_string(below(root, &musl_path_file())) {
+            Ok(text) => text.split([':', '\n']).filter(|dir| !dir.is_empty()).map(str::to_string).collect(),
+            Err(_) => MUSL_DIRS.map(str::to_string).to_vec(),
+        };
+        configured
+    }
+
+    fn read_conf(&mut self, root: &Path, path: &str, depth: u32) {
         // A host without the file simply has no further directories.
-        let Ok(text) = fs::read_to_string(self.on_host(path)) else { return };
+        let Ok(text) = fs::read_to_string(below(root, path)) else { return };
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if let Some(patterns) = line.strip_prefix("include").filter(|rest| rest.starts_with([' ', '\t'])) {
                 if depth < MAX_INCLUDE_DEPTH {
                     let patterns = patterns.split_whitespace();
-                    patterns.flat_map(|pattern| self.glob(path, pattern)).collect::<Vec<_>>().iter().for_each(|file| {
-                        self.read_conf(file, depth + 1);
+                    patterns.flat_map(|pattern| glob(root, path, pattern)).for_each(|file| {
+                        self.read_conf(root, &file, depth + 1);
                     });
                 }
             } else if line.starts_with('/') {
@@ -124,23 +143,26 @@ impl Search {
             }
         }
     }
+}
 
-    /// The files that match a pattern whose last component may hold `*` and `?`; relative to the including file.
-    fn glob(&self, from: &str, pattern: &str) -> Vec<String> {
-        let base = from.rsplit_once('/').map_or("", |(dir, _)| dir);
-        let pattern = if pattern.starts_with('/') { pattern.to_string() } else { format!("{base}/{pattern}") };
-        let Some((dir, last)) = pattern.rsplit_once('/') else { return Vec::new() };
-        let Ok(entries) = fs::read_dir(self.on_host(dir)) else { return Vec::new() };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut files: Vec<String> = names
-            .filter(|name| {
-                (last.starts_with('.') || !name.starts_with('.')) && matches(last.as_bytes(), name.as_bytes())
-            })
-            .map(|name| format!("{dir}/{name}"))
-            .collect();
-        files.sort();
-        files
-    }
+/// The file under a root behind an absolute path.
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+/// The files that match a pattern whose last component may hold `*` and `?`; relative to the including file.
+fn glob(root: &Path, from: &str, pattern: &str) -> Vec<String> {
+    let base = from.rsplit_once('/').map_or("", |(dir, _)| dir);
+    let pattern = if pattern.starts_with('/') { pattern.to_string() } else { format!("{base}/{pattern}") };
+    let Some((dir, last)) = pattern.rsplit_once('/') else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(below(root, dir)) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut files: Vec<String> = names
+        .filter(|name| (last.starts_with('.') || !name.starts_with('.')) && matches(last.as_bytes(), name.as_bytes()))
+        .map(|name| format!("{dir}/{name}"))
+        .collect();
+    files.sort();
+    files
 }
 
 /// The object whose DT_NEEDED is looked up.
@@ -193,6 +215,17 @@ mod tests {
 
     fn requirer(musl: bool) -> Requirer<'static> {
         Requirer { origin: "/opt/app", rpaths: Vec::new(), runpath: &[], musl }
+    }
+
+    #[test]
+    fn host_is_asked_for_its_libraries_when_one_is_looked_for() {
+        let dir = TempDir::new("search-late");
+        let search = Search::of_host(dir.path(), None);
+        dir.write("etc/ld.so.cache", &ldcache::write(&[("libx.so".into(), "/cached/libx.so".into())]));
+        let _ = search.on_host("/etc/passwd");
+        let _ = search.candidates("/opt/liby.so", &requirer(false));
+        assert!(search.configured.get().is_none());
+        assert_eq!(search.candidates("libx.so", &requirer(false)).paths[0], "/cached/libx.so");
     }
 
     #[test]

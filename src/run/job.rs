@@ -105,16 +105,17 @@ impl Parts {
     fn prepare(job: &Job, plan: &Plan, kernel: &KernelImage, memory_bytes: u64) -> Self {
         let lost = || Error::internal("a thread that prepared the run panicked");
         std::thread::scope(|scope| {
+            // The longest first: there may be fewer CPUs than threads.
+            let unpacked = scope.spawn(|| match (&job.kernel_cache, job.accel) {
+                (Some(cache), AccelChoice::Kvm | AccelChoice::Auto) => unpacked::find(cache, kernel),
+                _ => Ok(None),
+            });
             let kvm = scope.spawn(|| match job.accel {
                 AccelChoice::Qemu => Ok(()),
                 AccelChoice::Kvm | AccelChoice::Auto => match crate::vmm::kvm::self_check() {
                     Err(_) if std::env::var_os(UNCHECKED_VARIABLE).is_some() => Ok(()),
                     result => result,
                 },
-            });
-            let unpacked = scope.spawn(|| match (&job.kernel_cache, job.accel) {
-                (Some(cache), AccelChoice::Kvm | AccelChoice::Auto) => unpacked::find(cache, kernel),
-                _ => Ok(None),
             });
             let image = build_image(job, plan, kernel);
             let shared = match (&image, &job.kernel_cache, job.accel) {

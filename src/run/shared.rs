@@ -9,7 +9,7 @@ use crate::image::Image;
 use crate::sys::mmap::Mapping;
 use crate::units::MIB;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -57,13 +57,39 @@ fn open(path: &Path, content: &[u8]) -> Result<Option<File>> {
     if file.metadata().context(|| format!("look at {}", path.display()))?.len() != content.len() as u64 {
         return Ok(None);
     }
-    let there = Mapping::read_only(&file, content.len()).context(|| format!("map {}", path.display()))?;
-    if there.bytes() != content {
+    if !holds(&file, content).context(|| format!("read {}", path.display()))? {
         return Ok(None);
     }
     // Used now: the cache forgets the others first. Not being allowed to say so is no reason to stop.
     drop(file.set_modified(SystemTime::now()));
     Ok(Some(file))
+}
+
+/// Whether a file is, from its beginning to its end, this content. It is read, and not mapped: a file that is cut while it
+/// is mapped ends its reader.
+fn holds(mut file: &File, content: &[u8]) -> io::Result<bool> {
+    const PIECE_BYTES: usize = 64 << 10;
+    let mut piece = vec![0; PIECE_BYTES];
+    for part in content.chunks(PIECE_BYTES) {
+        let there = &mut piece[..part.len()];
+        match file.read_exact(there) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read?,
+        }
+        if !same(there, part) {
+            return Ok(false);
+        }
+    }
+    Ok(file.read(&mut piece[..1])? == 0)
+}
+
+/// Whether two pieces of the same length are equal, word by word: musl's memcmp goes byte by byte, and took longer for an
+/// image than anything else of a start.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    const WORD: usize = size_of::<u128>();
+    let (ones, others) = (one.chunks_exact(WORD), other.chunks_exact(WORD));
+    let word = |bytes: &[u8]| <[u8; WORD]>::try_from(bytes).map(u128::from_ne_bytes).ok();
+    ones.remainder() == others.remainder() && ones.zip(others).all(|(one, other)| word(one) == word(other))
 }
 
 #[cfg(test)]
@@ -121,6 +147,26 @@ mod tests {
             assert_eq!(content, [1; 8192]);
         }
         fs::remove_dir_all(cache).unwrap();
+    }
+
+    #[test]
+    fn file_holds_exactly_its_content_and_no_byte_more_less_or_else() {
+        let dir = scratch("holds");
+        let path = dir.join("file");
+        // Over more than one piece, and no multiple of a word.
+        let content: Vec<u8> = (0..150_003u32).map(|index| (index % 251) as u8).collect();
+        let is_there = |there: &[u8]| {
+            fs::write(&path, there).unwrap();
+            holds(&File::open(&path).unwrap(), &content).unwrap()
+        };
+        assert!(is_there(&content));
+        for at in [0, 15, 16, 65_535, 65_536, 131_072, 149_999, 150_002] {
+            let mut other = content.clone();
+            other[at] ^= 0x10;
+            assert!(!is_there(&other), "byte {at}");
+        }
+        assert!(!is_there(&content[..150_002]) && !is_there(&[&content[..], b"x"].concat()) && !is_there(&[]));
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
