@@ -88,7 +88,7 @@ fn holds(mut file: &File, content: &[u8]) -> io::Result<bool> {
 fn same(one: &[u8], other: &[u8]) -> bool {
     const WORD: usize = size_of::<u128>();
     let (ones, others) = (one.chunks_exact(WORD), other.chunks_exact(WORD));
-    let word = |bytes: &[u8]| <[u8; WORD]>::try_from(bytes).map(u128::from_ne_bytes).ok();
+    let word = |bytes: &[u8]| <[u8; WORD]>::try_from(bytes).map_or(0, u128::from_ne_bytes);
     ones.remainder() == others.remainder() && ones.zip(others).all(|(one, other)| word(one) == word(other))
 }
 

@@ -291,6 +291,8 @@ const ODD: &[(&str, &str)] = &[
     ("APIC ids above 254", "--topo 3:sparse7"),
     ("a node without CPUs", "--topo 3n1+0+1l1c1t"),
 ];
+/// An old kernel goes by the counts that its first CPU is told.
+const SMALL_FIRST: (&str, &str) = ("a first node of one CPU on 6.1", "2n1+1l1+2c1t");
 /// Two nodes of one LLC of one core of two threads, at which programs look from inside, on 6.12.
 pub const SEEN_BY_PROGRAMS: &str = "nodes on 6.12";
 const SEEN_SHAPE: [u64; 4] = [2, 2, 1, 2];
@@ -338,6 +340,9 @@ pub fn cells() -> Vec<Cell> {
     if firmware_kernels().contains(&OLD_KERNEL) {
         let args = format!("{} --topo 3 --cmdline acpi=off", short(OLD_KERNEL));
         cells.push(Cell { name: "MP table".into(), args });
+        // Three vCPUs on two emulated CPUs: what becomes of its workers is another matter.
+        let args = format!("{} --topo {} --check none", short(OLD_KERNEL), SMALL_FIRST.1);
+        cells.push(Cell { name: SMALL_FIRST.0.into(), args });
         let args = format!("{} --topo 3:sparse7 --cmdline acpi=off", short(OLD_KERNEL));
         cells.push(Cell { name: "MP table of wide ids".into(), args });
     }
@@ -394,6 +399,11 @@ fn llcs_of_unequal_size_boot() {
     assert_eq!(machine["llcs"], json!(["0-1", "2", "3"]));
     let Some(machine) = odd_machine("nodes of unequal LLCs") else { return };
     assert_eq!((&machine["llcs"], &machine["nodes"][0]["cpus"]), (&json!(["0", "1", "2"]), &json!("0-1")));
+    if !firmware_kernels().contains(&OLD_KERNEL) {
+        return not_run("topology: a first node of one CPU", "the kernel '6.1' is not in the cache");
+    }
+    let Some(machine) = odd_machine(SMALL_FIRST.0) else { return };
+    assert_eq!((&machine["llcs"], &machine["nodes"][1]["cpus"]), (&json!(["0", "1-2"]), &json!("1-2")));
 }
 
 #[test]

@@ -73,7 +73,7 @@ struct Cpu<'a> {
     shape: &'a CpuShape<'a>,
     place: Place,
     id: u32,
-    /// Logical CPUs of its package, which is its node.
+    /// Logical CPUs of the largest package, which is a node, and of the largest LLC.
     in_package: u32,
     in_llc: u32,
     amd: bool,
@@ -115,13 +115,19 @@ pub fn for_vcpu(source: &[kvm_cpuid_entry2], shape: &CpuShape<'_>) -> Vec<kvm_cp
     let vendor = find(&table, LEAF_VENDOR).copied().unwrap_or_default();
     let places = shape.topology.places();
     let place = places[shape.cpu as usize];
-    let count = |same: &dyn Fn(&Place) -> bool| places.iter().filter(|place| same(place)).count() as u32;
+    // Of the largest, as a whole family of CPUs has the same numbers: before 6.9 a kernel whose first package has one CPU
+    // takes it for the size of all, and shows every CPU alone (detect_extended_topology, arch/x86/kernel/cpu/topology.c).
+    let most = |group: fn(&Place) -> u32| {
+        let mut counts = vec![0u32; shape.topology.numa_nodes.max(shape.topology.llcs) as usize];
+        places.iter().for_each(|place| counts[group(place) as usize] += 1);
+        counts.into_iter().max().unwrap_or(0)
+    };
     let cpu = Cpu {
         shape,
         place,
         id: shape.apic.id(shape.cpu),
-        in_package: count(&|other| other.node == place.node),
-        in_llc: count(&|other| other.llc == place.llc),
+        in_package: most(|place| place.node),
+        in_llc: most(|place| place.llc),
         amd: is_amd(source),
         intel: vendor.ebx == EBX_INTEL,
     };

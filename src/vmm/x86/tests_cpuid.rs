@@ -203,6 +203,22 @@ fn recorded_hosts_lose_their_own_shape_and_keep_their_caches() {
     assert_eq!((first.must(5, 0, 0)[0], first.must(5, 0x8000_0000, 0)[0]), (0xD, 0x8000_0026));
 }
 
+/// The first CPU's counts are those that an older kernel goes by for all.
+#[test]
+fn counts_are_those_of_the_largest_package_and_cache() {
+    for source in [cascade_lake(), genoa()] {
+        let made = made(&source, "3n1+0+2l1+2+1c1t");
+        for cpu in 0..4 {
+            assert_eq!(made.must(cpu, 0xB, 1)[1], 3, "of the package of CPUs 1 to 3");
+            assert_ne!(made.must(cpu, 1, 0)[3] & EDX_HTT, 0);
+        }
+    }
+    let (intel, amd) = (made(&cascade_lake(), "2n1+2l1+2+1c1t"), made(&genoa(), "2n1+2l1+2+1c1t"));
+    let counts = |made: &Made, leaf: u32| (0..3).map(|level| made.must(0, leaf, level)[1]).collect::<Vec<_>>();
+    assert_eq!((counts(&intel, 0x1F), counts(&amd, 0x8000_0026)), (vec![1, 2, 3], vec![1, 2, 2]));
+    assert_eq!(amd.must(0, LEAF_AMD_SIZES, 0)[2] & 0xFF, 2);
+}
+
 #[test]
 fn intel_flat_table_shows_one_package_of_cores() {
     let made = made(&skylake(), "1n1l4c1t");
