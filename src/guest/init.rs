@@ -4,7 +4,7 @@
 //! Invariant: every step either succeeds, is told as missing, or ends the guest with its reason.
 
 use super::agent::Agent;
-use super::{END_PATH, PLAN_PATH, mounts, power, topology};
+use super::{END_PATH, PLAN_PATH, bring_up, mounts, power, topology};
 use crate::channel::DOORBELL_PID1;
 use crate::channel::guest::{GuestSession, doorbell};
 use crate::error::{Context, Error, Result};
@@ -58,8 +58,10 @@ fn run(pid1_uptime_ns: u64, codes: &[Coded]) -> Result<()> {
     note("name of PID 1", process::set_name("ktstr-pid1").err());
 
     let cmdline = fs::read_to_string("/proc/cmdline").context(|| "read /proc/cmdline")?;
+    // Before the first message, from which on PID 1 has to give signs of life.
+    let cpus = bring_up::late_cpus(Path::new("/"), &cmdline);
     let mut session = GuestSession::open(&cmdline)?;
-    let plan = read_plan(Path::new("/"));
+    let plan = cpus.and_then(|()| read_plan(Path::new("/")));
     session.send(&hello(&session, pid1_uptime_ns, missing))?;
     for text in session.take_notes() {
         session.send(&Msg::Note { text })?;

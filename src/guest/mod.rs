@@ -4,6 +4,7 @@
 //! Invariant: no path leaves PID 1 without a record of why.
 
 pub mod agent;
+mod bring_up;
 mod disk;
 mod dump;
 pub mod init;

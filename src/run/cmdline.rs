@@ -6,6 +6,7 @@
 use super::accel::AccelKind;
 use super::detectors::Detectors;
 use crate::channel;
+use crate::proto::seen::LATE_CPUS_WORD;
 use crate::scenario::EMULATED_WORD;
 
 /// On every guest's command line: (word, why). Names: Documentation/admin-guide/kernel-parameters.txt.
@@ -28,9 +29,18 @@ const WORDS: [(&str, &str); 16] = [
     ("tsc=reliable", "no clocksource watchdog, which a busy host makes fire"),
 ];
 
+/// Above so many, the emulator's CPUs come up one after another behind the boot. Until the kernel has its clocksource, each CPU
+/// that is up ticks, HZ times a second; the emulator serves them all with one thread, and 120 of them leave it next to no time
+/// for anything else: 215 to 270 s to PID 1, where one CPU alone boots in 16 s and the others follow in 90; 32 take 14 s at
+/// once (Linux 7.2, QEMU 7.2, two CPUs of an EPYC).
+const MOST_CPUS_AT_ONCE_EMULATED: u32 = 64;
+/// Words of a user who decides on the CPUs: theirs alone count.
+const CPUS_DECIDED: [&str; 3] = ["maxcpus=", "nosmp", "nosmt"];
+
 /// What differs from run to run.
 pub struct Words<'a> {
     pub accel: AccelKind,
+    pub vcpus: u32,
     /// GPA and bytes of the ring.
     pub ring: (u64, u64),
     pub force_serial: bool,
@@ -58,7 +68,11 @@ pub fn build(words: &Words<'_>) -> String {
         // The emulator's firmware knows nothing of the ring; its power-off goes through ACPI. No reset by a triple fault
         // (reboot=t), so that one which happens means what it says.
         AccelKind::Qemu => {
-            line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=k".into(), EMULATED_WORD.into()])
+            line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=k".into(), EMULATED_WORD.into()]);
+            let decided = |word: &str| CPUS_DECIDED.iter().any(|theirs| word.starts_with(theirs));
+            if words.vcpus > MOST_CPUS_AT_ONCE_EMULATED && !words.user.split_whitespace().any(decided) {
+                line.extend(["maxcpus=1".into(), LATE_CPUS_WORD.into()]);
+            }
         }
     }
     line.extend(words.wide_apic_ids.then(|| "irqaffinity=0".into()));
@@ -78,6 +92,7 @@ mod tests {
     fn words(accel: AccelKind) -> Words<'static> {
         Words {
             accel,
+            vcpus: 64,
             ring: (0xe00_0000, 0x10_0000),
             force_serial: false,
             detectors: Detectors { rcu_s: 60, soft_s: 90, workqueue_s: 109, hung_task_s: 120 },
@@ -100,6 +115,21 @@ mod tests {
     #[test]
     fn emulator_reserves_the_ring_by_memmap() {
         assert!(build(&words(AccelKind::Qemu)).contains("memmap=0x100000$0xe000000"));
+    }
+
+    #[test]
+    fn many_emulated_cpus_come_up_behind_the_boot_unless_the_user_decides() {
+        let line = |accel, vcpus, user| build(&Words { vcpus, user, ..words(accel) });
+        assert!(line(AccelKind::Qemu, 65, "").ends_with(" maxcpus=1 ktstr.late_cpus"));
+        let others = [
+            line(AccelKind::Qemu, 64, ""),
+            line(AccelKind::Kvm, 65, ""),
+            line(AccelKind::Qemu, 65, "quiet maxcpus=7"),
+            line(AccelKind::Qemu, 65, "nosmt=force quiet"),
+        ];
+        for line in others {
+            assert!(!line.contains("maxcpus=1") && !line.contains(LATE_CPUS_WORD), "{line}");
+        }
     }
 
     #[test]

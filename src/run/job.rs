@@ -179,6 +179,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     let ring_place = (layout.ring_gpa, REGION_BYTES);
     let words = cmdline::Words {
         accel: accel.kind,
+        vcpus: plan.topology.total_cpus(),
         ring: ring_place,
         force_serial: job.force_serial,
         detectors: Detectors::of(&plan, accel.kind),

@@ -39,6 +39,15 @@ fn program() -> Vec<u8> {
     file
 }
 
+/// Runs at most until a vCPU is found in the loop. The guest's tick interrupts it, and one look in six found the tick where
+/// each of its writes to the APIC is emulated.
+const LOOKS: usize = 4;
+
+fn is_in_loop(result: &Value) -> bool {
+    let dumps = result["registers"].as_array();
+    dumps.is_some_and(|dumps| dumps.iter().any(|dump| dump["rip"] == format!("{LOOP:#x}")))
+}
+
 /// The vCPU that runs the program is found in its loop.
 fn assert_loop<'a>(result: &'a Value, text: &str) -> &'a Value {
     let dumps = result["registers"].as_array().expect("registers are a list");
@@ -61,8 +70,12 @@ fn registers_of_a_hung_guest_are_told_under_emulation() {
     let kernel = kernel.display().to_string();
     let args = ["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--timeout", "40s", "--duration", "1s"];
     let more = ["--include", &include, "--cmdline", "rdinit=/spin"];
-    let ran = run_in(&scratch, &[&args[..], &more[..]].concat()).exits(125);
-    assert_loop(&ran.json(), &ran.to_string());
+    let run = || {
+        let ran = run_in(&scratch, &[&args[..], &more[..]].concat()).exits(125);
+        (ran.json(), ran.to_string())
+    };
+    let (json, text) = (1..LOOKS).map(|_| run()).find(|(json, _)| is_in_loop(json)).unwrap_or_else(run);
+    assert_loop(&json, &text);
     let directory = std::fs::read_dir(scratch.0.join("ktstr/runs")).unwrap().next().unwrap().unwrap().path();
     let registers = std::fs::read_to_string(directory.join("registers.txt")).expect("registers.txt is kept");
     assert!(registers.contains("RAX") && registers.contains("no symbols"), "{registers}");
