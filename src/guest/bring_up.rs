@@ -1,31 +1,37 @@
 //! Brings the CPUs up that the kernel was asked to leave for later.
 //!
-//! Owns when and how; leaves deciding that it is worth it to run/cmdline, and whether all are there to topology.
+//! Owns how; leaves deciding that it is worth it to run/cmdline, and whether all are there to topology.
 //! Invariant: a guest whose command line does not ask for it keeps the CPUs that its kernel brought up.
 
 use crate::error::{Error, Result};
 use crate::proto::cpuset::CpuSet;
-use crate::proto::seen::LATE_CPUS_WORD;
-use std::fs;
+use crate::proto::seen::LATE_CPUS_VARIABLE;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 
-/// All CPUs that are present, in order, below a root directory that has `sys`.
-pub fn late_cpus(root: &Path, cmdline: &str) -> Result<()> {
-    if !cmdline.split_whitespace().any(|word| word == LATE_CPUS_WORD) {
-        return Ok(());
-    }
+/// Whether the command line asks for it.
+pub fn is_asked() -> bool {
+    std::env::var_os(LATE_CPUS_VARIABLE).is_some()
+}
+
+/// All CPUs that are present, in order, below a root directory that has `sys`, up to the first that does not come.
+pub fn late_cpus(root: &Path) -> Result<()> {
     let cpus = root.join("sys/devices/system/cpu");
     let list = |file: &str| -> CpuSet {
         let text = fs::read_to_string(cpus.join(file)).unwrap_or_default();
         text.trim().parse().unwrap_or_default()
     };
     let online = list("online");
-    // What of them is not to be had is told by the comparison with what was asked for.
+    // A CPU that is not even present is told by the comparison with what was asked for.
     for cpu in list("present").iter().filter(|cpu| !online.contains(*cpu)) {
         let file = format!("/sys/devices/system/cpu/cpu{cpu}/online");
-        fs::write(root.join(file.trim_start_matches('/')), "1").map_err(|error| {
-            Error::cannot_judge(format!("CPU {cpu} does not come up: write 1 to {file}: {error}"))
-                .hint("words of --cmdline such as nosmt, or the kernel's configuration, may be why")
+        let opened = OpenOptions::new().write(true).open(root.join(file.trim_start_matches('/')));
+        opened.and_then(|mut file| file.write_all(b"1")).map_err(|error| {
+            Error::cannot_judge(format!("CPU {cpu} does not come up: write 1 to {file}: {error}")).hint(
+                "so many emulated CPUs are brought up by PID 1, which needs CONFIG_HOTPLUG_CPU; \
+                 with maxcpus=N in --cmdline the kernel brings up N itself",
+            )
         })?;
     }
     Ok(())
@@ -50,15 +56,13 @@ mod tests {
         let files = ["cpu1/online", "cpu2/online", "cpu3/online"];
         files.iter().for_each(|file| put(file, "0"));
         let up = || files.map(|file| fs::read_to_string(cpus.join(file)).unwrap());
-        late_cpus(&root, "quiet maxcpus=1").unwrap();
-        assert_eq!(up(), ["0", "0", "0"]);
-        late_cpus(&root, &format!("quiet {LATE_CPUS_WORD} x")).unwrap();
+        late_cpus(&root).unwrap();
         assert_eq!(up(), ["1", "1", "0"]);
         assert!(!cpus.join("cpu0/online").exists());
         fs::remove_file(cpus.join("cpu2/online")).unwrap();
-        fs::create_dir(cpus.join("cpu2/online")).unwrap();
-        let error = late_cpus(&root, LATE_CPUS_WORD).unwrap_err().to_string();
+        let error = late_cpus(&root).unwrap_err().to_string();
         assert!(error.contains("CPU 2 does not come up: write 1 to /sys/devices/system/cpu/cpu2/online"), "{error}");
+        assert!(!cpus.join("cpu2/online").exists(), "a file that the kernel lacks is not made");
         fs::remove_dir_all(root).unwrap();
     }
 }

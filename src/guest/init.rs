@@ -4,6 +4,7 @@
 //! Invariant: every step either succeeds, is told as missing, or ends the guest with its reason.
 
 use super::agent::Agent;
+use super::mounts::Missing;
 use super::{END_PATH, PLAN_PATH, bring_up, mounts, power, topology};
 use crate::channel::DOORBELL_PID1;
 use crate::channel::guest::{GuestSession, doorbell};
@@ -26,21 +27,24 @@ const MOST_FILES: u64 = 1 << 20;
 
 /// PID 1. `codes`: the scenarios that are code of this binary.
 pub fn main(codes: &[Coded]) -> ! {
+    // As long as CPUs are missing, it is the boot that goes on: what happens then happened before PID 1.
+    let early = bring_up::is_asked().then(|| (mounts::mount_all(), bring_up::late_cpus(Path::new("/"))));
+    let (mounted, cpus) = early.map_or((None, Ok(())), |(missing, cpus)| (Some(missing), cpus));
     let pid1_uptime_ns = time::boottime_ns();
     // Where there is no doorbell the host notices PID 1 by its first message.
     if let Ok(door) = doorbell() {
         door.write(DOORBELL_PID1);
     }
     power::install_panic_hook();
-    match run(pid1_uptime_ns, codes) {
+    match run(pid1_uptime_ns, mounted.unwrap_or_else(mounts::mount_all), cpus, codes) {
         Ok(()) => power::restart(),
         Err(error) => power::die(&error.to_string()),
     }
 }
 
-fn run(pid1_uptime_ns: u64, codes: &[Coded]) -> Result<()> {
+fn run(pid1_uptime_ns: u64, mounted: Vec<Missing>, cpus: Result<()>, codes: &[Coded]) -> Result<()> {
     let mut missing: Vec<String> = Vec::new();
-    for mount in mounts::mount_all() {
+    for mount in mounted {
         if mount.needed {
             return Err(Error::cannot_judge(format!("the guest kernel lacks {}", mount.text)));
         }
@@ -58,8 +62,6 @@ fn run(pid1_uptime_ns: u64, codes: &[Coded]) -> Result<()> {
     note("name of PID 1", process::set_name("ktstr-pid1").err());
 
     let cmdline = fs::read_to_string("/proc/cmdline").context(|| "read /proc/cmdline")?;
-    // Before the first message, from which on PID 1 has to give signs of life.
-    let cpus = bring_up::late_cpus(Path::new("/"), &cmdline);
     let mut session = GuestSession::open(&cmdline)?;
     let plan = cpus.and_then(|()| read_plan(Path::new("/")));
     session.send(&hello(&session, pid1_uptime_ns, missing))?;

@@ -13,8 +13,9 @@ use std::collections::BTreeSet;
 /// What a node may lack of its memory: the channel's ring (1 MiB), the BIOS area below 1 MiB, an emulator's tables, and
 /// room for more of the kind.
 const MOST_MISSING_BYTES: u64 = 6 << 20;
-/// On the kernel's command line: PID 1 brings the CPUs up that the kernel left out, before it looks.
-pub const LATE_CPUS_WORD: &str = "ktstr.late_cpus";
+/// Environment variable of PID 1, which the kernel makes of a word of its command line that it does not know: PID 1 brings up
+/// the CPUs that the kernel left out, before it says that it is there.
+pub const LATE_CPUS_VARIABLE: &str = "ktstr_late_cpus";
 /// Differences that are told in one error.
 const MOST_TOLD: usize = 4;
 

@@ -6,7 +6,7 @@
 use super::accel::AccelKind;
 use super::detectors::Detectors;
 use crate::channel;
-use crate::proto::seen::LATE_CPUS_WORD;
+use crate::proto::seen::LATE_CPUS_VARIABLE;
 use crate::scenario::EMULATED_WORD;
 
 /// On every guest's command line: (word, why). Names: Documentation/admin-guide/kernel-parameters.txt.
@@ -30,12 +30,14 @@ const WORDS: [(&str, &str); 16] = [
 ];
 
 /// Above so many, the emulator's CPUs come up one after another behind the boot. Until the kernel has its clocksource, each CPU
-/// that is up ticks, HZ times a second; the emulator serves them all with one thread, and 120 of them leave it next to no time
-/// for anything else: 215 to 270 s to PID 1, where one CPU alone boots in 16 s and the others follow in 90; 32 take 14 s at
-/// once (Linux 7.2, QEMU 7.2, two CPUs of an EPYC).
+/// that is up ticks, HZ times a second; the emulator serves them all with one thread, and many leave it next to no time for
+/// anything else. At once 32 took 14 s to PID 1 and 120 took 214 and 268 s, so that the time grows with their square; one
+/// after another 120 took 103 s and 252 took 400 s, each some 0.7 to 1.5 s (Linux 7.2, QEMU 7.2 and 10, in one hour on two CPUs
+/// of an EPYC). By these the two ways are equal at some 75 CPUs.
 const MOST_CPUS_AT_ONCE_EMULATED: u32 = 64;
-/// Words of a user who decides on the CPUs: theirs alone count.
-const CPUS_DECIDED: [&str; 3] = ["maxcpus=", "nosmp", "nosmt"];
+/// Words of a user who decides on the CPUs: theirs alone count. The last two mean less to a kernel that sees one CPU at its
+/// boot, which it then keeps for itself (kernel/sched/isolation.c).
+const CPUS_DECIDED: [&str; 5] = ["maxcpus=", "nosmp", "nosmt", "isolcpus=", "nohz_full="];
 
 /// What differs from run to run.
 pub struct Words<'a> {
@@ -69,9 +71,9 @@ pub fn build(words: &Words<'_>) -> String {
         // (reboot=t), so that one which happens means what it says.
         AccelKind::Qemu => {
             line.extend([format!("memmap={bytes:#x}${base:#x}"), "reboot=k".into(), EMULATED_WORD.into()]);
-            let decided = |word: &str| CPUS_DECIDED.iter().any(|theirs| word.starts_with(theirs));
+            let decided = |word: &str| CPUS_DECIDED.iter().any(|theirs| word.contains(theirs));
             if words.vcpus > MOST_CPUS_AT_ONCE_EMULATED && !words.user.split_whitespace().any(decided) {
-                line.extend(["maxcpus=1".into(), LATE_CPUS_WORD.into()]);
+                line.extend(["maxcpus=1".into(), format!("{LATE_CPUS_VARIABLE}=1")]);
             }
         }
     }
@@ -120,15 +122,19 @@ mod tests {
     #[test]
     fn many_emulated_cpus_come_up_behind_the_boot_unless_the_user_decides() {
         let line = |accel, vcpus, user| build(&Words { vcpus, user, ..words(accel) });
-        assert!(line(AccelKind::Qemu, 65, "").ends_with(" maxcpus=1 ktstr.late_cpus"));
+        assert!(line(AccelKind::Qemu, 65, "").ends_with(" maxcpus=1 ktstr_late_cpus=1"));
         let others = [
             line(AccelKind::Qemu, 64, ""),
             line(AccelKind::Kvm, 65, ""),
             line(AccelKind::Qemu, 65, "quiet maxcpus=7"),
+            line(AccelKind::Qemu, 65, "nosmp"),
             line(AccelKind::Qemu, 65, "nosmt=force quiet"),
+            line(AccelKind::Qemu, 65, "mitigations=auto,nosmt"),
+            line(AccelKind::Qemu, 65, "isolcpus=0"),
+            line(AccelKind::Qemu, 65, "nohz_full=0-3"),
         ];
         for line in others {
-            assert!(!line.contains("maxcpus=1") && !line.contains(LATE_CPUS_WORD), "{line}");
+            assert!(!line.contains("maxcpus=1") && !line.contains(LATE_CPUS_VARIABLE), "{line}");
         }
     }
 

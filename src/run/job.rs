@@ -49,7 +49,7 @@ const BOOT_QEMU_NS: u64 = 120 * NS_PER_SEC;
 const BOOT_PER_CPU_KVM_NS: u64 = NS_PER_SEC / 4;
 const BOOT_PER_CPU_QEMU_NS: u64 = 2 * NS_PER_SEC;
 /// The emulator gives its CPUs their turns one after another, so that each costs the more the more there are: on a busy
-/// machine 64 took 40 s to PID 1, 128 105 s, 192 280 s and 240 more than 600 s. So many double the cost of each.
+/// machine 64 took 40 s to PID 1, 128 105 s, 192 280 s and 240 more than 600 s, all at once. So many double the cost of each.
 const TURNS_QEMU: u64 = 128;
 /// From the end of the scenario to the end of the VM: collecting (5 s), stopping the scheduler, the log, the restart.
 const WIND_DOWN_NS: u64 = 30 * NS_PER_SEC;

@@ -63,18 +63,19 @@ fn assert_loop<'a>(result: &'a Value, text: &str) -> &'a Value {
 #[test]
 fn registers_of_a_hung_guest_are_told_under_emulation() {
     let Some(kernel) = emulation("hang: registers", "7") else { return };
-    let scratch = Scratch::new();
-    let spin = scratch.file("spin", program());
+    let files = Scratch::new();
+    let spin = files.file("spin", program());
     std::fs::set_permissions(&spin, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
     let include = format!("{}:/spin", spin.display());
     let kernel = kernel.display().to_string();
     let args = ["--kernel", &kernel, "--accel", "qemu", "--json", "-", "--timeout", "40s", "--duration", "1s"];
     let more = ["--include", &include, "--cmdline", "rdinit=/spin"];
     let run = || {
+        let scratch = Scratch::new();
         let ran = run_in(&scratch, &[&args[..], &more[..]].concat()).exits(125);
-        (ran.json(), ran.to_string())
+        (ran.json(), ran.to_string(), scratch)
     };
-    let (json, text) = (1..LOOKS).map(|_| run()).find(|(json, _)| is_in_loop(json)).unwrap_or_else(run);
+    let (json, text, scratch) = (1..LOOKS).map(|_| run()).find(|(json, ..)| is_in_loop(json)).unwrap_or_else(run);
     assert_loop(&json, &text);
     let directory = std::fs::read_dir(scratch.0.join("ktstr/runs")).unwrap().next().unwrap().unwrap().path();
     let registers = std::fs::read_to_string(directory.join("registers.txt")).expect("registers.txt is kept");

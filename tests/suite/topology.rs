@@ -124,6 +124,23 @@ fn kernel_that_shows_another_machine_ends_the_run_with_both_shapes() {
     assert_eq!(json["groups"], json!([]), "workers ran on another machine:{ran}");
 }
 
+/// As more than 64 emulated CPUs do, by the words that they get; `large` looks whether they do.
+#[test]
+fn cpus_that_the_kernel_left_out_come_up_before_pid_1_is_told() {
+    let test = "topology: late CPUs";
+    let Some(kernel) = emulation(test, "7") else { return };
+    let ran = run(&kernel, &["--topo", "2n2l2c1t", "--cgroups", "1", "--cmdline", LATE]).exits(0);
+    let json = ran.json();
+    assert_machine(&json["guest"]["machine"], [2, 2, 2, 1], &ran.to_string());
+    // Without PID 1's part they stay away.
+    let ran = run(&kernel, &["--topo", "2n2l2c1t", "--cgroups", "1", "--cmdline", "maxcpus=1"]).exits(125);
+    let headline = ran.json()["headline"].to_string();
+    assert!(headline.contains("CPUs online 0 instead of 0-3"), "{ran}");
+}
+
+/// What brings CPUs up behind the boot.
+const LATE: &str = "maxcpus=1 ktstr_late_cpus=1";
+
 #[test]
 fn shapes_that_cannot_be_are_refused_before_anything_starts() {
     let Some(kernel) = emulation("topology: refusals", "7") else { return };
@@ -266,6 +283,7 @@ fn under_emulation(test: &str, topo: &str, shape: [u64; 4]) {
         false => Some(run(&kernel, &["--topo", topo, "--cgroups", "1"])),
     };
     let Some(ran) = ran.map(|ran| ran.exits(0)) else { return };
+    assert_eq!(ran.json()["host"]["kernel_cmdline"].to_string().contains(LATE), is_large, "{ran}");
     assert_machine(&ran.json()["guest"]["machine"], shape, &ran.to_string());
 }
 
