@@ -31,9 +31,9 @@ const WORDS: [(&str, &str); 16] = [
 
 /// Above so many, the emulator's CPUs come up one after another behind the boot. Until the kernel has its clocksource, each CPU
 /// that is up ticks, HZ times a second; the emulator serves them all with one thread, and many leave it next to no time for
-/// anything else. At once 32 took 14 s to PID 1 and 120 took 214 and 268 s, so that the time grows with their square; one
-/// after another 120 took 103 s and 252 took 400 s, each some 0.7 to 1.5 s (Linux 7.2, QEMU 7.2 and 10, in one hour on two CPUs
-/// of an EPYC). By these the two ways are equal at some 75 CPUs.
+/// anything else. At once 32 took 14 s to PID 1 and 120 took 214 and 268 s, about with their square; one after another 120
+/// took 141 and 152 s with another VM beside them, 103 s alone with a shell as PID 1, and 252 alone 331 s (Linux 7.2, QEMU 7.2
+/// and 10, in one afternoon on two CPUs of an EPYC). Between 32 and 120 the two ways were not compared.
 const MOST_CPUS_AT_ONCE_EMULATED: u32 = 64;
 /// Words of a user who decides on the CPUs: theirs alone count. The last two mean less to a kernel that sees one CPU at its
 /// boot, which it then keeps for itself (kernel/sched/isolation.c).
