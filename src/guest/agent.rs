@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::guards::Provocation;
 use crate::proto::message::{Msg, SchedFailure, SchedFinal};
 use crate::proto::plan::{Plan, SchedSpec};
+use crate::proto::report::collect_ns;
 use crate::proto::scenario::ScenarioSpec;
 use crate::scenario::{self, Around, Coded, EMULATED_WORD, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::scx::start::{Progress, Scheduler};
@@ -490,7 +491,13 @@ fn settings<'a>(plan: &Plan, topo: &TestTopology, index: u32, subtree: &'a str) 
         seed: plan.seed.wrapping_add(u64::from(index)),
         scratch_disk: plan.disk_is_scratch.then(|| SCRATCH_DISK.into()),
         raw_samples: plan.raw_samples,
+        collect_ns: time_to_report(topo),
     }
+}
+
+/// From a stop of workers to the SIGKILL of those that have not reported.
+fn time_to_report(topo: &TestTopology) -> u64 {
+    collect_ns(if is_emulated() { topo.total_cpus() } else { 0 })
 }
 
 /// The host says so; the emulated machine itself need not show it.

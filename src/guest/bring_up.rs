@@ -3,10 +3,10 @@
 //! Owns how; leaves deciding that it is worth it to run/cmdline, and whether all are there to topology.
 //! Invariant: a guest whose command line does not ask for it keeps the CPUs that its kernel brought up.
 
+use super::topology::list;
 use crate::error::{Error, Result};
-use crate::proto::cpuset::CpuSet;
 use crate::proto::seen::LATE_CPUS_VARIABLE;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
@@ -18,13 +18,9 @@ pub fn is_asked() -> bool {
 /// All CPUs that are present, in order, below a root directory that has `sys`, up to the first that does not come.
 pub fn late_cpus(root: &Path) -> Result<()> {
     let cpus = root.join("sys/devices/system/cpu");
-    let list = |file: &str| -> CpuSet {
-        let text = fs::read_to_string(cpus.join(file)).unwrap_or_default();
-        text.trim().parse().unwrap_or_default()
-    };
-    let online = list("online");
+    let online = list(&cpus.join("online"));
     // A CPU that is not even present is told by the comparison with what was asked for.
-    for cpu in list("present").iter().filter(|cpu| !online.contains(*cpu)) {
+    for cpu in list(&cpus.join("present")).iter().filter(|cpu| !online.contains(*cpu)) {
         let file = format!("/sys/devices/system/cpu/cpu{cpu}/online");
         let opened = OpenOptions::new().write(true).open(root.join(file.trim_start_matches('/')));
         opened.and_then(|mut file| file.write_all(b"1")).map_err(|error| {
@@ -40,6 +36,7 @@ pub fn late_cpus(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn cpus_that_are_present_come_up_where_the_command_line_asks() {

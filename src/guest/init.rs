@@ -10,7 +10,6 @@ use crate::channel::DOORBELL_PID1;
 use crate::channel::guest::{GuestSession, doorbell};
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
-use crate::proto::cpuset::CpuSet;
 use crate::proto::message::Msg;
 use crate::proto::plan::{BUILD, PROTOCOL, Plan, SchedPolicy};
 use crate::scenario::Coded;
@@ -27,6 +26,7 @@ const MOST_FILES: u64 = 1 << 20;
 
 /// PID 1. `codes`: the scenarios that are code of this binary.
 pub fn main(codes: &[Coded]) -> ! {
+    power::install_panic_hook();
     // As long as CPUs are missing, it is the boot that goes on: what happens then happened before PID 1.
     let early = bring_up::is_asked().then(|| (mounts::mount_all(), bring_up::late_cpus(Path::new("/"))));
     let (mounted, cpus) = early.map_or((None, Ok(())), |(missing, cpus)| (Some(missing), cpus));
@@ -35,7 +35,6 @@ pub fn main(codes: &[Coded]) -> ! {
     if let Ok(door) = doorbell() {
         door.write(DOORBELL_PID1);
     }
-    power::install_panic_hook();
     match run(pid1_uptime_ns, mounted.unwrap_or_else(mounts::mount_all), cpus, codes) {
         Ok(()) => power::restart(),
         Err(error) => power::die(&error.to_string()),
@@ -96,11 +95,6 @@ fn read_plan(root: &Path) -> Result<Plan> {
     Ok(plan)
 }
 
-fn online_cpus() -> CpuSet {
-    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    text.parse().unwrap_or_else(|_| CpuSet::new())
-}
-
 fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> Msg {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let meminfo = text("/proc/meminfo");
@@ -110,7 +104,7 @@ fn hello(session: &GuestSession, pid1_uptime_ns: u64, missing: Vec<String>) -> M
         protocol: PROTOCOL,
         build: BUILD.into(),
         kernel: text("/proc/sys/kernel/osrelease"),
-        online: online_cpus(),
+        online: topology::list(Path::new("/sys/devices/system/cpu/online")),
         memory_kib: total.unwrap_or(0),
         pid1_uptime_ns,
         channel: session.kind().into(),

@@ -72,7 +72,8 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-fn list(path: &Path) -> CpuSet {
+/// A list of CPUs, empty where there is none.
+pub(super) fn list(path: &Path) -> CpuSet {
     text(path).parse().unwrap_or_default()
 }
 

@@ -15,6 +15,14 @@ pub const RAW_CAP: usize = if cfg!(miri) { 64 } else { 100_000 };
 
 /// The collection deadline: from the stop to the SIGKILL, shared by all workers of a handle.
 pub const COLLECT_NS: u64 = 5 * NS_PER_SEC;
+/// The emulator gives its CPUs their turns on few of the host's: the one worker of a guest of 240, with another VM beside it,
+/// did not get to its stop within `COLLECT_NS` (Linux 7.2, QEMU 10, two CPUs of an EPYC).
+const COLLECT_PER_EMULATED_CPU_NS: u64 = NS_PER_SEC / 4;
+
+/// The collection deadline in a guest with so many CPUs in software; 0 where hardware runs them.
+pub fn collect_ns(emulated_cpus: u32) -> u64 {
+    COLLECT_NS.max(u64::from(emulated_cpus) * COLLECT_PER_EMULATED_CPU_NS)
+}
 
 wire_enum! {
     /// Why a worker gave no report of its own.
@@ -234,6 +242,13 @@ mod tests {
         }
         assert_eq!(report.refusals(), ["affinity refused: invalid argument"]);
         assert_eq!(report.hist(SampleKind::Wake).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn many_cpus_in_software_have_longer_to_report() {
+        for (cpus, seconds) in [(0, 5), (1, 5), (20, 5), (24, 6), (240, 60)] {
+            assert_eq!(collect_ns(cpus), seconds * NS_PER_SEC, "{cpus}");
+        }
     }
 
     #[test]

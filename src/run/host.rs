@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::log::{Event, Listener};
 use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
 use crate::proto::plan::{BUILD, PROTOCOL, Plan};
+use crate::proto::report::COLLECT_NS;
 use crate::proto::topology::Topology;
 use crate::scenario::{self, Around, Resolver, SUBTREE, SchedOp, Settings, TestTopology};
 use crate::sys::process::{self, End};
@@ -75,6 +76,7 @@ pub fn run(job: &HostJob, listener: Listener<'_>) -> Result<RunDir> {
         seed: job.plan.seed,
         scratch_disk: None,
         raw_samples: job.plan.raw_samples,
+        collect_ns: COLLECT_NS,
     };
     mark(&mut run, Stage::ScenarioStart, job.exec_ns, time::monotonic_ns());
     let mut machine = Machine { run };

@@ -26,6 +26,7 @@ use crate::proto::codec::Wire;
 use crate::proto::message::{HostInfo, Msg, Stage, VmEnd};
 use crate::proto::numa::Numa;
 use crate::proto::plan::{BUILD, Plan};
+use crate::proto::report::collect_ns;
 use crate::sys::mmap::Mapping;
 use crate::sys::{sched, signal, time};
 use crate::units::{MIB, NS_PER_SEC, size};
@@ -51,8 +52,8 @@ const BOOT_PER_CPU_QEMU_NS: u64 = 2 * NS_PER_SEC;
 /// The emulator gives its CPUs their turns one after another, so that each costs the more the more there are: on a busy
 /// machine 64 took 40 s to PID 1, 128 105 s, 192 280 s and 240 more than 600 s, all at once. So many double the cost of each.
 const TURNS_QEMU: u64 = 128;
-/// From the end of the scenario to the end of the VM: collecting (5 s), stopping the scheduler, the log, the restart.
-const WIND_DOWN_NS: u64 = 30 * NS_PER_SEC;
+/// From the end of the scenario to the end of the VM, beyond collecting: stopping the scheduler, the log, the restart.
+const WIND_DOWN_NS: u64 = 25 * NS_PER_SEC;
 /// The guest is asked to stop this long before the VM is killed.
 const SOFT_STOP_NS: u64 = 3 * NS_PER_SEC;
 
@@ -357,7 +358,8 @@ pub(super) fn default_timeout(plan: &Plan, accel: AccelKind) -> u64 {
         AccelKind::Qemu => BOOT_QEMU_NS + cpus * (TURNS_QEMU + cpus) * (BOOT_PER_CPU_QEMU_NS / TURNS_QEMU),
     };
     let sched = plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
-    let planned = boot + sched + plan.planned_ns() + WIND_DOWN_NS;
+    let collect = collect_ns(if accel == AccelKind::Qemu { plan.topology.total_cpus() } else { 0 });
+    let planned = boot + sched + plan.planned_ns() + collect + WIND_DOWN_NS;
     planned.max(Detectors::of(plan, accel).all_ns())
 }
 

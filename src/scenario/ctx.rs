@@ -96,6 +96,8 @@ pub struct Ctx {
     /// The limits in force: defaults, scheduler's, scenario's, command line's.
     pub assert: Assert,
     pub seed: u64,
+    /// From a stop of workers to the SIGKILL of those that have not reported.
+    pub(super) collect_ns: u64,
     pub(super) outside: Rc<Outside>,
 }
 
@@ -112,6 +114,7 @@ pub struct CtxParts {
     pub assert: Assert,
     pub seed: u64,
     pub emulated: bool,
+    pub collect_ns: u64,
 }
 
 impl Ctx {
@@ -134,6 +137,7 @@ impl Ctx {
             sched_pid: parts.sched_pid,
             assert: parts.assert,
             seed: parts.seed,
+            collect_ns: parts.collect_ns,
             outside: Rc::new(outside),
         }
     }

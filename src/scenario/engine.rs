@@ -51,6 +51,8 @@ pub struct Settings<'a> {
     pub scratch_disk: Option<PathBuf>,
     /// Workers keep some of their samples as they are.
     pub raw_samples: bool,
+    /// From a stop of workers to the SIGKILL of those that have not reported.
+    pub collect_ns: u64,
 }
 
 /// How it went.
@@ -91,6 +93,7 @@ fn prepare(spec: &ScenarioSpec, settings: &Settings<'_>, around: &mut dyn Around
     let mut world = World::new(settings.resolver.clone(), settings.cgroup_root, settings.subtree, settings.seed)?;
     world.scratch_disk = settings.scratch_disk.clone();
     world.raw_samples = settings.raw_samples;
+    world.collect_ns = settings.collect_ns;
     // The subtree is there by now, and nobody else would remove it.
     if let Err(error) = enable_controllers(&world, spec, around) {
         world.end(around);
@@ -274,6 +277,7 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::report::COLLECT_NS;
     use crate::scenario::{TestTopology, parse};
     use crate::sys::process;
     use crate::units::NS_PER_MS;
@@ -315,6 +319,7 @@ mod tests {
             seed: 1,
             scratch_disk: None,
             raw_samples: false,
+            collect_ns: COLLECT_NS,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::proto::cpuset::CpuSet;
 use crate::proto::message::Msg;
 use crate::proto::phase::PhaseGroup;
 use crate::proto::plan::WorkSpec;
-use crate::proto::report::WorkerReport;
+use crate::proto::report::{COLLECT_NS, WorkerReport};
 use crate::sys::process::End;
 use crate::sys::time;
 use crate::units::NS_PER_MS;
@@ -77,6 +77,7 @@ pub struct World {
     /// A disk that workers may write to.
     pub scratch_disk: Option<PathBuf>,
     pub raw_samples: bool,
+    pub collect_ns: u64,
     sums: PhaseSums,
     /// (name, workers, works) that were ever forked under it.
     history: Vec<(String, u32, u32)>,
@@ -96,6 +97,7 @@ impl World {
             offline: Vec::new(),
             scratch_disk: None,
             raw_samples: false,
+            collect_ns: COLLECT_NS,
             sums: PhaseSums::default(),
             history: Vec::new(),
         })
@@ -197,6 +199,7 @@ impl World {
         config.cgroup_dir = Some(self.groups[index].dir.clone());
         config.scratch_disk = self.scratch_disk.clone();
         config.raw_samples = self.raw_samples;
+        config.collect_ns = self.collect_ns;
         config.validate()?;
         let handle = WorkloadHandle::spawn(&config)?;
         let tids = handle.tids();

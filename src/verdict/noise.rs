@@ -11,7 +11,7 @@ use crate::proto::message::{Stage, VmEnd};
 use crate::proto::noise::HostNoise;
 use crate::proto::plan::Plan;
 use crate::proto::record::Record;
-use crate::proto::report::{COLLECT_NS, ExitInfo, WorkerReport};
+use crate::proto::report::{ExitInfo, WorkerReport, collect_ns};
 use crate::units::{NS_PER_MS, NS_PER_SEC, approx};
 
 /// Share of the guest's CPU time that the host may take before timing says more about the host than the guest: well below
@@ -119,8 +119,9 @@ pub fn explains_no_work(record: &Record) -> Option<String> {
 /// nothing, as a boot keeps every vCPU of an emulated guest busy.
 fn explains_late_report(record: &Record) -> Option<String> {
     let begun_ns = record.mark(Stage::ScenarioStart)?;
-    let waited_ns = record.noise.as_ref()?.most_within_since(begun_ns, COLLECT_NS);
-    taken(waited_ns, COLLECT_NS)
+    let cpus = record.host.as_ref()?.topology.total_cpus();
+    let given_ns = collect_ns(if emulated(record) { cpus } else { 0 });
+    taken(record.noise.as_ref()?.most_within_since(begun_ns, given_ns), given_ns)
 }
 
 fn explains_stall(record: &Record, about_ns: u64) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The end of a handle's workers: stop, wait, kill at the deadline, collect every report; and those that end by themselves.
 //!
 //! Owns waiting for workers and their deadlines; leaves turning slots into reports to report.
-//! Invariant: every worker gives exactly one report; nothing waits longer than `COLLECT_NS + KILL_NS`; a pid is signalled only
+//! Invariant: every worker gives exactly one report; nothing waits longer than `collect_ns + KILL_NS`; a pid is signalled only
 //! while it has not been waited for, so never after it may have been recycled.
 
 use super::handle::WorkloadHandle;
@@ -9,7 +9,7 @@ use super::report::{self, Ending, Identity};
 use super::slot::State;
 use super::worker::STOP_SIGNAL;
 use crate::error::Result;
-use crate::proto::report::{COLLECT_NS, ExitInfo, WorkerReport};
+use crate::proto::report::{ExitInfo, WorkerReport};
 use crate::sys::process::End;
 use crate::sys::{process, signal, time};
 use crate::units::{NS_PER_MS, NS_PER_SEC};
@@ -29,6 +29,8 @@ const POLL_NS: u64 = 2 * NS_PER_MS;
 /// How far the collection has come.
 #[derive(Debug, Default)]
 pub(super) struct Collection {
+    /// From the stop to the SIGKILL.
+    collect_ns: u64,
     /// When the workers were told to stop.
     stop_at_ns: Option<u64>,
     last_signal_ns: u64,
@@ -36,6 +38,12 @@ pub(super) struct Collection {
     kill_at_ns: Option<u64>,
     /// The reports were handed out.
     done: bool,
+}
+
+impl Collection {
+    pub(super) fn within(collect_ns: u64) -> Self {
+        Self { collect_ns, ..Self::default() }
+    }
 }
 
 /// One worker, as its parent knows it.
@@ -196,7 +204,7 @@ impl WorkloadHandle {
     fn give_up_at(&mut self, stop_at_ns: u64, now: u64) -> bool {
         match self.collection.kill_at_ns {
             Some(kill_at_ns) => now.saturating_sub(kill_at_ns) >= KILL_NS,
-            None if now.saturating_sub(stop_at_ns) >= COLLECT_NS => {
+            None if now.saturating_sub(stop_at_ns) >= self.collection.collect_ns => {
                 self.collection.kill_at_ns = Some(now);
                 for worker in self.workers.iter_mut().filter(|worker| worker.ending.is_none()) {
                     worker.killed = true;
@@ -232,7 +240,7 @@ impl WorkloadHandle {
         report
     }
 
-    /// Stops all workers and collects one report from each, within `COLLECT_NS + KILL_NS`.
+    /// Stops all workers and collects one report from each, within `collect_ns + KILL_NS`.
     pub fn stop_and_collect(self) -> Result<Vec<WorkerReport>> {
         self.stop_and_collect_with(&mut || {})
     }
@@ -275,6 +283,7 @@ impl Drop for WorkloadHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::report::COLLECT_NS;
     use crate::proto::work::WorkType;
     use crate::workload::WorkloadConfig;
 
@@ -321,15 +330,19 @@ mod tests {
     }
 
     #[test]
-    fn stopped_worker_times_out_within_the_deadline_while_idle_is_called() {
-        let handle = started(2);
+    fn stopped_worker_times_out_at_its_deadline_while_idle_is_called() {
+        let collect_ns = NS_PER_SEC;
+        let config = WorkloadConfig { collect_ns, ..WorkloadConfig::new(WorkType::SpinWait, 2) };
+        let mut handle = WorkloadHandle::spawn(&config).unwrap();
+        handle.start().unwrap();
         let tids = handle.tids();
         wait_until("both work", || handle.snapshot_iterations().iter().all(|done| *done > 0));
         process::kill(tids[1], libc::SIGSTOP).unwrap();
         let begin = time::monotonic_ns();
         let mut idles = 0;
         let reports = handle.stop_and_collect_with(&mut || idles += 1).unwrap();
-        assert!(time::monotonic_ns() - begin < COLLECT_NS + 2 * KILL_NS);
+        let took_ns = time::monotonic_ns() - begin;
+        assert!((collect_ns..COLLECT_NS).contains(&took_ns), "{took_ns}");
         assert!(idles > 50, "{idles}");
         assert!(reports[0].completed);
         assert_eq!(reports[1].exit_info, Some(ExitInfo::TimedOut));

@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::proto::cpuset::CpuSet;
 use crate::proto::plan::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSetup, WorkSpec};
+use crate::proto::report::COLLECT_NS;
 use crate::proto::scenario::AffinityIntent;
 use crate::proto::work::WorkType;
 use crate::sys::numa::MAX_NODES;
@@ -79,6 +80,8 @@ pub struct WorkloadConfig {
     pub raw_samples: bool,
     /// The workers' cgroup, for CgroupChurn, which makes others beside it.
     pub cgroup_dir: Option<PathBuf>,
+    /// From the stop to the SIGKILL of those that have not reported.
+    pub collect_ns: u64,
 }
 
 impl Default for WorkloadConfig {
@@ -98,6 +101,7 @@ impl Default for WorkloadConfig {
             scratch_disk: None,
             raw_samples: false,
             cgroup_dir: None,
+            collect_ns: COLLECT_NS,
         }
     }
 }

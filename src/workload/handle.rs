@@ -91,7 +91,7 @@ impl WorkloadHandle {
             workers: Vec::with_capacity(places.len()),
             started: false,
             seed,
-            collection: Collection::default(),
+            collection: Collection::within(config.collect_ns),
         };
         // An error below drops the handle, which kills those already forked.
         handle.fork_all(&places, &common, seed)?;

@@ -26,12 +26,12 @@ use std::sync::{Mutex, PoisonError};
 const CODE_PRIORITY: u32 = 50;
 /// Cgroups of steps that the code asks for, beside its own.
 const STEPS_SUBTREE: &str = "ktstr-steps";
-/// From being asked to come to an end until it is killed: collecting takes up to 5 s where workers do not answer.
-const GRACE_NS: u64 = 8 * NS_PER_SEC;
+/// From being asked to come to an end until it is killed: beyond the time that collecting takes where workers do not answer.
+const GRACE_NS: u64 = 3 * NS_PER_SEC;
 /// The same where the host's deadline is near: it asks 3 s before it kills the VM.
 const LAST_GRACE_NS: u64 = NS_PER_SEC;
-/// Beyond the planned duration the code may take this long for what it does besides holding.
-const OVERTIME_NS: u64 = 20 * NS_PER_SEC;
+/// Beyond the planned duration and one collection the code may take this long for what it does besides holding.
+const OVERTIME_NS: u64 = 15 * NS_PER_SEC;
 
 /// The process, and what was heard of it.
 struct Process {
@@ -55,7 +55,8 @@ impl Agent {
         let started_ns = time::monotonic_ns();
         let parts = self.parts(plan, spec, manager.clone());
         let mut process = start(coded, parts)?;
-        let overtime_ns = started_ns + spec.planned_ns(plan.duration_ns) + OVERTIME_NS;
+        let overtime_ns =
+            started_ns + spec.planned_ns(plan.duration_ns) + super::time_to_report(&self.topo) + OVERTIME_NS;
         let early = self.accompany(&mut process, (plan, index), overtime_ns);
         let elapsed_ns = time::monotonic_ns() - started_ns;
         if let Some(result) = process.result.take().or_else(|| of_end(process.end, early.is_some())) {
@@ -81,12 +82,14 @@ impl Agent {
             assert: in_force(&plan.limits),
             seed: plan.seed,
             emulated: super::is_emulated(),
+            collect_ns: super::time_to_report(&self.topo),
         }
     }
 
     /// Hears the process until it has ended. Returns why it was asked to come to an end before its time.
     fn accompany(&mut self, process: &mut Process, of: (&Plan, u32), overtime_ns: u64) -> Option<String> {
         let mut early: Option<String> = None;
+        let grace_ns = super::time_to_report(&self.topo) + GRACE_NS;
         loop {
             let at_end = process.end.is_some();
             if let Err(error) = self.hear(process, of) {
@@ -108,7 +111,7 @@ impl Agent {
                 self.see_loss();
                 early = self.lost.clone().or_else(|| self.outside.stalled());
                 if early.is_some() {
-                    process.ask_to_end(GRACE_NS);
+                    process.ask_to_end(grace_ns);
                 }
             }
             if self.outside.stop_asked && early.is_none() {
@@ -118,7 +121,7 @@ impl Agent {
             let now = time::monotonic_ns();
             if now > overtime_ns && early.is_none() {
                 early = Some("the scenario's code went on long after its duration".into());
-                process.ask_to_end(GRACE_NS);
+                process.ask_to_end(grace_ns);
             }
             if process.kill_ns.is_some_and(|kill_ns| now > kill_ns) {
                 process.kill_ns = None;
