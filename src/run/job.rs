@@ -6,7 +6,7 @@
 use super::accel::{self, Accel, AccelChoice, AccelKind};
 use super::detectors::Detectors;
 use super::disk::DiskSpec;
-use super::machine::{Machine, MachineSpec};
+use super::machine::{Machine, MachineSpec, Waiting};
 use super::perf;
 use super::rundir::{Place, RunDir, VMM_LOG};
 use super::shared;
@@ -136,6 +136,8 @@ impl Parts {
 
 /// What a VM boots, and how.
 struct Boot<'a> {
+    /// None: the emulator's.
+    waiting: Option<Waiting>,
     image: &'a Image,
     shared: Option<&'a File>,
     unpacked: Option<&'a Unpacked>,
@@ -149,11 +151,16 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     let memory_bytes = job.memory_bytes.unwrap_or_else(|| default_memory(&job.plan));
     check_host_memory(memory_bytes.saturating_add(disk_bytes(job)))?;
     let plan = settled(&job.plan, memory_bytes)?;
+    let waiting = match job.accel {
+        AccelChoice::Qemu => None,
+        AccelChoice::Kvm | AccelChoice::Auto => Some(Waiting::start()?),
+    };
     let parts = Parts::prepare(job, &plan, &kernel, memory_bytes);
     let image = parts.image?;
     let layout = GuestLayout::plan(memory_bytes, &kernel, image.bytes, REGION_BYTES)?;
     // What the user gave is in order: now the machine.
     let accel = accel::choose(job.accel, || parts.kvm)?;
+    let waiting = waiting.filter(|_| accel.kind == AccelKind::Kvm);
     let unpacked = match parts.unpacked {
         Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm),
         Err(error) => {
@@ -204,7 +211,8 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
 
     let mut perf = job.perf.then(|| perf::for_run(&job.plan.topology, accel.kind)).transpose()?;
-    let boot = Boot { image: &image, shared: shared.as_ref(), unpacked: unpacked.as_ref(), perf: perf.as_mut() };
+    let boot =
+        Boot { waiting, image: &image, shared: shared.as_ref(), unpacked: unpacked.as_ref(), perf: perf.as_mut() };
     let ended = run_vm(job, &accel, (&plan.numa, &layout, &cmdline), boot, &mut run, listener);
     mark(&mut run, Stage::TornDown, job.exec_ns, time::monotonic_ns());
     match ended {
@@ -256,7 +264,10 @@ fn run_vm(
         perf: boot.perf.as_deref().filter(|plan| plan.applies()).map(|plan| &plan.config),
         unpacked: boot.unpacked,
     };
-    let mut machine = Machine::start(&spec)?;
+    let mut machine = match boot.waiting {
+        Some(waiting) => waiting.boot(&spec)?,
+        None => Machine::emulate(&spec)?,
+    };
     mark(run, Stage::VmSpawned, job.exec_ns, time::monotonic_ns());
     let hard_ns = job.exec_ns + job.timeout_ns.unwrap_or_else(|| default_timeout(&job.plan, accel.kind));
     let limits = Limits { soft_ns: hard_ns.saturating_sub(SOFT_STOP_NS), hard_ns };

@@ -1,7 +1,7 @@
 //! Our own VMM as the machine: this binary again, in the role that runs exactly one VM.
 //!
 //! Owns handing over the configuration, and its events; leaves the VM to vmm/.
-//! Invariant: configuration and descriptors reach the process by inheritance only; nothing is on disk.
+//! Invariant: the process inherits its lines and is sent its configuration and files over one of them; nothing is on disk.
 
 use super::machine::{FarLines, MachineEvent, MachineSpec};
 use super::unpacked::CONTENT_AT;
@@ -10,17 +10,44 @@ use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame::{self, FrameError};
 use crate::sys::spawn::{Spawn, number};
-use crate::sys::{fd, process};
+use crate::sys::{fd, pass, process};
 use crate::vmm::config::{DiskConfig, SharedPart, UnpackedKernel, VmConfig, VmEvent};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 /// The hidden command that runs one VM.
 pub const VM_COMMAND: &str = "__vm";
 
-/// Starts the process; returns its id.
-pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
-    let config = VmConfig {
+/// The VM's ends of the lines that its process inherited, by their numbers there.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    console: i32,
+    com2: i32,
+    doorbell: i32,
+    events: i32,
+}
+
+/// Starts the process, which makes what every VM needs of KVM and waits for its configuration; returns its id.
+pub fn start(far: &FarLines) -> Result<(i32, Inherited)> {
+    let inherited = Inherited {
+        console: number(&far.console),
+        com2: number(&far.com2),
+        doorbell: number(&far.doorbell),
+        events: number(&far.events),
+    };
+    let argv = ["/proc/self/exe".to_owned(), VM_COMMAND.to_owned(), inherited.events.to_string()];
+    let keep = [inherited.console, inherited.com2, inherited.doorbell, inherited.events];
+    let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
+    let pid = Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
+        .start()
+        .context(|| "start the VM's process")?;
+    Ok((pid, inherited))
+}
+
+/// Tells the process what VM it is to run.
+pub fn configure(spec: &MachineSpec<'_>, inherited: Inherited, line: &OwnedFd) -> Result<()> {
+    let mut config = VmConfig {
         parent_pid: process::id(),
         topology: spec.topology.clone(),
         numa: spec.numa.clone(),
@@ -42,9 +69,9 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
         initramfs_bytes: spec.initramfs_bytes,
         initramfs_gpa: spec.initramfs_gpa,
         initramfs_shared: spec.shared.map(|(file, bytes)| SharedPart { fd: number(file), bytes }),
-        console_fd: number(&far.console),
-        com2_fd: number(&far.com2),
-        doorbell_fd: number(&far.doorbell),
+        console_fd: inherited.console,
+        com2_fd: inherited.com2,
+        doorbell_fd: inherited.doorbell,
         doorbell_port: DOORBELL_PORT,
         disk: spec.disk.map(|disk| DiskConfig {
             fd: number(&disk.file),
@@ -54,27 +81,13 @@ pub fn start(spec: &MachineSpec<'_>, far: &FarLines) -> Result<i32> {
             requests_per_s: disk.spec.requests_per_s,
         }),
         perf: spec.perf.cloned(),
-        events_fd: number(&far.events),
     };
     let mut handed = fd::memfd("ktstr-vm-config", 0).context(|| "make a memory file for the VM's configuration")?;
     handed.write_all(&config.to_bytes()).context(|| "write the VM's configuration")?;
-    let argv = ["/proc/self/exe".to_owned(), VM_COMMAND.to_owned(), number(&handed).to_string()];
-    let mut keep = vec![
-        number(&handed),
-        config.ram_fd,
-        config.initramfs_fd,
-        config.console_fd,
-        config.com2_fd,
-        config.doorbell_fd,
-        config.events_fd,
-    ];
-    keep.extend(config.disk.as_ref().map(|disk| disk.fd));
-    keep.extend(config.initramfs_shared.as_ref().map(|part| part.fd));
-    keep.extend(config.unpacked.as_ref().map(|kernel| kernel.fd));
-    let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
-    Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
-        .start()
-        .context(|| "start the VM's process")
+    let line = line.try_clone().map(UnixStream::from).context(|| "duplicate the line to the VM")?;
+    let mut sent = vec![number(&handed)];
+    sent.extend(config.sent().into_iter().map(|fd| *fd));
+    sent.into_iter().try_for_each(|fd| pass::send(&line, fd)).context(|| "send the VM's process its configuration")
 }
 
 /// Reads the frames that the VM's process writes.

@@ -3,7 +3,7 @@
 //! Owns starting and ending it; leaves reading what comes out of it to watch.rs, and the two command lines to kvm.rs and qemu.rs.
 //! Invariant: the process never outlives its `Machine`, whatever path drops it.
 
-use super::accel::{Accel, AccelKind};
+use super::accel::Accel;
 use super::cache::DIRECTORY as CACHE_DIRECTORY;
 use super::disk::Disk;
 use super::unpacked::Unpacked;
@@ -111,15 +111,37 @@ enum EventSource {
     Qemu(qemu::Monitor),
 }
 
-impl Machine {
-    /// Starts the VM's process.
-    pub fn start(spec: &MachineSpec<'_>) -> Result<Self> {
+/// The process of our own VMM, not yet told what VM it is to run. It lives as long as the thread that started it.
+#[derive(Debug)]
+pub struct Waiting {
+    machine: Machine,
+    inherited: kvm::Inherited,
+}
+
+impl Waiting {
+    pub fn start() -> Result<Self> {
         let (lines, far) = socket_lines().context(|| "make the sockets to the VM")?;
-        let (pid, events) = match spec.accel.kind {
-            AccelKind::Kvm => (kvm::start(spec, &far)?, EventSource::Kvm(kvm::Events::default())),
-            AccelKind::Qemu => (qemu::start(spec, &far)?, EventSource::Qemu(qemu::Monitor::default())),
-        };
-        drop(far);
+        let (pid, inherited) = kvm::start(&far)?;
+        let machine = Machine::of(pid, lines, EventSource::Kvm(kvm::Events::default()))?;
+        Ok(Self { machine, inherited })
+    }
+
+    /// Has it run this VM.
+    pub fn boot(self, spec: &MachineSpec<'_>) -> Result<Machine> {
+        kvm::configure(spec, self.inherited, &self.machine.lines.events)?;
+        Ok(self.machine)
+    }
+}
+
+impl Machine {
+    /// Starts the emulator.
+    pub fn emulate(spec: &MachineSpec<'_>) -> Result<Self> {
+        let (lines, far) = socket_lines().context(|| "make the sockets to the VM")?;
+        let pid = qemu::start(spec, &far)?;
+        Self::of(pid, lines, EventSource::Qemu(qemu::Monitor::default()))
+    }
+
+    fn of(pid: i32, lines: Lines, events: EventSource) -> Result<Self> {
         let pidfd = match process::pidfd_open(pid) {
             Ok(pidfd) => pidfd,
             Err(error) => {

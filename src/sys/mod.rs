@@ -12,6 +12,7 @@ pub mod futex;
 pub mod mmap;
 pub mod mount;
 pub mod numa;
+pub mod pass;
 pub mod poll;
 pub mod port;
 pub mod process;

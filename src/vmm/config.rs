@@ -1,7 +1,8 @@
 //! What one VM is told by the process that spawns it, and what it says back.
 //!
 //! Owns the fields of both directions; leaves making the descriptors to the parent and using them to the recipe.
-//! Invariant: everything a VM needs is in its `VmConfig`; it reads no environment and no command line.
+//! Invariant: everything a VM needs is in its `VmConfig`; it reads no environment, and on its command line only the number of
+//! the socket over which that comes, over which it tells `VmEvent`s, and over which commands come.
 
 use crate::proto::message::VmEnd;
 use crate::proto::numa::Numa;
@@ -72,7 +73,8 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// One VM, described. Descriptor numbers are those of the VM's process, which inherited them.
+    /// One VM, described. Descriptor numbers are those of the process that has it: inherited by the VM's process, or sent
+    /// to it, as `sent` tells.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct VmConfig {
         /// The process that spawned the VM: where it is gone, so is the VM.
@@ -104,8 +106,17 @@ wire_struct! {
         pub perf: Option<PerfConfig>,
         /// /dev/vda of the guest.
         pub disk: Option<DiskConfig>,
-        /// A stream socket: gets frames of `VmEvent`, gives commands.
-        pub events_fd: i32,
+    }
+}
+
+impl VmConfig {
+    /// The descriptors that follow it to the VM's process, in their order: those that were not there yet when it began.
+    pub fn sent(&mut self) -> Vec<&mut i32> {
+        let mut sent = vec![&mut self.ram_fd, &mut self.initramfs_fd];
+        sent.extend(self.initramfs_shared.as_mut().map(|part| &mut part.fd));
+        sent.extend(self.unpacked.as_mut().map(|kernel| &mut kernel.fd));
+        sent.extend(self.disk.as_mut().map(|disk| &mut disk.fd));
+        sent
     }
 }
 
@@ -152,7 +163,6 @@ pub mod fixture {
             doorbell_port: DOORBELL_PORT,
             perf: None,
             disk: Some(DiskConfig { fd: 9, bytes: 1 << 20, read_only: true, bytes_per_s: 0, requests_per_s: 7 }),
-            events_fd: 8,
         }
     }
 }

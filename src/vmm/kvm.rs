@@ -9,8 +9,8 @@ use super::exit::InternalError;
 use super::x86::layout::{IDENTITY_MAP_GPA, TSS_GPA};
 use crate::error::{Error, Result};
 use kvm_bindings::{
-    KVM_CAP_HALT_POLL, KVM_CAP_IOEVENTFD, KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_NR_VCPUS, KVM_CAP_X2APIC_API,
-    KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION, KVM_PIT_SPEAKER_DUMMY,
+    CpuId, KVM_CAP_HALT_POLL, KVM_CAP_IOEVENTFD, KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_NR_VCPUS,
+    KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION, KVM_PIT_SPEAKER_DUMMY,
     KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO, kvm_cpuid_entry2, kvm_debugregs,
     kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs,
     kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -153,22 +153,61 @@ pub struct Machine {
     pub memory: GuestMemoryMmap,
 }
 
+/// What of a VM can be made before it is known what it is to be.
+#[derive(Debug)]
+pub struct Ground {
+    pub kvm: Kvm,
+    pub supported: CpuId,
+    /// With its chips, without memory and vCPUs.
+    pub vm: VmFd,
+}
+
+impl Ground {
+    pub fn lay() -> Result<Self> {
+        let kvm = open()?;
+        let supported =
+            kvm.get_supported_cpuid(CPUID_ENTRIES_MAX).map_err(|cause| failed("read KVM's CPUID table", cause))?;
+        let vm = create_vm(&kvm)?;
+        add_chips(&vm)?;
+        Ok(Self { kvm, supported, vm })
+    }
+}
+
+fn create_vm(kvm: &Kvm) -> Result<VmFd> {
+    loop {
+        match kvm.create_vm() {
+            Err(cause) if cause.errno() == libc::EINTR => {}
+            Err(cause) => {
+                let error = failed("create a VM", cause);
+                return Err(match open_remedy(cause.errno()) {
+                    Some(remedy) => error.hint(remedy),
+                    None => error,
+                });
+            }
+            Ok(vm) => return Ok(vm),
+        }
+    }
+}
+
+/// Interrupt chips, timer and the pages KVM keeps for itself; before any vCPU.
+fn add_chips(vm: &VmFd) -> Result<()> {
+    let identity = vm.set_identity_map_address(IDENTITY_MAP_GPA);
+    identity.map_err(|cause| failed("place KVM's identity map", cause))?;
+    vm.set_tss_address(TSS_GPA as usize).map_err(|cause| failed("place KVM's TSS", cause))?;
+    vm.create_irq_chip().map_err(|cause| failed("create the interrupt chips", cause))?;
+    // The dummy speaker port is where Linux reads the timer's output from while it calibrates.
+    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    vm.create_pit2(pit).map_err(|cause| failed("create the timer chip", cause))
+}
+
 impl Machine {
     /// An empty VM over this memory.
     pub fn new(kvm: &Kvm, memory: GuestMemoryMmap) -> Result<Self> {
-        let vm = loop {
-            match kvm.create_vm() {
-                Err(cause) if cause.errno() == libc::EINTR => {}
-                Err(cause) => {
-                    let error = failed("create a VM", cause);
-                    return Err(match open_remedy(cause.errno()) {
-                        Some(remedy) => error.hint(remedy),
-                        None => error,
-                    });
-                }
-                Ok(vm) => break vm,
-            }
-        };
+        Self::over(create_vm(kvm)?, memory)
+    }
+
+    /// Gives a VM its memory.
+    pub fn over(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self> {
         let machine = Self { vm, memory };
         for (slot, region) in machine.memory.iter().enumerate() {
             let slot = kvm_userspace_memory_region {
@@ -185,16 +224,9 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Interrupt chips, timer and the pages KVM keeps for itself; before any vCPU.
+    /// Its chips; before any vCPU.
     pub fn add_chips(&self) -> Result<()> {
-        let vm = &self.vm;
-        let identity = vm.set_identity_map_address(IDENTITY_MAP_GPA);
-        identity.map_err(|cause| failed("place KVM's identity map", cause))?;
-        vm.set_tss_address(TSS_GPA as usize).map_err(|cause| failed("place KVM's TSS", cause))?;
-        vm.create_irq_chip().map_err(|cause| failed("create the interrupt chips", cause))?;
-        // The dummy speaker port is where Linux reads the timer's output from while it calibrates.
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        vm.create_pit2(pit).map_err(|cause| failed("create the timer chip", cause))
+        add_chips(&self.vm)
     }
 
     /// Polls for a halted vCPU's next interrupt, unless vCPUs have to share CPUs: then it would poll another's away.

@@ -1,16 +1,19 @@
 //! The VM's own process: from the number of a descriptor to an exit code.
 //!
-//! Owns reading the configuration and telling the parent; leaves the VM to the recipe.
+//! Owns taking the configuration and telling the parent; leaves the VM to the recipe.
 //! Invariant: the process never outlives its parent, and whatever happens is told before it ends.
 
 use super::config::{VmConfig, VmEvent};
+use super::kvm::Ground;
 use crate::error::{Context, Error, Result};
 use crate::proto::codec::Wire;
 use crate::proto::frame;
-use crate::sys::{fd, process};
+use crate::sys::{fd, pass, process};
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 /// A configuration is a few hundred bytes and a command line.
@@ -45,25 +48,31 @@ impl Events {
     }
 }
 
-/// Runs the VM whose configuration is the content of this descriptor, and returns the process's exit code.
-pub fn process_main(config_fd: i32) -> u8 {
-    let prepared = read_config(config_fd).and_then(|config| {
-        let pipe = fd::adopt(config.events_fd).context(|| "take over the event pipe")?;
-        Ok((config, Arc::new(Events::new(File::from(pipe)))))
-    });
-    let (config, events) = match prepared {
-        Ok(both) => both,
-        // Without its descriptors the process has nobody to tell; the parent sees the code and the closed pipes.
+/// Runs the VM whose configuration comes over this socket, and returns the process's exit code.
+///
+/// What every VM needs of KVM is made at once, while the parent still makes the image; what failed of it is told when there
+/// is a VM to be told of.
+pub fn process_main(events_fd: i32) -> u8 {
+    let line = match fd::adopt(events_fd).context(|| "take over the VM's line to its parent") {
+        Ok(line) => UnixStream::from(line),
+        // There is nobody to tell; the parent sees the code and the closed lines.
         Err(error) => return error.kind().exit_code(),
     };
     // Not under test, where another test's panic is the harness's business.
     #[cfg(not(test))]
     exit_on_panic();
-    let outcome = process::die_with_parent(libc::SIGKILL, config.parent_pid)
-        .context(|| "tie the VM to its parent")
-        .and_then(|()| super::run(&config, &events));
+    let ground = Ground::lay();
+    let config = take_config(&line);
+    let events = Arc::new(Events::new(File::from(OwnedFd::from(line))));
+    let outcome = config.and_then(|config| {
+        // Without one no VM was wanted after all.
+        let Some(config) = config else { return Ok(None) };
+        process::die_with_parent(libc::SIGKILL, config.parent_pid).context(|| "tie the VM to its parent")?;
+        super::run(&config, ground?, &events).map(Some)
+    });
     let (event, code) = match outcome {
-        Ok(ended) => (ended, 0),
+        Ok(None) => return 0,
+        Ok(Some(ended)) => (ended, 0),
         Err(error) => (failure(&error), error.kind().exit_code()),
     };
     match events.send(&event) {
@@ -91,8 +100,19 @@ fn failure(error: &Error) -> VmEvent {
     }
 }
 
-fn read_config(config_fd: i32) -> Result<VmConfig> {
-    let file = File::from(fd::adopt(config_fd).context(|| "take over the VM's configuration")?);
+/// The configuration, with the descriptors that follow it; none where the parent closed the line.
+fn take_config(line: &UnixStream) -> Result<Option<VmConfig>> {
+    let next = || pass::receive(line).context(|| "take over the VM's configuration");
+    let Some(file) = next()? else { return Ok(None) };
+    let mut config = read_config(&file)?;
+    for number in config.sent() {
+        let Some(file) = next()? else { return Ok(None) };
+        *number = file.into_raw_fd();
+    }
+    Ok(Some(config))
+}
+
+fn read_config(file: &File) -> Result<VmConfig> {
     let bytes = file.metadata().context(|| "look at the VM's configuration")?.len();
     if bytes > CONFIG_MAX_BYTES {
         return Err(Error::internal(format!("the VM's configuration has {bytes} bytes")));
@@ -108,36 +128,52 @@ mod tests {
     use super::*;
     use crate::vmm::config::tests::sample;
     use std::io::Read;
-    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::fd::AsRawFd;
+
+    /// Sends a configuration, and so many of the descriptors that belong to it.
+    fn send(near: &UnixStream, content: &[u8], files: usize) {
+        let file = fd::memfd("config", 0).unwrap();
+        file.write_all_at(content, 0).unwrap();
+        pass::send(near, file.as_raw_fd()).unwrap();
+        (0..files).for_each(|_| pass::send(near, file.as_raw_fd()).unwrap());
+    }
 
     #[test]
-    fn config_is_read_from_its_descriptor_and_refused_when_cut() {
+    fn config_comes_with_its_descriptors_and_is_refused_when_cut() {
         let bytes = sample().to_bytes();
-        for (content, good) in [(&bytes[..], true), (&bytes[..bytes.len() - 1], false)] {
-            let file = fd::memfd("config", 0).unwrap();
-            file.write_all_at(content, 0).unwrap();
-            let config = read_config(file.into_raw_fd());
-            assert_eq!(config.is_ok(), good);
+        let numbers = sample().sent().len();
+        let (near, far) = UnixStream::pair().unwrap();
+        send(&near, &bytes, numbers);
+        let mut config = take_config(&far).unwrap().unwrap();
+        for number in config.sent() {
+            assert_eq!(fd::adopt(*number).map(File::from).unwrap().metadata().unwrap().len(), bytes.len() as u64);
         }
+        let mut sent = sample();
+        sent.sent().into_iter().zip(config.sent()).for_each(|(before, now)| *before = *now);
+        assert_eq!(config, sent);
+        send(&near, &bytes[..bytes.len() - 1], 0);
+        assert!(take_config(&far).unwrap_err().to_string().contains("cannot be decoded"));
+        send(&near, &bytes, numbers - 1);
+        drop(near);
+        assert!(take_config(&far).unwrap().is_none());
         assert_eq!(process_main(987_654), 128);
     }
 
     #[test]
+    fn process_whose_parent_wants_no_vm_ends() {
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(near);
+        assert_eq!(process_main(far.into_raw_fd()), 0);
+    }
+
+    #[test]
     fn failure_to_set_up_is_told_with_its_hint() {
-        let (read, write) = fd::pipe().unwrap();
-        let config_file = fd::memfd("config", 0).unwrap();
-        let config = VmConfig {
-            parent_pid: process::parent_id(),
-            kernel_path: "/nowhere/vmlinuz".into(),
-            events_fd: write.into_raw_fd(),
-            ..sample()
-        };
-        config_file.write_all_at(&config.to_bytes(), 0).unwrap();
-        let fake_parent = VmConfig { parent_pid: -1, ..config };
-        config_file.write_all_at(&fake_parent.to_bytes(), 0).unwrap();
-        assert_ne!(process_main(config_file.into_raw_fd()), 0);
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let fake_parent = VmConfig { parent_pid: -1, ..sample() };
+        send(&near, &fake_parent.to_bytes(), sample().sent().len());
+        assert_ne!(process_main(far.into_raw_fd()), 0);
         let mut told = Vec::new();
-        File::from(read).read_to_end(&mut told).unwrap();
+        near.read_to_end(&mut told).unwrap();
         let (frame, _) = frame::decode(&told).unwrap();
         let VmEvent::Failed { text, .. } = VmEvent::from_bytes(&frame.payload).unwrap() else { panic!("no failure") };
         assert!(text.contains("tie the VM to its parent"), "{text}");

@@ -42,7 +42,7 @@ use dev::serial::{COM1, COM2, SerialPort};
 use dev::virtio::block::{Block, Limits, Turn};
 use dev::virtio::disk::Disk;
 use dev::virtio::mmio::QUEUE_NOTIFY;
-use kvm::{CPUID_ENTRIES_MAX, Machine, failed};
+use kvm::{Ground, Machine, failed};
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch};
 use life::Events;
 use std::fs::File;
@@ -64,10 +64,8 @@ const DISK_NAP_NS: u64 = 20_000_000;
 const COM2_CHUNK_BYTES: usize = 256;
 
 /// Runs one VM from its configuration to its end.
-fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
-    let kvm = kvm::open()?;
-    let supported =
-        kvm.get_supported_cpuid(CPUID_ENTRIES_MAX).map_err(|cause| failed("read KVM's CPUID table", cause))?;
+fn run(config: &VmConfig, ground: Ground, events: &Arc<Events>) -> Result<VmEvent> {
+    let Ground { kvm, supported, vm } = ground;
     let apic = ApicIds::new(&config.topology, x86::cpuid::llc_rule(supported.as_slice()));
     let vcpus = config.topology.total_cpus();
     let asked = kvm::Asked {
@@ -83,9 +81,8 @@ fn run(config: &VmConfig, events: &Arc<Events>) -> Result<VmEvent> {
     load::initramfs(&memory, config)?;
     // A mapping that was laid over RAM has no policy yet.
     perf_items.extend(config.perf.as_ref().map(|perf| perf::bind_memory(&memory, perf)));
-    let machine = Machine::new(&kvm, memory)?;
+    let machine = Machine::over(vm, memory)?;
     perf_items.extend(config.perf.iter().flat_map(|perf| perf::disable_exits(&machine, perf)));
-    machine.add_chips()?;
     machine.set_halt_poll(vcpus, sys::sched::usable_cpus())?;
     machine.allow_wide_apic_ids(apic.highest())?;
     let wake = Arc::new(File::from(fd::eventfd().context(|| "make the VM's wake-up event")?));
