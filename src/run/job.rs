@@ -161,29 +161,14 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     // What the user gave is in order: now the machine.
     let accel = accel::choose(job.accel, || parts.kvm)?;
     let waiting = waiting.filter(|_| accel.kind == AccelKind::Kvm);
-    let unpacked = match parts.unpacked {
-        Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm),
-        Err(error) => {
-            if accel.kind == AccelKind::Kvm {
-                listener(Event::Note(format!("the kernel is booted packed: {error}")));
-            }
-            None
-        }
-    };
-    let shared = match parts.shared {
-        Ok(found) => found.filter(|_| accel.kind == AccelKind::Kvm),
-        Err(error) => {
-            if accel.kind == AccelKind::Kvm {
-                listener(Event::Note(format!("the guest image is not shared with other VMs: {error}")));
-            }
-            None
-        }
-    };
+    let mut notes = image.notes.clone();
+    let unpacked = for_kvm(parts.unpacked, accel.kind, "the kernel is booted packed", &mut notes);
+    let shared = for_kvm(parts.shared, accel.kind, "the guest image is not shared with other VMs", &mut notes);
     if accel.kind == AccelKind::Qemu {
         qemu_shape::check(&plan.topology, || accel.qemu_version())?;
     }
     listener(Event::Note(format!("accel {}: {}", accel.kind.name(), accel.reason)));
-    image.notes.iter().for_each(|note| listener(Event::Note(note.clone())));
+    notes.iter().for_each(|note| listener(Event::Note(note.clone())));
     let ring_place = (layout.ring_gpa, REGION_BYTES);
     let words = cmdline::Words {
         accel: accel.kind,
@@ -206,7 +191,7 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
     let mut run = RunDir::create(&job.run_place)?;
     run.add(Msg::Host { info: host_info(job, &accel, &cmdline, memory_bytes) });
     run.add(Msg::Planned { plan: plan.clone() });
-    image.notes.iter().for_each(|note| run.add(Msg::HostNote { text: note.clone() }));
+    notes.into_iter().for_each(|text| run.add(Msg::HostNote { text }));
     mark(&mut run, Stage::Exec, job.exec_ns, job.exec_ns);
     mark(&mut run, Stage::ImageReady, job.exec_ns, time::monotonic_ns());
 
@@ -219,6 +204,17 @@ pub fn run(job: &Job, listener: Listener<'_>) -> Result<RunDir> {
         Ok(_) => Ok(run),
         Err(error) => discard(run, error),
     }
+}
+
+/// What our own VMM is faster with; that it is missing is noted.
+fn for_kvm<T>(found: Result<Option<T>>, kind: AccelKind, without: &str, notes: &mut Vec<String>) -> Option<T> {
+    if kind == AccelKind::Qemu {
+        return None;
+    }
+    found.unwrap_or_else(|error| {
+        notes.push(format!("{without}: {error}"));
+        None
+    })
 }
 
 /// A run that the host could not carry out leaves nothing behind.
@@ -399,4 +395,20 @@ fn last_lines(path: &Path, count: usize) -> String {
     let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_of_what_makes_a_run_faster_is_noted_where_it_would_have() {
+        for (kind, expected) in [(AccelKind::Kvm, &["packed: no room"][..]), (AccelKind::Qemu, &[])] {
+            let mut notes = Vec::new();
+            assert_eq!(for_kvm::<u8>(Err(Error::host("no room")), kind, "packed", &mut notes), None);
+            assert_eq!(notes, expected);
+            assert_eq!(for_kvm(Ok(Some(3)), kind, "packed", &mut notes).is_some(), kind == AccelKind::Kvm);
+            assert_eq!(notes, expected);
+        }
+    }
 }

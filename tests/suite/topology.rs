@@ -126,7 +126,7 @@ fn kernel_that_shows_another_machine_ends_the_run_with_both_shapes() {
 
 /// As more than 64 emulated CPUs do, by the words that they get; `large` looks whether they do.
 #[test]
-fn cpus_that_the_kernel_left_out_come_up_before_pid_1_is_told() {
+fn cpus_that_the_kernel_left_out_are_brought_up_by_pid_1() {
     let test = "topology: late CPUs";
     let Some(kernel) = emulation(test, "7") else { return };
     let ran = run(&kernel, &["--topo", "2n2l2c1t", "--cgroups", "1", "--cmdline", LATE]).exits(0);
