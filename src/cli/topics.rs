@@ -268,7 +268,8 @@ A failure that the host can have caused is not held against the scheduler:
   a vCPU waited for half of the time that a stall is about
                     the stall is inconclusive: for sched_ext's own watchdog the
                     only excuse, on an emulated guest too
-  a vCPU waited for half of the 5 s in which a worker has to report
+  a vCPU waited for half of the time in which a worker has to report: 5 s, and
+  of a guest of more than 20 emulated CPUs 0.25 s for each
                     a missing report is inconclusive
   the guest hung, and a vCPU waited for half of that time: of the silence, or
   at the deadline of the time since the scenario should have been over (since

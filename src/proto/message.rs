@@ -26,7 +26,7 @@ wire_enum! {
         Exec = 0,
         /// The guest image is complete.
         ImageReady = 1,
-        /// The process that runs the VM was started.
+        /// The process that runs the VM knows what VM that is.
         VmSpawned = 2,
         /// The first vCPU is about to execute its first instruction.
         FirstInstruction = 3,

@@ -52,8 +52,9 @@ const BOOT_PER_CPU_QEMU_NS: u64 = 2 * NS_PER_SEC;
 /// The emulator gives its CPUs their turns one after another, so that each costs the more the more there are: on a busy
 /// machine 64 took 40 s to PID 1, 128 105 s, 192 280 s and 240 more than 600 s, all at once. So many double the cost of each.
 const TURNS_QEMU: u64 = 128;
-/// From the end of the scenario to the end of the VM, beyond collecting: stopping the scheduler, the log, the restart.
-const WIND_DOWN_NS: u64 = 25 * NS_PER_SEC;
+/// From the end of the scenarios to the end of the VM, beyond collecting: code that goes on, stopping the scheduler, the log,
+/// the restart.
+const WIND_DOWN_NS: u64 = 20 * NS_PER_SEC;
 /// The guest is asked to stop this long before the VM is killed.
 const SOFT_STOP_NS: u64 = 3 * NS_PER_SEC;
 
@@ -365,9 +366,15 @@ pub(super) fn default_timeout(plan: &Plan, accel: AccelKind) -> u64 {
         AccelKind::Qemu => BOOT_QEMU_NS + cpus * (TURNS_QEMU + cpus) * (BOOT_PER_CPU_QEMU_NS / TURNS_QEMU),
     };
     let sched = plan.sched.as_ref().map_or(0, |sched| sched.enable_timeout_ns + sched.stop_timeout_ns);
-    let collect = collect_ns(if accel == AccelKind::Qemu { plan.topology.total_cpus() } else { 0 });
-    let planned = boot + sched + plan.planned_ns() + collect + WIND_DOWN_NS;
+    let planned = boot + sched + plan.planned_ns() + wind_down(plan, accel);
     planned.max(Detectors::of(plan, accel).all_ns())
+}
+
+/// What it takes beyond its boot and its plan.
+fn wind_down(plan: &Plan, accel: AccelKind) -> u64 {
+    let collect = collect_ns(if accel == AccelKind::Qemu { plan.topology.total_cpus() } else { 0 });
+    // Each scenario collects, and code that does not come to its end is given the time for it once more.
+    collect * (plan.scenarios.len() as u64 + 1) + WIND_DOWN_NS
 }
 
 fn host_info(job: &Job, accel: &Accel, cmdline: &str, memory_bytes: u64) -> HostInfo {
@@ -400,6 +407,21 @@ fn last_lines(path: &Path, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::topology::Topology;
+
+    #[test]
+    fn code_that_goes_on_is_ended_before_the_vms_deadline() {
+        // Beyond its plan, each with one collection: guest/agent/code.
+        let (overtime_ns, grace_ns) = (15 * NS_PER_SEC, 3 * NS_PER_SEC);
+        for cpus in [1, 20, 64, 254] {
+            for (accel, emulated) in [(AccelKind::Kvm, 0), (AccelKind::Qemu, cpus)] {
+                let plan = crate::verdict::fixture::passing().plan.unwrap();
+                let plan = Plan { topology: Topology::flat(cpus), ..plan };
+                let code_ns = 2 * collect_ns(emulated) + overtime_ns + grace_ns;
+                assert!(wind_down(&plan, accel) > code_ns, "{cpus} {accel:?}");
+            }
+        }
+    }
 
     #[test]
     fn failure_of_what_makes_a_run_faster_is_noted_where_it_would_have() {

@@ -12,7 +12,7 @@ use crate::proto::frame::{self, FrameError};
 use crate::sys::spawn::{Spawn, number};
 use crate::sys::{fd, pass, process};
 use crate::vmm::config::{DiskConfig, SharedPart, UnpackedKernel, VmConfig, VmEvent};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -87,7 +87,16 @@ pub fn configure(spec: &MachineSpec<'_>, inherited: Inherited, line: &OwnedFd) -
     let line = line.try_clone().map(UnixStream::from).context(|| "duplicate the line to the VM")?;
     let mut sent = vec![number(&handed)];
     sent.extend(config.sent().into_iter().map(|fd| *fd));
-    sent.into_iter().try_for_each(|fd| pass::send(&line, fd)).context(|| "send the VM's process its configuration")
+    let told = sent.into_iter().try_for_each(|fd| pass::send(&line, fd));
+    unless_gone(told).context(|| "send the VM's process its configuration")
+}
+
+/// A process that is gone has said why on its lines, and how it ended is seen there, too.
+fn unless_gone(told: io::Result<()>) -> io::Result<()> {
+    match told {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+        other => other,
+    }
 }
 
 /// Reads the frames that the VM's process writes.
@@ -132,6 +141,21 @@ impl Events {
 mod tests {
     use super::*;
     use crate::proto::message::VmEnd;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn process_that_is_gone_is_left_to_its_lines() {
+        for unread in [false, true] {
+            let (near, far) = UnixStream::pair().unwrap();
+            // What is closed with something unread resets the connection.
+            if unread {
+                pass::send(&near, near.as_raw_fd()).unwrap();
+            }
+            drop(far);
+            unless_gone(pass::send(&near, near.as_raw_fd())).unwrap();
+            assert_eq!(unless_gone(pass::send(&near, -1)).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        }
+    }
 
     #[test]
     fn events_survive_any_cut_of_the_stream() {

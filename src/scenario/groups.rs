@@ -85,7 +85,8 @@ impl Ctx {
             Some(cpus) => cgroups.add_cgroup(name, cpus)?,
             None => cgroups.add_cgroup_no_cpuset(name)?,
         };
-        let handle = WorkloadHandle::spawn(&WorkloadConfig { collect_ns: self.collect_ns, ..load.clone() })?;
+        let collect_ns = load.collect_ns.max(self.collect_ns);
+        let handle = WorkloadHandle::spawn(&WorkloadConfig { collect_ns, ..load.clone() })?;
         let tids = handle.tids();
         // From here on an error drops the group, which kills its workers.
         let outside = Rc::clone(&self.outside);

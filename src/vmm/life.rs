@@ -23,7 +23,7 @@ const CONFIG_MAX_BYTES: u64 = 1 << 20;
 #[cfg(not(test))]
 const EXIT_PANIC: i32 = 101;
 
-/// The pipe to the parent.
+/// The line to the parent.
 pub struct Events {
     pipe: Mutex<(File, u32)>,
 }
@@ -61,7 +61,10 @@ pub fn process_main(events_fd: i32) -> u8 {
     // Not under test, where another test's panic is the harness's business.
     #[cfg(not(test))]
     exit_on_panic();
-    let ground = Ground::lay();
+    serve(line, Ground::lay())
+}
+
+fn serve(line: UnixStream, ground: Result<Ground>) -> u8 {
     let config = take_config(&line);
     let events = Arc::new(Events::new(File::from(OwnedFd::from(line))));
     let outcome = config.and_then(|config| {
@@ -130,30 +133,40 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
 
-    /// Sends a configuration, and so many of the descriptors that belong to it.
-    fn send(near: &UnixStream, content: &[u8], files: usize) {
-        let file = fd::memfd("config", 0).unwrap();
+    fn file(content: &[u8]) -> File {
+        let file = fd::memfd("test", 0).unwrap();
         file.write_all_at(content, 0).unwrap();
-        pass::send(near, file.as_raw_fd()).unwrap();
-        (0..files).for_each(|_| pass::send(near, file.as_raw_fd()).unwrap());
+        file
+    }
+
+    /// Sends a configuration and so many of the descriptors that belong to it, whose content is their place in the order.
+    fn send(near: &UnixStream, config: &[u8], files: u8) {
+        pass::send(near, file(config).as_raw_fd()).unwrap();
+        (0..files).for_each(|index| pass::send(near, file(&[index]).as_raw_fd()).unwrap());
     }
 
     #[test]
     fn config_comes_with_its_descriptors_and_is_refused_when_cut() {
         let bytes = sample().to_bytes();
-        let numbers = sample().sent().len();
         let (near, far) = UnixStream::pair().unwrap();
-        send(&near, &bytes, numbers);
+        send(&near, &bytes, 5);
         let mut config = take_config(&far).unwrap().unwrap();
-        for number in config.sent() {
-            assert_eq!(fd::adopt(*number).map(File::from).unwrap().metadata().unwrap().len(), bytes.len() as u64);
-        }
+        let of = |number: i32| {
+            let mut content = [0];
+            File::from(fd::adopt(number).unwrap()).read_exact_at(&mut content, 0).unwrap();
+            content[0]
+        };
+        let (kernel, part, disk) = (&config.unpacked, &config.initramfs_shared, &config.disk);
+        let optional = [part.as_ref().unwrap().fd, kernel.as_ref().unwrap().fd, disk.as_ref().unwrap().fd];
+        assert_eq!([of(config.ram_fd), of(config.initramfs_fd)], [0, 1]);
+        assert_eq!(optional.map(of), [2, 3, 4]);
+        // All else is as it was sent.
         let mut sent = sample();
         sent.sent().into_iter().zip(config.sent()).for_each(|(before, now)| *before = *now);
         assert_eq!(config, sent);
         send(&near, &bytes[..bytes.len() - 1], 0);
         assert!(take_config(&far).unwrap_err().to_string().contains("cannot be decoded"));
-        send(&near, &bytes, numbers - 1);
+        send(&near, &bytes, 4);
         drop(near);
         assert!(take_config(&far).unwrap().is_none());
         assert_eq!(process_main(987_654), 128);
@@ -161,22 +174,29 @@ mod tests {
 
     #[test]
     fn process_whose_parent_wants_no_vm_ends() {
-        let (near, far) = UnixStream::pair().unwrap();
-        drop(near);
-        assert_eq!(process_main(far.into_raw_fd()), 0);
+        for ground in [Err(Error::host("no KVM")), Ground::lay()] {
+            let (near, far) = UnixStream::pair().unwrap();
+            drop(near);
+            assert_eq!(serve(far, ground), 0);
+        }
     }
 
     #[test]
     fn failure_to_set_up_is_told_with_its_hint() {
-        let (mut near, far) = UnixStream::pair().unwrap();
-        let fake_parent = VmConfig { parent_pid: -1, ..sample() };
-        send(&near, &fake_parent.to_bytes(), sample().sent().len());
-        assert_ne!(process_main(far.into_raw_fd()), 0);
-        let mut told = Vec::new();
-        near.read_to_end(&mut told).unwrap();
-        let (frame, _) = frame::decode(&told).unwrap();
-        let VmEvent::Failed { text, .. } = VmEvent::from_bytes(&frame.payload).unwrap() else { panic!("no failure") };
-        assert!(text.contains("tie the VM to its parent"), "{text}");
+        let ours = process::parent_id();
+        for (parent_pid, expected) in [(ours, "no KVM"), (-1, "tie the VM to its parent")] {
+            let (mut near, far) = UnixStream::pair().unwrap();
+            send(&near, &VmConfig { parent_pid, ..sample() }.to_bytes(), 5);
+            assert_eq!(serve(far, Err(Error::host("no KVM").hint("find some"))), 128);
+            let mut told = Vec::new();
+            near.read_to_end(&mut told).unwrap();
+            let (frame, _) = frame::decode(&told).unwrap();
+            let VmEvent::Failed { text, hint, .. } = VmEvent::from_bytes(&frame.payload).unwrap() else {
+                panic!("no failure")
+            };
+            assert!(text.contains(expected), "{text}");
+            assert_eq!(hint.is_some(), parent_pid == ours);
+        }
     }
 
     #[test]

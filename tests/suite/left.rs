@@ -101,6 +101,53 @@ fn interrupted_guest_is_asked_to_stop_and_still_reports() {
     assert!(json.contains("\"work_type\": \"SpinWait\""), "the guest did not report:\n{json}");
 }
 
+/// The processes of a program, by its file.
+fn of_program(program: &Path) -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let ours = entries.filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == program));
+    // One that has just ended has no command line any more.
+    ours.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok()).collect()
+}
+
+/// The VM's process is there before the image is, and waits to be told what VM it is to run.
+#[test]
+fn process_that_waits_for_its_vm_goes_with_the_run() {
+    let Some(kernel) = emulation("left: waiting", "7") else { return };
+    let scratch = Scratch::new();
+    let program = scratch.0.join("ktstr-of-this-test");
+    fs::copy(binary(), &program).unwrap();
+    // Takes long to pack, and is too much for the guest.
+    let big = scratch.file("big", "");
+    fs::File::options().write(true).open(&big).unwrap().set_len(512 << 20).unwrap();
+    for end in ["INT", "TERM", "HUP", "KILL", "nothing"] {
+        let limit = Instant::now() + STAGE_LIMIT;
+        let mut child = loop {
+            let mut command = Command::new(&program);
+            command.args(["--kernel", &kernel.display().to_string(), "--accel", "kvm"]);
+            command.args(["--include", &format!("{}:/big", big.display())]);
+            let child = spawn_quietly(&mut command, &scratch);
+            let begun = Instant::now();
+            let waits = || of_program(&program).iter().any(|line| line.contains("__vm"));
+            while begun.elapsed() < Duration::from_secs(2) && !waits() {}
+            if waits() {
+                break child;
+            }
+            assert!(Instant::now() < limit, "no process waits for its VM");
+            end_within(&mut { child }, GONE_LIMIT);
+        };
+        if end != "nothing" {
+            signal(end, &child);
+        }
+        let status = wait(&mut child);
+        assert!(!status.success(), "{end}: {status:?}");
+        let limit = Instant::now() + GONE_LIMIT;
+        while !of_program(&program).is_empty() {
+            assert!(Instant::now() < limit, "{end}: left {:?}", of_program(&program));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 #[test]
 fn signal_while_a_run_is_shutting_down_leaves_nothing() {
     let Some(kernel) = emulation("left: shutting down", "7") else { return };
