@@ -95,8 +95,7 @@ impl Watch<'_, '_> {
                 seen_worked = has_worked;
                 let began_ns = time::monotonic_ns();
                 self.machine.sample_memory();
-                let ended_ns = time::monotonic_ns();
-                memory_ns = ended_ns + MEMORY_EVERY_NS.max((ended_ns - began_ns).saturating_mul(MEMORY_PARTS));
+                memory_ns = next_look(began_ns, time::monotonic_ns());
             }
             self.take_lines()?;
             for event in self.machine.take_events()? {
@@ -363,10 +362,21 @@ fn unexpected(end: End) -> VmEnd {
     VmEnd::MachineError { text: format!("the VM's process ended unexpectedly with {how}") }
 }
 
+/// When the process's memory is looked at again.
+fn next_look(began_ns: u64, ended_ns: u64) -> u64 {
+    ended_ns + MEMORY_EVERY_NS.max(ended_ns.saturating_sub(began_ns).saturating_mul(MEMORY_PARTS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::verdict::fixture::{passing, passing_with_scheduler};
+
+    #[test]
+    fn memory_is_looked_at_for_a_fiftieth_of_the_time_at_most() {
+        assert_eq!(next_look(1_000, 1_001_000), 1_001_000 + MEMORY_EVERY_NS);
+        assert_eq!(next_look(0, 400_000_000), 400_000_000 + 20_000_000_000);
+    }
 
     #[test]
     fn scheduler_that_runs_is_dumped_before_the_guest_is_stopped() {
