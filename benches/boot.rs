@@ -173,8 +173,9 @@ fn vcpus_script(vcpus: u32) -> String {
     script
 }
 
-/// What is shared is looked at with every so many looks at the rest: the kernel walks over all pages of all VMs for it.
-const SHARED_EVERY: u32 = 10;
+/// What is shared is looked at in the second of every so many looks at the rest: the kernel walks over all pages of all VMs
+/// for it.
+const SHARED_EVERY: u32 = 6;
 
 /// Guests that idle. A VM's process counts from when it has its memory on. Memory is what MemAvailable has fallen by at its lowest, with the VMs that there are then, as of many
 /// some have ended before others begin, and what it has not come back to when the last is gone; shared is what the
@@ -196,7 +197,7 @@ fn parallel_script(vms: u32) -> String {
          for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
          while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); \
          [ $now -lt $least ] && least=$now && alive=$(vms | wc -l); \
-         look=$((look + 1)); if [ $((look % {SHARED_EVERY})) = 0 ]; then now=$(shared); \
+         look=$((look + 1)); if [ $((look % {SHARED_EVERY})) = 2 ]; then now=$(shared); \
          [ $now -gt $most ] && most=$now; fi; sleep 0.5; done; \
          wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
          echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free))) $alive\"; rm $ended"

@@ -33,6 +33,8 @@ const MEMORY_EVERY_NS: u64 = 500_000_000;
 /// And so many times as long as a look takes. For one the kernel walks over all pages of the guest, 15 ms for 90 MiB on a
 /// machine of today and half a second where that is emulated: time that VMs want, and in which the witness does not look.
 const MEMORY_PARTS: u64 = 50;
+/// But no longer than this, as a guest that dies is told by the last look.
+const MEMORY_AFTER_MOST_NS: u64 = 10_000_000_000;
 /// A guest that has said Bye only has to restart.
 const AFTER_BYE_NS: u64 = 15_000_000_000;
 /// The machine said that it has ended; its process only has to leave.
@@ -89,10 +91,11 @@ impl Watch<'_, '_> {
             if now >= witness.due_ns() {
                 witness.sample(now);
             }
-            // After its work a guest has touched what it will.
+            // After a scenario's work its guest has touched what it will for that.
             let has_worked = self.run.record().scenario_end.is_some();
-            if now >= memory_ns || has_worked && !seen_worked {
-                seen_worked = has_worked;
+            let looks_now = now >= memory_ns || has_worked && !seen_worked;
+            seen_worked = has_worked;
+            if looks_now {
                 let began_ns = time::monotonic_ns();
                 self.machine.sample_memory();
                 memory_ns = next_look(began_ns, time::monotonic_ns());
@@ -192,11 +195,12 @@ impl Watch<'_, '_> {
         }
         self.machine.sample_memory();
         witness.sample(time::monotonic_ns());
+        // One that has not told its end has it now; what follows is the teardown.
+        self.mark(Stage::VmEnd);
         self.machine.kill()?;
         self.take_lines()?;
         let end = if self.triple_fault && bye_ns.is_none() && end == VmEnd::Reset { VmEnd::TripleFault } else { end };
         self.run.end_console();
-        self.mark(Stage::VmEnd);
         let dropped = self.session.dropped_by_guest();
         if dropped > 0 {
             self.run.add(Msg::ChannelDamage { text: format!("the guest could not send {dropped} messages") });
@@ -364,7 +368,8 @@ fn unexpected(end: End) -> VmEnd {
 
 /// When the process's memory is looked at again.
 fn next_look(began_ns: u64, ended_ns: u64) -> u64 {
-    ended_ns + MEMORY_EVERY_NS.max(ended_ns.saturating_sub(began_ns).saturating_mul(MEMORY_PARTS))
+    let pause_ns = ended_ns.saturating_sub(began_ns).saturating_mul(MEMORY_PARTS);
+    ended_ns + pause_ns.clamp(MEMORY_EVERY_NS, MEMORY_AFTER_MOST_NS)
 }
 
 #[cfg(test)]
@@ -373,9 +378,10 @@ mod tests {
     use crate::verdict::fixture::{passing, passing_with_scheduler};
 
     #[test]
-    fn memory_is_looked_at_for_a_fiftieth_of_the_time_at_most() {
+    fn memory_is_looked_at_the_more_rarely_the_longer_it_takes() {
         assert_eq!(next_look(1_000, 1_001_000), 1_001_000 + MEMORY_EVERY_NS);
-        assert_eq!(next_look(0, 400_000_000), 400_000_000 + 20_000_000_000);
+        assert_eq!(next_look(0, 100_000_000), 100_000_000 + 5_000_000_000);
+        assert_eq!(next_look(0, 400_000_000), 400_000_000 + MEMORY_AFTER_MOST_NS);
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub struct WorkloadConfig {
     pub raw_samples: bool,
     /// The workers' cgroup, for CgroupChurn, which makes others beside it.
     pub cgroup_dir: Option<PathBuf>,
-    /// From the stop to the SIGKILL of those that have not reported. Where CPUs are emulated a scenario in code gives more.
+    /// From the stop to the SIGKILL of those that have not reported. A scenario in code gives at least what its guest needs.
     pub collect_ns: u64,
 }
 
