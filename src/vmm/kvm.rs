@@ -12,15 +12,15 @@ use kvm_bindings::{
     CpuId, KVM_CAP_HALT_POLL, KVM_CAP_IOEVENTFD, KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_NR_VCPUS,
     KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_INTERNAL_ERROR_EMULATION, KVM_PIT_SPEAKER_DUMMY,
     KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KVMIO, kvm_cpuid_entry2, kvm_debugregs,
-    kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs,
-    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_config, kvm_pit_state2, kvm_regs,
+    kvm_reinject_control, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
 use vmm_sys_util::ioctl_io_nr;
 
 pub use super::self_check::self_check;
@@ -229,6 +229,21 @@ impl Machine {
         add_chips(&self.vm)
     }
 
+    /// A tick of the timer chip that finds the last one unserved is lost from now on, as on hardware, and not delivered later:
+    /// no guest of ours keeps time by it. The other way KVM watches the guest's acknowledgements, and waits for an end of
+    /// that (synchronize_srcu) when the VM goes; here it waits for it now, so that this is no call for before the guest runs.
+    pub fn drop_late_ticks(&self) -> Result<()> {
+        if !self.vm.check_extension(Cap::ReinjectControl) {
+            return Ok(());
+        }
+        let control = kvm_reinject_control::default();
+        // SAFETY: the call reads the structure, which lives longer.
+        match unsafe { ioctl_with_ref(&self.vm, KVM_REINJECT_CONTROL(), &control) } {
+            0 => Ok(()),
+            _ => Err(Error::os("set how the timer chip ticks", std::io::Error::last_os_error())),
+        }
+    }
+
     /// Polls for a halted vCPU's next interrupt, unless vCPUs have to share CPUs: then it would poll another's away.
     pub fn set_halt_poll(&self, vcpus: u32, usable_cpus: u32) -> Result<()> {
         let poll_ns = halt_poll_ns(vcpus, usable_cpus);
@@ -304,6 +319,7 @@ pub fn set_xsave(vcpu: &VcpuFd, area: &kvm_xsave) -> Result<()> {
 }
 
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
+ioctl_io_nr!(KVM_REINJECT_CONTROL, KVMIO, 0x71);
 
 /// The file of KVM's own counts of a vCPU; none where this KVM has none (before Linux 5.14).
 pub fn statistics(vcpu: &VcpuFd) -> Option<File> {

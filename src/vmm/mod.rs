@@ -100,6 +100,7 @@ fn run(config: &VmConfig, ground: Ground, events: &Arc<Events>) -> Result<VmEven
     start_disk(&shared)?;
     let mut threads = Threads::start(&shared, made, events, config.perf.as_ref())?;
     load::start_populating(&shared.machine.memory, config);
+    shared.machine.drop_late_ticks()?;
     if let Some(perf) = &config.perf {
         perf_items.extend(recipe.realtime_hint.then(|| perf::hint_item(perf::has_leaf(recipe.supported))));
         perf_items.extend(perf::thread_items(perf, &threads.setups(vcpus)));
