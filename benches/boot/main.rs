@@ -6,6 +6,8 @@
 //! `make bench` runs all parts; `make bench PARTS="boot vcpus"` some: outside, boot, vcpus, parallel, measures. ROUNDS sets
 //! the repetitions; MEASURES="quiet kernel", VCPUS="1 16" and VMS="8 16" choose among those of a part.
 
+mod parallel;
+
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +17,6 @@ use std::process::Command;
 /// Seconds for one emulated host.
 const PART_LIMIT_S: u64 = 1500;
 const VCPUS: [u32; 5] = [1, 2, 4, 8, 16];
-const VMS: [u32; 5] = [1, 2, 4, 8, 16];
 /// What QEMU reads at its start, where Debian has it.
 const FIRMWARE: [&str; 6] = [
     "/usr/share/qemu/linuxboot_dma.bin",
@@ -78,7 +79,7 @@ fn main() {
             "outside" => tell_outside(rounds),
             "boot" => tell_boot(&run(&boot_script(rounds), host), hardware),
             "vcpus" => tell_vcpus(host),
-            "parallel" => tell_parallel(host),
+            "parallel" => parallel::tell(host),
             "measures" => tell_measures(&run(&measures_script(rounds), host)),
             other => panic!("there is no part '{other}'"),
         }
@@ -170,39 +171,6 @@ fn vcpus_script(vcpus: u32) -> String {
     let mut script = String::new();
     let run = "ktstr --kernel /k/7/vmlinuz --accel kvm --workers 1 --duration 100ms --timeout 180s --json -";
     cell(&mut script, &vcpus.to_string(), &format!("{run} --topo {vcpus}"));
-    script
-}
-
-/// What is shared is looked at in the second of every so many looks at the rest: the kernel walks over all pages of all VMs
-/// for it.
-const SHARED_EVERY: u32 = 6;
-
-/// Guests that idle. A VM's process counts from when it has its memory on. Memory is what MemAvailable has fallen by at its lowest, with the VMs that there are then, as of many
-/// some have ended before others begin, and what it has not come back to when the last is gone; shared is what the
-/// processes of the VMs map that others map, too.
-fn parallel_script(vms: u32) -> String {
-    let mut script = String::from(
-        "free() { awk '/MemAvailable/ { print $2 }' /proc/meminfo; }\n\
-         vms() { for vm in $(grep -ls __vm /proc/[0-9]*/cmdline); do \
-         grep -qs ktstr-guest-ram ${vm%/cmdline}/maps && echo $vm; done; }\n\
-         shared() { for vm in $(vms); do cat ${vm%/cmdline}/smaps_rollup; done \
-         2>/dev/null | awk '/^Shared_(Clean|Dirty)/ { sum += $2 } END { print sum + 0 }'; }\n",
-    );
-    fill_cache(&mut script);
-    let run = "ktstr -q --kernel /k/7/vmlinuz --accel kvm --topo 1 --cgroups 1 --workers 1 \
-               --work 'bursty(burst=1ms,sleep=1s)' --check none --duration 3s --timeout 300s >/dev/null 2>&1";
-    // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
-    let command = format!(
-        "ended=$(mktemp); look=0; before=$(free); least=$before; most=0; alive=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
-         for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
-         while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); \
-         [ $now -lt $least ] && least=$now && alive=$(vms | wc -l); \
-         look=$((look + 1)); if [ $((look % {SHARED_EVERY})) = 2 ]; then now=$(shared); \
-         [ $now -gt $most ] && most=$now; fi; sleep 0.5; done; \
-         wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
-         echo \"$start $end $((before - least)) $(grep -vxc 0 $ended) $most $((before - $(free))) $alive\"; rm $ended"
-    );
-    cell(&mut script, &vms.to_string(), &command);
     script
 }
 
@@ -470,34 +438,5 @@ fn tell_vcpus(host: Host) {
         let (pid1, total) = (shown(at(&result, "pid1")), shown(at(&result, "torn-down")));
         let (own, outcome) = (shown(mib(&result, "vm_own_kib")), &result["outcome"]);
         println!("  {vcpus:3} vCPUs: {pid1:>9} ms {total:>9} ms {own:>6} MiB  {outcome}, {tried}");
-    }
-}
-
-fn tell_parallel(host: Host) {
-    println!(
-        "\nVMs at once, of 256 MiB, idle: wall time; memory of the host for each, shared for each, and not given back"
-    );
-    let mut before: Option<(f64, f64)> = None;
-    for vms in VMS.into_iter().filter(|vms| chosen("VMS", &vms.to_string())) {
-        let numbers = |text: &str| text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>();
-        // Of many some are spoiled nearly always, which is told: a result is one all the same.
-        let ended = |text: &str| numbers(text).get(6).is_some_and(|alive| *alive > 0.0);
-        let (text, tried) = alone(&vms.to_string(), &parallel_script(vms), host, ended);
-        let [start, end, kib, failed, shared_kib, left_kib, alive] = numbers(&text)[..] else {
-            println!("  {vms:3} VMs: no result, {tried}");
-            continue;
-        };
-        let all_mib = kib / 1024.0;
-        let extra = before.filter(|(fewer, _)| *fewer < alive).map_or_else(String::new, |(fewer, mib)| {
-            format!(", each more {:.1} MiB", (all_mib - mib) / (alive - fewer))
-        });
-        let lost = if failed > 0.0 { format!(", {failed} did not pass") } else { String::new() };
-        let (took, each) = (end - start, all_mib / alive);
-        let (shared, left) = (shared_kib / 1024.0 / alive, left_kib / 1024.0);
-        println!(
-            "  {vms:3} VMs: {took:7.1} s, {each:6.1} MiB each of {alive}{extra}; {shared:.1} MiB shared, {left:.1} MiB left\
-             {lost}, {tried}"
-        );
-        before = Some((alive, all_mib));
     }
 }
