@@ -16,8 +16,9 @@ const SHARED_EVERY: u32 = 6;
 const EMULATED_SLICE_NS: u64 = 20_000_000;
 
 /// Guests that idle. A VM's process counts from when it has its memory on. Memory is what MemAvailable has fallen by at its
-/// lowest, with the VMs that there are then, as of many some have ended before others begin, and what it has not come back to
-/// when the last is gone; shared is what the processes of the VMs map that others map, too.
+/// lowest, with the VMs that there are then, as of many some have ended before others begin; only where as many were counted
+/// after it as before, since counting takes seconds of a full host. Not given back is what it has not come back to when the
+/// last is gone; shared is what the processes of the VMs map that others map, too.
 fn script(vms: u32, host: Host) -> String {
     let mut script = match host {
         Host::Hardware => String::new(),
@@ -35,10 +36,11 @@ fn script(vms: u32, host: Host) -> String {
                --work 'bursty(burst=1ms,sleep=1s)' --check none --duration 3s --timeout 600s >/dev/null 2>&1";
     // Each that has ended leaves a line; a shell's list of jobs is not the same everywhere.
     let command = format!(
-        "ended=$(mktemp); look=0; before=$(free); least=$before; most=0; alive=0; start=$(awk '{{ print $1 }}' /proc/uptime); \
+        "ended=$(mktemp); look=0; before=$(free); least=$before; most=0; alive=0; counted=0; \
+         start=$(awk '{{ print $1 }}' /proc/uptime); \
          for i in $(seq {vms}); do ({run}; echo $? >>$ended) & done; \
-         while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); \
-         [ $now -lt $least ] && least=$now && alive=$(vms | wc -l); \
+         while [ $(wc -l <$ended) -lt {vms} ]; do now=$(free); were=$counted; counted=$(vms | wc -l); \
+         [ $counted = $were ] && [ $now -lt $least ] && least=$now && alive=$counted; \
          look=$((look + 1)); if [ $((look % {SHARED_EVERY})) = 2 ]; then now=$(shared); \
          [ $now -gt $most ] && most=$now; fi; sleep 0.5; done; \
          wait; end=$(awk '{{ print $1 }}' /proc/uptime); sleep 1; \
