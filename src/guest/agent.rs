@@ -497,7 +497,7 @@ fn settings<'a>(plan: &Plan, topo: &TestTopology, index: u32, subtree: &'a str) 
 
 /// From a stop of workers to the SIGKILL of those that have not reported.
 fn time_to_report(topo: &TestTopology) -> u64 {
-    collect_ns(if is_emulated() { topo.total_cpus() } else { 0 })
+    collect_ns(topo.total_cpus(), is_emulated())
 }
 
 /// The host says so; the emulated machine itself need not show it.

@@ -6,7 +6,13 @@
 use super::asserted::AssertResult;
 use super::report::WorkerReport;
 use super::scenario::{Backdrop, Step};
+use crate::units::NS_PER_SEC;
 use crate::wire_enum;
+
+/// Beyond its planned duration and one collection, code may take this long for what it does besides holding.
+pub const CODE_OVERTIME_NS: u64 = 15 * NS_PER_SEC;
+/// From asking code to come to an end until it is killed: beyond the time that collecting takes where workers do not answer.
+pub const CODE_GRACE_NS: u64 = 3 * NS_PER_SEC;
 
 wire_enum! {
     /// From the user's code to PID 1.

@@ -19,9 +19,10 @@ pub const COLLECT_NS: u64 = 5 * NS_PER_SEC;
 /// did not get to its stop within `COLLECT_NS` (Linux 7.2, QEMU 10, two CPUs of an EPYC).
 const COLLECT_PER_EMULATED_CPU_NS: u64 = NS_PER_SEC / 4;
 
-/// The collection deadline in a guest with so many CPUs in software; 0 where hardware runs them.
-pub fn collect_ns(emulated_cpus: u32) -> u64 {
-    COLLECT_NS.max(u64::from(emulated_cpus) * COLLECT_PER_EMULATED_CPU_NS)
+/// The collection deadline in a guest with so many CPUs, by whether software runs them.
+pub fn collect_ns(cpus: u32, emulated: bool) -> u64 {
+    let for_turns_ns = if emulated { u64::from(cpus) * COLLECT_PER_EMULATED_CPU_NS } else { 0 };
+    COLLECT_NS.max(for_turns_ns)
 }
 
 wire_enum! {
@@ -247,7 +248,8 @@ mod tests {
     #[test]
     fn many_cpus_in_software_have_longer_to_report() {
         for (cpus, seconds) in [(0, 5), (1, 5), (20, 5), (24, 6), (240, 60)] {
-            assert_eq!(collect_ns(cpus), seconds * NS_PER_SEC, "{cpus}");
+            assert_eq!(collect_ns(cpus, true), seconds * NS_PER_SEC, "{cpus}");
+            assert_eq!(collect_ns(cpus, false), COLLECT_NS, "{cpus}");
         }
     }
 

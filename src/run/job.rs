@@ -372,7 +372,7 @@ pub(super) fn default_timeout(plan: &Plan, accel: AccelKind) -> u64 {
 
 /// What it takes beyond its boot and its plan.
 fn wind_down(plan: &Plan, accel: AccelKind) -> u64 {
-    let collect = collect_ns(if accel == AccelKind::Qemu { plan.topology.total_cpus() } else { 0 });
+    let collect = collect_ns(plan.topology.total_cpus(), accel == AccelKind::Qemu);
     // Each scenario collects, and code that does not come to its end is given the time for it once more.
     collect * (plan.scenarios.len() as u64 + 1) + WIND_DOWN_NS
 }
@@ -407,17 +407,17 @@ fn last_lines(path: &Path, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::coded::{CODE_GRACE_NS, CODE_OVERTIME_NS};
     use crate::proto::topology::Topology;
 
     #[test]
     fn code_that_goes_on_is_ended_before_the_vms_deadline() {
-        // Beyond its plan, each with one collection: guest/agent/code.
-        let (overtime_ns, grace_ns) = (15 * NS_PER_SEC, 3 * NS_PER_SEC);
         for cpus in [1, 20, 64, 254] {
-            for (accel, emulated) in [(AccelKind::Kvm, 0), (AccelKind::Qemu, cpus)] {
+            for (accel, emulated) in [(AccelKind::Kvm, false), (AccelKind::Qemu, true)] {
                 let plan = crate::verdict::fixture::passing().plan.unwrap();
                 let plan = Plan { topology: Topology::flat(cpus), ..plan };
-                let code_ns = 2 * collect_ns(emulated) + overtime_ns + grace_ns;
+                // Each with one collection.
+                let code_ns = 2 * collect_ns(cpus, emulated) + CODE_OVERTIME_NS + CODE_GRACE_NS;
                 assert!(wind_down(&plan, accel) > code_ns, "{cpus} {accel:?}");
             }
         }

@@ -25,19 +25,15 @@ pub struct Inherited {
     console: i32,
     com2: i32,
     doorbell: i32,
-    events: i32,
 }
 
 /// Starts the process, which makes what every VM needs of KVM and waits for its configuration; returns its id.
 pub fn start(far: &FarLines) -> Result<(i32, Inherited)> {
-    let inherited = Inherited {
-        console: number(&far.console),
-        com2: number(&far.com2),
-        doorbell: number(&far.doorbell),
-        events: number(&far.events),
-    };
-    let argv = ["/proc/self/exe".to_owned(), VM_COMMAND.to_owned(), inherited.events.to_string()];
-    let keep = [inherited.console, inherited.com2, inherited.doorbell, inherited.events];
+    let inherited =
+        Inherited { console: number(&far.console), com2: number(&far.com2), doorbell: number(&far.doorbell) };
+    let events = number(&far.events);
+    let argv = ["/proc/self/exe".to_owned(), VM_COMMAND.to_owned(), events.to_string()];
+    let keep = [inherited.console, inherited.com2, inherited.doorbell, events];
     let stdio = [None, Some(far.log.as_fd()), Some(far.log.as_fd())];
     let pid = Spawn { argv: &argv, environment: &[], stdio, keep: &keep, die_with_parent: true }
         .start()

@@ -120,7 +120,7 @@ pub fn explains_no_work(record: &Record) -> Option<String> {
 fn explains_late_report(record: &Record) -> Option<String> {
     let begun_ns = record.mark(Stage::ScenarioStart)?;
     let cpus = record.host.as_ref()?.topology.total_cpus();
-    let given_ns = collect_ns(if emulated(record) { cpus } else { 0 });
+    let given_ns = collect_ns(cpus, emulated(record));
     taken(record.noise.as_ref()?.most_within_since(begun_ns, given_ns), given_ns)
 }
 

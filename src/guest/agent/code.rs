@@ -8,7 +8,7 @@ use crate::cgroup::CgroupManager;
 use crate::error::{Context, Error, Kind, Result};
 use crate::guest::CGROUP_ROOT;
 use crate::proto::asserted::AssertResult;
-use crate::proto::coded::{FromCode, ToCode};
+use crate::proto::coded::{CODE_GRACE_NS, CODE_OVERTIME_NS, FromCode, ToCode};
 use crate::proto::message::Msg;
 use crate::proto::plan::{Plan, SchedPolicy};
 use crate::proto::scenario::ScenarioSpec;
@@ -26,12 +26,8 @@ use std::sync::{Mutex, PoisonError};
 const CODE_PRIORITY: u32 = 50;
 /// Cgroups of steps that the code asks for, beside its own.
 const STEPS_SUBTREE: &str = "ktstr-steps";
-/// From being asked to come to an end until it is killed: beyond the time that collecting takes where workers do not answer.
-const GRACE_NS: u64 = 3 * NS_PER_SEC;
-/// The same where the host's deadline is near: it asks 3 s before it kills the VM.
+/// From asking code to end until it is killed, where the host's deadline is near: it asks 3 s before it kills the VM.
 const LAST_GRACE_NS: u64 = NS_PER_SEC;
-/// Beyond the planned duration and one collection the code may take this long for what it does besides holding.
-const OVERTIME_NS: u64 = 15 * NS_PER_SEC;
 
 /// The process, and what was heard of it.
 struct Process {
@@ -56,7 +52,7 @@ impl Agent {
         let parts = self.parts(plan, spec, manager.clone());
         let mut process = start(coded, parts)?;
         let overtime_ns =
-            started_ns + spec.planned_ns(plan.duration_ns) + super::time_to_report(&self.topo) + OVERTIME_NS;
+            started_ns + spec.planned_ns(plan.duration_ns) + super::time_to_report(&self.topo) + CODE_OVERTIME_NS;
         let early = self.accompany(&mut process, (plan, index), overtime_ns);
         let elapsed_ns = time::monotonic_ns() - started_ns;
         if let Some(result) = process.result.take().or_else(|| of_end(process.end, early.is_some())) {
@@ -89,7 +85,7 @@ impl Agent {
     /// Hears the process until it has ended. Returns why it was asked to come to an end before its time.
     fn accompany(&mut self, process: &mut Process, of: (&Plan, u32), overtime_ns: u64) -> Option<String> {
         let mut early: Option<String> = None;
-        let grace_ns = super::time_to_report(&self.topo) + GRACE_NS;
+        let grace_ns = super::time_to_report(&self.topo) + CODE_GRACE_NS;
         loop {
             let at_end = process.end.is_some();
             if let Err(error) = self.hear(process, of) {
